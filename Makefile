@@ -1,0 +1,103 @@
+# make lists the targets. `make demo` and `make test` need Go, make and a C
+# compiler; what else they use is installed or named by scripts/deps.sh.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+# The toolchain is the one that is installed, never a downloaded one.
+export GOTOOLCHAIN := local
+GO ?= go
+export GO
+
+VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+BUILD := -trimpath -buildvcs=false -ldflags "-s -w -X main.version=$(VERSION)"
+STATICCHECK := $(GO) tool -modfile=.ci/tools.mod staticcheck
+STEP := scripts/step.sh
+
+BYTES ?= 50MB
+FUZZTIME ?= 1m
+CHECK_FUZZTIME ?= 2s
+REPEATS ?= 20
+KILLS ?= 10
+export KILLS
+
+# The router targets: GOOS_GOARCH, and the variant where GOARCH has several.
+# Which OpenWrt packages each serves: docs/decisions/0010-router-targets.md.
+ROUTERS := linux_mipsle_softfloat linux_mips_softfloat linux_arm_5 linux_arm_6 linux_arm_7 \
+	linux_arm64 linux_386_softfloat linux_amd64 linux_riscv64 linux_loong64 linux_mips64_softfloat
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: build ## sell, buy, crash, settle and refund on this machine (BYTES=50MB)
+	@bin/x402 demo --bytes $(BYTES)
+
+.PHONY: build
+build: ## build every command for this machine into bin/
+	CGO_ENABLED=0 $(GO) build $(BUILD) -o bin/ ./cmd/...
+
+.PHONY: cross $(ROUTERS)
+cross: $(ROUTERS) ## build x402-agent for every router target into dist/
+$(ROUTERS): target = $(subst _, ,$@)
+$(ROUTERS): variant = $(word 3,$(target))
+$(ROUTERS):
+	CGO_ENABLED=0 GOOS=$(word 1,$(target)) GOARCH=$(word 2,$(target)) \
+	$(if $(variant),$(if $(filter arm,$(target)),GOARM=$(variant)) \
+		$(if $(filter 386,$(target)),GO386=$(variant)) \
+		$(if $(filter mips mipsle,$(target)),GOMIPS=$(variant)) \
+		$(if $(filter mips64,$(target)),GOMIPS64=$(variant))) \
+	$(GO) build $(BUILD) -o dist/$@/ ./cmd/x402-agent
+
+.PHONY: budgets
+budgets: deps cross ## check sizes, and what is reachable from x402-agent
+	@$(GO) run ./scripts/budgets -dist dist $(ROUTERS)
+
+.PHONY: test
+test: deps ## everything that CI runs: check, build, budgets
+	@$(MAKE) --no-print-directory check
+	@$(STEP) build $(MAKE) --no-print-directory build
+	@$(STEP) budgets $(MAKE) --no-print-directory budgets
+
+.PHONY: check
+check: ## the gate: format, vet, lint, tidy, rules, race tests, short fuzzing, cross builds
+	@$(STEP) format scripts/format.sh
+	@$(STEP) vet $(GO) vet ./...
+	@$(STEP) staticcheck $(STATICCHECK) ./...
+	@$(STEP) tidy $(GO) mod tidy -diff
+	@$(STEP) fix $(GO) fix -diff ./...
+	@$(STEP) rules $(GO) test .
+	@$(STEP) race $(GO) test -race -shuffle=on -timeout 15m ./...
+	@$(STEP) 32-bit env CGO_ENABLED=0 GOARCH=386 $(GO) vet ./...
+	@$(STEP) fuzz scripts/fuzz.sh $(CHECK_FUZZTIME)
+	@$(STEP) cross $(MAKE) --no-print-directory cross
+
+.PHONY: bench
+bench: build ## throughput and CPU per GB beside a bare QUIC relay, metering, vouchers
+	@$(GO) run ./scripts/bench
+
+.PHONY: fuzz
+fuzz: ## run every fuzz target for FUZZTIME (1m)
+	@scripts/fuzz.sh $(FUZZTIME)
+
+.PHONY: soak
+soak: KILLS = 100
+soak: deps build ## the long run: race tests 20 times, 100 kills, long fuzzing
+	@$(STEP) repeats $(GO) test -race -shuffle=on -count=$(REPEATS) -timeout 5h ./...
+	@$(STEP) fuzz scripts/fuzz.sh $(FUZZTIME)
+
+.PHONY: deps
+deps:
+	@scripts/deps.sh xz qemu-mipsel-static curl git
+
+.PHONY: fmt
+fmt: ## format the source and apply go fix
+	$(GO) fix ./...
+	gofmt -w -s .
+
+.PHONY: clean
+clean: ## remove bin/ and dist/
+	rm -rf bin dist
