@@ -272,11 +272,12 @@ func TestImports(t *testing.T) {
 // stopped working is noticed.
 func TestImportsGuilty(t *testing.T) {
 	imports := func(paths ...string) *fstest.MapFile {
-		text := "package p\n"
+		var text strings.Builder
+		text.WriteString("package p\n")
 		for _, p := range paths {
-			text += "import _ " + strconv.Quote(p) + "\n"
+			text.WriteString("import _ " + strconv.Quote(p) + "\n")
 		}
-		return &fstest.MapFile{Data: []byte(text)}
+		return &fstest.MapFile{Data: []byte(text.String())}
 	}
 	tests := map[string]struct {
 		tree fstest.MapFS

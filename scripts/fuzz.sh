@@ -27,8 +27,11 @@ fuzz() { # package target
 
 count=0 failed=''
 for folder in $(grep -rlE "^func Fuzz" --include="*_test.go" . | xargs -r -n 1 dirname | sort -u); do
-	targets=$("$go" test -list "^Fuzz" "$folder" | grep "^Fuzz")
-	for target in $targets; do
+	listed=$("$go" test -list "^Fuzz" "$folder" 2>&1) || {
+		echo "$listed" >&2
+		exit 1
+	}
+	for target in $(echo "$listed" | grep "^Fuzz"); do
 		count=$((count + 1))
 		fuzz "$folder" "$target" || failed="$failed $folder:$target"
 	done
