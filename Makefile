@@ -12,16 +12,19 @@ GO ?= go
 export GO
 
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
-BUILD := -trimpath -buildvcs=false -ldflags "-s -w -X main.version=$(VERSION)"
+export LDFLAGS := -s -w -X main.version=$(VERSION)
 STATICCHECK := $(GO) tool -modfile=.ci/tools.mod staticcheck
 STEP := scripts/step.sh
+
+# What runs on routers, which are 32-bit: tested as such too.
+PARTS := $(patsubst %,./%/...,$(wildcard modem tunnel meter channel))
 
 BYTES ?= 50MB
 FUZZTIME ?= 1m
 CHECK_FUZZTIME ?= 2s
 REPEATS ?= 20
-KILLS ?= 10
-export KILLS
+# How often the crash test kills each process.
+export X402_KILLS ?= 10
 
 # The router targets: GOOS_GOARCH, and the variant where GOARCH has several.
 # Which OpenWrt packages each serves: docs/decisions/0010-router-targets.md.
@@ -38,29 +41,23 @@ demo: build ## sell, buy, crash, settle and refund on this machine (BYTES=50MB)
 
 .PHONY: build
 build: ## build every command for this machine into bin/
-	CGO_ENABLED=0 $(GO) build $(BUILD) -o bin/ ./cmd/...
+	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags "$(LDFLAGS)" -o bin/ ./cmd/...
 
 .PHONY: cross $(ROUTERS)
 cross: $(ROUTERS) ## build x402-agent for every router target into dist/
-$(ROUTERS): target = $(subst _, ,$@)
-$(ROUTERS): variant = $(word 3,$(target))
 $(ROUTERS):
-	CGO_ENABLED=0 GOOS=$(word 1,$(target)) GOARCH=$(word 2,$(target)) \
-	$(if $(variant),$(if $(filter arm,$(target)),GOARM=$(variant)) \
-		$(if $(filter 386,$(target)),GO386=$(variant)) \
-		$(if $(filter mips mipsle,$(target)),GOMIPS=$(variant)) \
-		$(if $(filter mips64,$(target)),GOMIPS64=$(variant))) \
-	$(GO) build $(BUILD) -o dist/$@/ ./cmd/x402-agent
+	@scripts/cross.sh $@
 
 .PHONY: budgets
 budgets: deps cross ## check sizes, and what is reachable from x402-agent
 	@$(GO) run ./scripts/budgets -dist dist $(ROUTERS)
 
 .PHONY: test
-test: deps ## everything that CI runs: check, build, budgets
+test: deps ## everything that CI runs: check, build, budgets, demo
 	@$(MAKE) --no-print-directory check
 	@$(STEP) build $(MAKE) --no-print-directory build
 	@$(STEP) budgets $(MAKE) --no-print-directory budgets
+	@$(STEP) demo $(MAKE) --no-print-directory demo
 
 .PHONY: check
 check: ## the gate: format, vet, lint, tidy, rules, race tests, short fuzzing, cross builds
@@ -71,7 +68,7 @@ check: ## the gate: format, vet, lint, tidy, rules, race tests, short fuzzing, c
 	@$(STEP) fix $(GO) fix -diff ./...
 	@$(STEP) rules $(GO) test .
 	@$(STEP) race $(GO) test -race -shuffle=on -timeout 15m ./...
-	@$(STEP) 32-bit env CGO_ENABLED=0 GOARCH=386 $(GO) vet ./...
+	@$(STEP) 32-bit env CGO_ENABLED=0 GOARCH=386 $(GO) test -timeout 15m $(PARTS)
 	@$(STEP) fuzz scripts/fuzz.sh $(CHECK_FUZZTIME)
 	@$(STEP) cross $(MAKE) --no-print-directory cross
 
@@ -84,9 +81,11 @@ fuzz: ## run every fuzz target for FUZZTIME (1m)
 	@scripts/fuzz.sh $(FUZZTIME)
 
 .PHONY: soak
-soak: KILLS = 100
+soak: export X402_KILLS = 100
+soak: FUZZTIME = 5m
 soak: deps build ## the long run: race tests 20 times, 100 kills, long fuzzing
-	@$(STEP) repeats $(GO) test -race -shuffle=on -count=$(REPEATS) -timeout 5h ./...
+	@$(STEP) kills $(GO) test -run Kill -count=1 -timeout 2h ./...
+	@X402_KILLS=1 $(STEP) repeats $(GO) test -race -shuffle=on -count=$(REPEATS) -timeout 5h ./...
 	@$(STEP) fuzz scripts/fuzz.sh $(FUZZTIME)
 
 .PHONY: deps

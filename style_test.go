@@ -84,10 +84,11 @@ func (c *checker) comments() {
 	}
 }
 
-// wellKnown methods promise what fmt, errors, slog and encoding ask for.
+// wellKnown methods promise what fmt, errors, slog, encoding and net ask for.
 var wellKnown = []string{
 	"String", "GoString", "Format", "Error", "Unwrap", "Is", "LogValue",
 	"MarshalText", "UnmarshalText", "MarshalJSON", "UnmarshalJSON",
+	"LocalAddr", "RemoteAddr", "Network", "SetDeadline", "SetReadDeadline", "SetWriteDeadline",
 }
 
 // documented checks that every exported function, method and type says what it

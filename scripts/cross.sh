@@ -1,0 +1,27 @@
+#!/bin/sh
+# cross.sh TARGET builds x402-agent for one router target into dist/TARGET/.
+#
+# A TARGET is GOOS_GOARCH or GOOS_GOARCH_VARIANT, where the variant is the value
+# of GOARM, GO386, GOMIPS or GOMIPS64.
+set -eu
+
+target=$1
+ldflags=${LDFLAGS:--s -w}
+
+IFS=_ read -r os arch variant <<EOF
+$target
+EOF
+
+case "$arch${variant:+_}" in
+arm_) export GOARM="$variant" ;;
+386_) export GO386="$variant" ;;
+mips_ | mipsle_) export GOMIPS="$variant" ;;
+mips64_ | mips64le_) export GOMIPS64="$variant" ;;
+*_)
+	echo "cross: $target: $arch has no variants" >&2
+	exit 2
+	;;
+esac
+export CGO_ENABLED=0 GOOS="$os" GOARCH="$arch"
+"${GO:-go}" build -trimpath -buildvcs=false -ldflags "$ldflags" -o "dist/$target/" ./cmd/x402-agent
+echo "dist/$target/x402-agent"
