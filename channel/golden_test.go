@@ -83,3 +83,81 @@ func TestTokenTypeHashes(t *testing.T) {
 		t.Errorf("TransferWithAuthorization: %s", got)
 	}
 }
+
+// Computed by a second implementation, written for the purpose from the
+// standards, which also gives the two domain separators that Circle's deployed
+// contracts answer.
+func TestDigests(t *testing.T) {
+	d, c := goldenDomain(), goldenConfig(t)
+	id := d.ID(c)
+	var other ID
+	var salt Hash
+	for i := range other {
+		other[i], salt[i] = 0x11, 0x22
+	}
+	sepolia := Token{84532, mustAddress(t, "0x036CbD53842c5426634e7929541eC2318f3dCF7e"), "USDC", "2"}
+	base := Token{8453, mustAddress(t, "0x833589fCD6eDb6E08f4c7C32D4f71b54bdA02913"), "USD Coin", "2"}
+	nonce := DepositNonce(id, salt)
+	auth := Authorization{c.Payer, ERC3009Collector(), 1000, 0, 1800000000, nonce}
+	for _, row := range []struct {
+		what string
+		got  Hash
+		want string
+	}{
+		{"claim of two", d.ClaimDigest([]ClaimEntry{{id, 270, 170}, {other, 1<<64 - 1, 5}}), "0xec8c52cabdb9d9162c706642f1caf9275c378dbeb28dfc9b2c763aaf147576cc"},
+		{"claim of none", d.ClaimDigest(nil), "0x57b970b91bd540b4ca1aa82be12adbc9b769b6e978e5285b2a859bd989304e9a"},
+		{"refund", d.RefundDigest(id, 7, 830), "0xde56c5c9a5b8d8a668d1f8dacbff2c6a7cc7f8262eb872749ae6038e5700611d"},
+		{"deposit nonce", nonce, "0x308d5462185e8ba7eb792e2f160b467b1bb801f4dc7fde05bdeb2654e158342c"},
+		{"USDC on Base Sepolia", separator(sepolia.Name, sepolia.Version, sepolia.ChainID, sepolia.Address), "0x71f17a3b2ff373b803d70a5a07c046c1a2bc8e89c09ef722fcb047abe94c9818"},
+		{"USDC on Base", separator(base.Name, base.Version, base.ChainID, base.Address), "0x02fa7265e7c5d81118673727957699e4d68f74cd74b7db77da710fe8a2c7834f"},
+		{"receive", sepolia.ReceiveDigest(auth), "0xbb36bb22a48121c706d49a164aa29a318584561d151382a018c42657da9f8804"},
+		{"transfer", sepolia.TransferDigest(auth), "0x936767c8b6e7cd272a646cf1d4e1b73fa6d91e440fa3bafd0065729d1170cd99"},
+	} {
+		if row.got.String() != row.want {
+			t.Errorf("%s:\n got %s\nwant %s", row.what, row.got, row.want)
+		}
+	}
+}
+
+func mustAddress(t testing.TB, s string) Address {
+	t.Helper()
+	a, err := ParseAddress(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a
+}
+
+func TestNetwork(t *testing.T) {
+	for _, id := range []uint64{1, 8453, 84532, 1 << 53, 1<<64 - 1} {
+		if got, err := ParseNetwork(NetworkName(id)); got != id || err != nil {
+			t.Errorf("ParseNetwork(%s) = %d, %v", NetworkName(id), got, err)
+		}
+	}
+	for _, in := range []string{"", "eip155", "eip155:", "eip155:0", "eip155:01", "eip155:-1", "eip155:x", "base-sepolia", "solana:1", "EIP155:1", "eip155:18446744073709551616"} {
+		if got, err := ParseNetwork(in); err == nil {
+			t.Errorf("ParseNetwork(%q) = %d, want an error", in, got)
+		}
+	}
+}
+
+func TestVoucherJSON(t *testing.T) {
+	d := goldenDomain()
+	v := d.SignVoucher(goldenKey(t), d.ID(goldenConfig(t)), 100)
+	b, err := json.Marshal(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := `{"channelId":"` + v.Channel.String() + `","maxClaimableAmount":"100","signature":"` + v.Signature.String() + `"}`
+	if string(b) != want {
+		t.Errorf("got  %s\nwant %s", b, want)
+	}
+	c, err := json.Marshal(goldenConfig(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var back Config
+	if err := json.Unmarshal(c, &back); err != nil || back != goldenConfig(t) {
+		t.Errorf("%s: %v", c, err)
+	}
+}
