@@ -1,0 +1,120 @@
+package tunnel
+
+import (
+	"context"
+	"net"
+	"net/http"
+	"strconv"
+	"sync"
+	"sync/atomic"
+)
+
+// A Client is the buyer's side of a connection to an agent. It is safe for
+// concurrent use.
+type Client struct {
+	conn  ClientConn
+	lanes Lanes
+
+	control *Control
+	store   store
+	pumps   sync.WaitGroup // one for each flow, until its last byte was read
+	flows   atomic.Int64
+}
+
+// OpenControl opens the control stream on conn. known says which capsule
+// types the caller wants.
+func OpenControl(ctx context.Context, conn ClientConn, authority string, known func(typ uint64) bool) (*Control, error) {
+	req, err := conn.Open(ctx, Header{
+		Method: http.MethodConnect, Protocol: protocolControl, Authority: authority, Path: ControlPath,
+		Fields: http.Header{"Capsule-Protocol": {"?1"}},
+	})
+	if err != nil {
+		return nil, err
+	}
+	return newControl(&answered{Request: req}, nil, known), nil
+}
+
+// answered is a request that reads its answer before the first byte.
+type answered struct {
+	Request
+	once sync.Once
+	err  error
+}
+
+func (a *answered) Read(b []byte) (int, error) {
+	a.once.Do(func() {
+		status, fields, err := a.Answer()
+		switch {
+		case err != nil:
+			a.err = err
+		case status/100 != 2:
+			a.err = refusal(status, fields)
+		}
+	})
+	if a.err != nil {
+		return 0, a.err
+	}
+	return a.Request.Read(b)
+}
+
+// NewClient returns a client that counts in lanes. control is from
+// [OpenControl] on the same connection.
+func NewClient(conn ClientConn, control *Control, lanes Lanes) *Client {
+	return &Client{conn: conn, control: control, lanes: lanes}
+}
+
+// DialTCP opens a TCP flow. It returns before the agent has answered; see
+// [Flow.Established].
+func (c *Client) DialTCP(ctx context.Context, host string, port uint16) (*Flow, error) {
+	authority := net.JoinHostPort(host, strconv.Itoa(int(port)))
+	if _, _, err := parseAuthority(authority); err != nil {
+		return nil, err
+	}
+	req, err := c.conn.Open(ctx, Header{Method: http.MethodConnect, Authority: authority})
+	if err != nil {
+		return nil, err
+	}
+	f := newFlow(c, req, authority)
+	c.flows.Add(1)
+	c.pumps.Go(f.pump)
+	return f, nil
+}
+
+// DialUDP opens a UDP flow, likewise without waiting.
+func (c *Client) DialUDP(ctx context.Context, host string, port uint16) (*PacketFlow, error) {
+	if _, _, err := checkTarget(host, strconv.Itoa(int(port))); err != nil {
+		return nil, err
+	}
+	authority := net.JoinHostPort(host, strconv.Itoa(int(port)))
+	req, err := c.conn.Open(ctx, Header{
+		Method: http.MethodConnect, Protocol: protocolUDP, Authority: "x402.invalid", Path: udpTarget(host, port),
+		Fields: http.Header{"Capsule-Protocol": {"?1"}},
+	})
+	if err != nil {
+		return nil, err
+	}
+	f := newPacketFlow(c, req, authority)
+	c.flows.Add(1)
+	c.pumps.Go(f.pump)
+	return f, nil
+}
+
+// Flows returns how many flows have not yet been read to their end.
+func (c *Client) Flows() int { return int(c.flows.Load()) }
+
+// Wait waits until every flow has been read to its end, so that nothing is
+// counted any more, or until ctx ends. Flows must have been closed before.
+func (c *Client) Wait(ctx context.Context) error {
+	done := make(chan struct{})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		c.pumps.Wait()
+		close(done)
+	})
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}

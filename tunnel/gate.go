@@ -1,0 +1,46 @@
+package tunnel
+
+import (
+	"context"
+	"sync"
+)
+
+// A gate holds a goroutine back while it is shut. The zero gate is open.
+type gate struct {
+	mu   sync.Mutex
+	wait chan struct{} // nil while open; closed by open
+}
+
+func (g *gate) shut() {
+	g.mu.Lock()
+	if g.wait == nil {
+		g.wait = make(chan struct{})
+	}
+	g.mu.Unlock()
+}
+
+func (g *gate) open() {
+	g.mu.Lock()
+	if g.wait != nil {
+		close(g.wait)
+		g.wait = nil
+	}
+	g.mu.Unlock()
+}
+
+// pass waits while the gate is shut.
+func (g *gate) pass(ctx context.Context) error {
+	for {
+		g.mu.Lock()
+		wait := g.wait
+		g.mu.Unlock()
+		if wait == nil {
+			return nil
+		}
+		select {
+		case <-wait:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}

@@ -1,0 +1,219 @@
+package quic
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+
+	quicgo "github.com/apernet/quic-go"
+	"github.com/apernet/quic-go/http3"
+
+	"github.com/depinsim/x402/tunnel"
+)
+
+// link is what both ends of a connection share.
+type link struct {
+	conn *quicgo.Conn
+	ctx  context.Context // ends with conn, its cause is a *tunnel.CloseError
+}
+
+func newLink(conn *quicgo.Conn) link {
+	ctx, cancel := context.WithCancelCause(context.Background())
+	context.AfterFunc(conn.Context(), func() {
+		cancel(closeError(context.Cause(conn.Context())))
+	})
+	return link{conn, ctx}
+}
+
+// Context ends with the connection; its cause is a *tunnel.CloseError.
+func (l link) Context() context.Context { return l.ctx }
+
+// Close ends the connection with a reason that the peer is told.
+func (l link) Close(r tunnel.Reason, text string) error {
+	return l.conn.CloseWithError(quicgo.ApplicationErrorCode(r), text)
+}
+
+// ExportKey waits for the handshake and derives a key from it.
+func (l link) ExportKey(label string) (key [32]byte, err error) {
+	select {
+	case <-l.conn.HandshakeComplete():
+	case <-l.ctx.Done():
+		return key, context.Cause(l.ctx)
+	}
+	cs := l.conn.ConnectionState().TLS
+	b, err := cs.ExportKeyingMaterial(label, nil, len(key))
+	if err != nil {
+		return key, fmt.Errorf("export key: %w", err)
+	}
+	copy(key[:], b)
+	return key, nil
+}
+
+// CipherSuite is the negotiated TLS cipher suite.
+func (l link) CipherSuite() uint16 { return l.conn.ConnectionState().TLS.CipherSuite }
+
+// A ClientConn is the buyer's end of a connection.
+type ClientConn struct {
+	link
+	h3 *http3.ClientConn
+}
+
+var _ tunnel.ClientConn = (*ClientConn)(nil)
+
+func newClientConn(conn *quicgo.Conn, h3 *http3.ClientConn) *ClientConn {
+	return &ClientConn{newLink(conn), h3}
+}
+
+// PeerKeyHash is the hash of the key that the agent proved to hold.
+func (c *ClientConn) PeerKeyHash() [32]byte { return peerHash(c.conn.ConnectionState().TLS) }
+
+// Open sends the head of a request and returns without waiting for the answer.
+func (c *ClientConn) Open(ctx context.Context, h tunnel.Header) (tunnel.Request, error) {
+	str, err := c.h3.OpenRequestStream(ctx)
+	if err != nil {
+		return nil, explain(err)
+	}
+	req := &http.Request{
+		Method: h.Method, Host: h.Authority, Header: h.Fields,
+		URL: &url.URL{Scheme: "https", Host: h.Authority},
+	}
+	if req.Header == nil {
+		req.Header = http.Header{}
+	}
+	if h.Protocol != "" {
+		req.Proto = h.Protocol
+	}
+	if h.Path != "" {
+		u, err := url.ParseRequestURI(h.Path)
+		if err != nil {
+			return nil, err
+		}
+		req.URL.Path, req.URL.RawPath = u.Path, u.RawPath
+	}
+	if err := str.SendRequestHeader(req); err != nil {
+		return nil, explain(err)
+	}
+	return &request{str}, nil
+}
+
+// request adapts an HTTP/3 request stream.
+type request struct{ *http3.RequestStream }
+
+func (r *request) ID() uint64        { return uint64(r.StreamID()) }
+func (r *request) Abort(code uint64) { r.CancelWrite(quicgo.StreamErrorCode(code)) }
+func (r *request) Stop(code uint64)  { r.CancelRead(quicgo.StreamErrorCode(code)) }
+
+func (r *request) Answer() (int, http.Header, error) {
+	res, err := r.ReadResponse()
+	if err != nil {
+		return 0, nil, explain(err)
+	}
+	return res.StatusCode, res.Header, nil
+}
+
+func (r *request) SendDatagram(b []byte) error {
+	return datagramError(r.RequestStream.SendDatagram(b))
+}
+
+// A serverConn is the agent's end of a connection.
+type serverConn struct{ link }
+
+var _ tunnel.ServerConn = (*serverConn)(nil)
+
+func newServerConn(conn *quicgo.Conn) *serverConn { return &serverConn{newLink(conn)} }
+
+// Serve calls handle for every request until the connection ends.
+func (c *serverConn) Serve(handle func(tunnel.Header, tunnel.Call)) error {
+	s := http3.Server{
+		EnableDatagrams: true,
+		MaxHeaderBytes:  maxHeader,
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			h := tunnel.Header{Method: r.Method, Authority: r.Host, Path: r.URL.EscapedPath(), Fields: r.Header}
+			if r.Method == http.MethodConnect && r.Proto != "HTTP/3.0" {
+				h.Protocol = r.Proto
+			}
+			handle(h, &call{w})
+		}),
+	}
+	return s.ServeQUICConn(c.conn)
+}
+
+type call struct{ w http.ResponseWriter }
+
+func (c *call) Accept(fields http.Header) (tunnel.Stream, error) {
+	c.answer(http.StatusOK, fields)
+	s, ok := c.w.(http3.HTTPStreamer)
+	if !ok {
+		return nil, errors.New("quic: the answer's writer gives no stream")
+	}
+	return &stream{s.HTTPStream()}, nil
+}
+
+func (c *call) Refuse(status int, fields http.Header, text string) error {
+	c.answer(status, fields)
+	_, err := c.w.Write([]byte(text))
+	return err
+}
+
+func (c *call) answer(status int, fields http.Header) {
+	for k, v := range fields {
+		c.w.Header()[k] = v
+	}
+	c.w.WriteHeader(status)
+}
+
+// stream adapts the agent's end of an HTTP/3 stream.
+type stream struct{ *http3.Stream }
+
+func (s *stream) ID() uint64       { return uint64(s.StreamID()) }
+func (s *stream) Stop(code uint64) { s.CancelRead(quicgo.StreamErrorCode(code)) }
+
+// Abort lets what was written before arrive (RESET_STREAM_AT,
+// draft-ietf-quic-reliable-stream-reset).
+func (s *stream) Abort(code uint64) {
+	s.QUICStream().SetReliableBoundary()
+	s.CancelWrite(quicgo.StreamErrorCode(code))
+}
+
+func (s *stream) SendDatagram(b []byte) error {
+	return datagramError(s.Stream.SendDatagram(b))
+}
+
+func datagramError(err error) error {
+	if _, ok := errors.AsType[*quicgo.DatagramTooLargeError](err); ok {
+		return tunnel.ErrTooLarge
+	}
+	return err
+}
+
+// closeError translates the end of a QUIC connection.
+func closeError(err error) *tunnel.CloseError {
+	if app, ok := errors.AsType[*quicgo.ApplicationError](err); ok {
+		return &tunnel.CloseError{Reason: tunnel.Reason(app.ErrorCode), Text: printable(app.ErrorMessage), Remote: app.Remote}
+	}
+	return &tunnel.CloseError{Err: err}
+}
+
+// explain turns the error of a connection that has ended into its reason.
+func explain(err error) error {
+	if _, ok := errors.AsType[*quicgo.ApplicationError](err); ok {
+		return closeError(err)
+	}
+	if _, ok := errors.AsType[*quicgo.IdleTimeoutError](err); ok {
+		return &tunnel.CloseError{Err: err}
+	}
+	return err
+}
+
+// printable keeps a peer's text from steering a terminal.
+func printable(s string) string {
+	b := []byte(s[:min(len(s), 200)])
+	for i, c := range b {
+		if c < ' ' || c > '~' {
+			b[i] = '?'
+		}
+	}
+	return string(b)
+}

@@ -1,0 +1,224 @@
+// Package quic is the tunnel's transport over QUIC and HTTP/3.
+//
+// The agent is named by the SHA-256 hash of its certificate's public key
+// ([KeyHash]), which stands in its offer; names, dates and issuers of
+// certificates mean nothing here, since routers have no clock at boot.
+package quic
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"math/big"
+	"net"
+	"time"
+
+	quicgo "github.com/apernet/quic-go"
+	"github.com/apernet/quic-go/http3"
+
+	"github.com/depinsim/x402/tunnel"
+)
+
+// GenerateKey returns a new key for an agent's certificate. P-256 verifies at
+// a tenth of RSA's cost on a router and is understood by every TLS stack.
+func GenerateKey() (*ecdsa.PrivateKey, error) {
+	return ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+}
+
+// KeyHash is the SHA-256 hash of the key's SubjectPublicKeyInfo (RFC 7469 §2.4).
+func KeyHash(pub *ecdsa.PublicKey) ([32]byte, error) {
+	der, err := x509.MarshalPKIXPublicKey(pub)
+	if err != nil {
+		return [32]byte{}, err
+	}
+	return sha256.Sum256(der), nil
+}
+
+// KeepAlive is how often an idle connection sends a packet: within the 30 s
+// that common carrier NATs keep a UDP mapping, at about 90 bytes each.
+const KeepAlive = 22 * time.Second
+
+// idle is when a silent connection counts as lost: three keep-alives.
+const idle = 70 * time.Second
+
+// Windows of flow control, asymmetric since stalled streams sit on the
+// receiving side. The buyer's connection window covers 200 stalled streams;
+// the agent's covers 64 stalled uploads at their first window.
+const (
+	agentStream, agentStreamMax = 128 << 10, 1 << 20
+	agentConn                   = 8 << 20
+	buyerStream, buyerStreamMax = 512 << 10, 6 << 20
+	buyerConn                   = 128 << 20
+)
+
+func baseConfig() *quicgo.Config {
+	return &quicgo.Config{
+		HandshakeIdleTimeout:             10 * time.Second,
+		MaxIdleTimeout:                   idle,
+		KeepAlivePeriod:                  KeepAlive,
+		EnableDatagrams:                  true,
+		EnableStreamResetPartialDelivery: true,
+	}
+}
+
+// ListenConfig says how an agent listens.
+type ListenConfig struct {
+	// Conn is the socket. It is shared, not owned.
+	Conn net.PacketConn
+	Key  *ecdsa.PrivateKey
+	// MaxStreams bounds the requests of one connection. Default 264.
+	MaxStreams int
+	// MaxConns bounds connections, handshakes included. Default 128.
+	MaxConns int
+}
+
+// A Listener accepts buyers' connections.
+type Listener struct {
+	transport *quicgo.Transport
+	listener  *quicgo.EarlyListener
+	places    chan struct{} // a token for each connection
+}
+
+// Listen starts to listen. Close ends it and all its connections.
+func Listen(c ListenConfig) (*Listener, error) {
+	if c.MaxStreams == 0 {
+		c.MaxStreams = 264
+	}
+	if c.MaxConns == 0 {
+		c.MaxConns = 128
+	}
+	cert, err := certificate(c.Key)
+	if err != nil {
+		return nil, fmt.Errorf("tunnel key: %w", err)
+	}
+	qc := baseConfig()
+	qc.InitialStreamReceiveWindow, qc.MaxStreamReceiveWindow = agentStream, agentStreamMax
+	qc.InitialConnectionReceiveWindow, qc.MaxConnectionReceiveWindow = agentConn, agentConn
+	qc.MaxIncomingStreams = int64(c.MaxStreams)
+	qc.MaxIncomingUniStreams = 8 // HTTP/3 needs three
+	tr := &quicgo.Transport{Conn: c.Conn}
+	ln, err := tr.ListenEarly(http3.ConfigureTLSConfig(&tls.Config{
+		Certificates: []tls.Certificate{cert},
+		MinVersion:   tls.VersionTLS13,
+		// Resumption would save a signature but not a round trip, and a ticket
+		// would outlive the proof of who holds it.
+		SessionTicketsDisabled: true,
+	}), qc)
+	if err != nil {
+		return nil, err
+	}
+	return &Listener{transport: tr, listener: ln, places: make(chan struct{}, c.MaxConns)}, nil
+}
+
+// Addr is the address listened on.
+func (l *Listener) Addr() net.Addr { return l.listener.Addr() }
+
+// Accept returns the next connection whose handshake has been done. It is
+// called by one goroutine.
+func (l *Listener) Accept(ctx context.Context) (tunnel.ServerConn, net.Addr, error) {
+	for {
+		conn, err := l.listener.Accept(ctx)
+		if err != nil {
+			if errors.Is(err, quicgo.ErrServerClosed) {
+				err = net.ErrClosed
+			}
+			return nil, nil, err
+		}
+		select {
+		case l.places <- struct{}{}:
+		default:
+			_ = conn.CloseWithError(quicgo.ApplicationErrorCode(tunnel.ReasonLimit), "too many connections")
+			continue
+		}
+		c := newServerConn(conn)
+		context.AfterFunc(conn.Context(), func() { <-l.places })
+		return c, conn.RemoteAddr(), nil
+	}
+}
+
+// Close stops listening and ends all connections.
+func (l *Listener) Close() error {
+	return errors.Join(l.listener.Close(), l.transport.Close())
+}
+
+func certificate(key *ecdsa.PrivateKey) (tls.Certificate, error) {
+	if key == nil {
+		return tls.Certificate{}, errors.New("no key")
+	}
+	template := x509.Certificate{
+		SerialNumber: big.NewInt(1),
+		NotBefore:    time.Unix(0, 0),
+		NotAfter:     time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC), // RFC 5280 §4.1.2.5: no end
+		DNSNames:     []string{serverName},
+		KeyUsage:     x509.KeyUsageDigitalSignature,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, &template, &template, &key.PublicKey, key)
+	if err != nil {
+		return tls.Certificate{}, err
+	}
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, nil
+}
+
+// serverName is what buyers ask for; it names no agent.
+const serverName = "agent.x402.invalid"
+
+// ErrWrongKey says that another agent answered than the offer names.
+var ErrWrongKey = errors.New("the agent's key is not the one in its offer")
+
+// A Dialer dials agents from one socket. Close it after its connections.
+type Dialer struct{ transport *quicgo.Transport }
+
+// NewDialer returns a dialer on conn, which stays the caller's to close.
+func NewDialer(conn net.PacketConn) *Dialer {
+	return &Dialer{&quicgo.Transport{Conn: conn}}
+}
+
+// Close ends all the dialer's connections.
+func (d *Dialer) Close() error { return d.transport.Close() }
+
+// Dial connects to the agent at addr, whose key must have the hash keyHash;
+// nil accepts any key, which [ClientConn.PeerKeyHash] then tells.
+func (d *Dialer) Dial(ctx context.Context, addr net.Addr, keyHash *[32]byte) (*ClientConn, error) {
+	qc := baseConfig()
+	qc.InitialStreamReceiveWindow, qc.MaxStreamReceiveWindow = buyerStream, buyerStreamMax
+	qc.InitialConnectionReceiveWindow, qc.MaxConnectionReceiveWindow = buyerConn, buyerConn
+	qc.MaxIncomingStreams = -1
+	var wrong error
+	tc := &tls.Config{
+		ServerName:         serverName,
+		NextProtos:         []string{http3.NextProtoH3},
+		MinVersion:         tls.VersionTLS13,
+		InsecureSkipVerify: true, // the key is verified below; names and dates mean nothing
+		VerifyConnection: func(cs tls.ConnectionState) error {
+			if keyHash != nil && peerHash(cs) != *keyHash {
+				wrong = ErrWrongKey
+			}
+			return wrong
+		},
+	}
+	conn, err := d.transport.Dial(ctx, addr, tc, qc)
+	if err != nil {
+		if wrong != nil {
+			return nil, fmt.Errorf("dial %s: %w", addr, wrong)
+		}
+		return nil, fmt.Errorf("dial %s: %w", addr, explain(err))
+	}
+	h3 := (&http3.Transport{EnableDatagrams: true, DisableCompression: true, MaxResponseHeaderBytes: maxHeader}).NewClientConn(conn)
+	return newClientConn(conn, h3), nil
+}
+
+func peerHash(cs tls.ConnectionState) [32]byte {
+	if len(cs.PeerCertificates) == 0 {
+		return [32]byte{}
+	}
+	return sha256.Sum256(cs.PeerCertificates[0].RawSubjectPublicKeyInfo)
+}
+
+// maxHeader bounds the head of a request or answer.
+const maxHeader = 8 << 10
