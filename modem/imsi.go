@@ -1,0 +1,104 @@
+package modem
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+)
+
+// An IMSI is the subscriber's number of a SIM (ITU-T E.212): a country code
+// (MCC), a network code (MNC) and the subscriber. It prints as imsi(redacted)
+// in every way there is; Digits is the only way out. The digits are behind a
+// pointer, since fmt prints the unexported fields of a struct that holds an
+// IMSI without asking its methods.
+type IMSI struct {
+	digits    *string
+	mncLength int
+}
+
+const redactedIMSI = "imsi(redacted)"
+
+// ParseIMSI takes 6 to 15 digits; mncLength is 2 or 3, and nothing else is
+// right: a network code of the wrong length names another network.
+func ParseIMSI(digits string, mncLength int) (IMSI, error) {
+	switch {
+	case !isDigits(digits) || len(digits) < 6 || len(digits) > 15:
+		return IMSI{}, errors.New("imsi: want 6 to 15 digits")
+	case mncLength != 2 && mncLength != 3:
+		return IMSI{}, errors.New("imsi: network codes have 2 or 3 digits")
+	}
+	return IMSI{digits: &digits, mncLength: mncLength}, nil
+}
+
+// Digits returns the number itself, "" for the zero IMSI. It must not be
+// logged, stored in clear or sent.
+func (i IMSI) Digits() string {
+	if i.digits == nil {
+		return ""
+	}
+	return *i.digits
+}
+
+// MCC returns the three digits of the country, "" for the zero IMSI.
+func (i IMSI) MCC() string {
+	if i.digits == nil {
+		return ""
+	}
+	return (*i.digits)[:3]
+}
+
+// MNC returns the two or three digits of the home network, "" for the zero IMSI.
+func (i IMSI) MNC() string {
+	if i.digits == nil {
+		return ""
+	}
+	return (*i.digits)[3 : 3+i.mncLength]
+}
+
+// IsZero says whether no IMSI was read.
+func (i IMSI) IsZero() bool { return i.digits == nil }
+
+// Equal says whether both are the same number; == compares pointers.
+func (i IMSI) Equal(other IMSI) bool { return i.Digits() == other.Digits() }
+
+// Format prints imsi(redacted) whatever the verb and the flags.
+func (i IMSI) Format(f fmt.State, _ rune) { io.WriteString(f, redactedIMSI) }
+
+func (i IMSI) String() string               { return redactedIMSI }
+func (i IMSI) LogValue() slog.Value         { return slog.StringValue(redactedIMSI) }
+func (i IMSI) MarshalText() ([]byte, error) { return []byte(redactedIMSI), nil }
+
+// A PIN unlocks a SIM. It redacts itself as an IMSI does. The zero PIN means
+// that there is none.
+type PIN struct{ digits *string }
+
+const redactedPIN = "pin(redacted)"
+
+// ParsePIN takes 4 to 8 digits (3GPP TS 31.101 clause 9.5.1).
+func ParsePIN(digits string) (PIN, error) {
+	if !isDigits(digits) || len(digits) < 4 || len(digits) > 8 {
+		return PIN{}, errors.New("pin: want 4 to 8 digits")
+	}
+	return PIN{digits: &digits}, nil
+}
+
+// IsZero says whether there is no PIN.
+func (p PIN) IsZero() bool { return p.digits == nil }
+
+// Format prints pin(redacted) whatever the verb and the flags.
+func (p PIN) Format(f fmt.State, _ rune) { io.WriteString(f, redactedPIN) }
+
+func (p PIN) String() string               { return redactedPIN }
+func (p PIN) LogValue() slog.Value         { return slog.StringValue(redactedPIN) }
+func (p PIN) MarshalText() ([]byte, error) { return []byte(redactedPIN), nil }
+
+// isDigits says whether s has digits only, and at least one.
+func isDigits(s string) bool {
+	for i := range len(s) {
+		if s[i] < '0' || s[i] > '9' {
+			return false
+		}
+	}
+	return s != ""
+}
