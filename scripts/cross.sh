@@ -2,7 +2,8 @@
 # cross.sh TARGET builds x402-agent for one router target into dist/TARGET/.
 #
 # A TARGET is GOOS_GOARCH or GOOS_GOARCH_VARIANT, where the variant is the value
-# of GOARM, GO386, GOMIPS or GOMIPS64.
+# of GOARM, GO386, GOMIPS or GOMIPS64. The tag leaves net/http's HTTP/2 out, see
+# docs/decisions/0011-agent-size.md.
 set -eu
 
 target=$1
@@ -23,5 +24,5 @@ mips64_ | mips64le_) export GOMIPS64="$variant" ;;
 	;;
 esac
 export CGO_ENABLED=0 GOOS="$os" GOARCH="$arch"
-"${GO:-go}" build -trimpath -buildvcs=false -ldflags "$ldflags" -o "dist/$target/" ./cmd/x402-agent
+"${GO:-go}" build -tags nethttpomithttp2 -trimpath -buildvcs=false -ldflags "$ldflags" -o "dist/$target/" ./cmd/x402-agent
 echo "dist/$target/x402-agent"

@@ -132,14 +132,14 @@ func overBudget(sizes []size) error {
 	return fmt.Errorf("%s was not measured", budgetTarget)
 }
 
-// checkImports asks the go command what the agent is built from, for the
-// target of the budget, and looks for what denyFile lists.
+// checkImports asks the go command what the agent is built from, with the
+// target and the tag of scripts/cross.sh, and looks for what denyFile lists.
 func checkImports(w io.Writer, denyFile string) error {
 	text, err := os.ReadFile(denyFile)
 	if err != nil {
 		return err
 	}
-	list := exec.Command("go", "list", "-deps", "-json=ImportPath,Imports,ImportMap,EmbedFiles,Module", "./cmd/"+agent)
+	list := exec.Command("go", "list", "-deps", "-tags", "nethttpomithttp2", "-json=ImportPath,Imports,ImportMap,EmbedFiles,Module", "./cmd/"+agent)
 	list.Env = append(os.Environ(), "GOOS=linux", "GOARCH=mipsle", "GOMIPS=softfloat", "CGO_ENABLED=0")
 	list.Stderr = os.Stderr
 	out, err := list.Output()
