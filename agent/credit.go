@@ -1,0 +1,64 @@
+package agent
+
+import (
+	"math/bits"
+
+	"github.com/depinsim/x402/channel"
+)
+
+// A CreditPolicy says how much may be owed on trust.
+type CreditPolicy struct {
+	// Cap bounds one channel's credit. Default 50,000 (0.05 USD).
+	Cap channel.Amount
+	// LossPercent is how much of what was sent and not counted by the buyer is
+	// forgiven, in percent of what was billed. Default 10.
+	LossPercent uint64
+}
+
+const (
+	// firstBytes and firstAmount are what a stranger is trusted with: the
+	// larger of the two.
+	firstBytes  = 128 << 10
+	firstAmount = 100
+)
+
+// WithDefaults fills zero fields.
+func (c CreditPolicy) WithDefaults() CreditPolicy {
+	if c.Cap == 0 {
+		c.Cap = 50_000
+	}
+	if c.LossPercent == 0 {
+		c.LossPercent = 10
+	}
+	return c
+}
+
+// Credit is how much may be owed by one who has paid so far and takes rate
+// bytes a second: what a stranger may, growing with what was paid, up to two
+// seconds of the rate, which is more than two round trips of any usable path.
+func (c CreditPolicy) Credit(p Price, paid channel.Amount, rate uint64) channel.Amount {
+	first := max(worth(p, firstBytes), firstAmount)
+	grown := min(paid, worth(p, 2*min(rate, 1<<62)))
+	return min(max(first, grown), max(c.Cap, firstAmount))
+}
+
+// worth is the cost of n bytes in the dearer direction; too much is capped by
+// the caller.
+func worth(p Price, n uint64) channel.Amount {
+	cost, err := Price{Up: p.Max()}.cost(n, 0)
+	if err != nil {
+		return channel.Amount(^uint64(0))
+	}
+	return cost
+}
+
+// Forgiven is how many of the gap bytes, sent and never counted by the buyer,
+// are held against nobody when billed bytes were counted.
+func (c CreditPolicy) Forgiven(gap, billed uint64) uint64 {
+	hi, lo := bits.Mul64(billed, c.LossPercent)
+	if hi >= 100 {
+		return gap
+	}
+	q, _ := bits.Div64(hi, lo, 100)
+	return min(gap, q)
+}

@@ -1,0 +1,293 @@
+package agent
+
+import (
+	"bytes"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/depinsim/x402/channel"
+)
+
+// ProtocolVersion is the version of the control stream's capsules. A hello
+// names all that its sender speaks.
+const ProtocolVersion = 1
+
+// Capsule types of the control stream. Unknown types are skipped.
+const (
+	CapsuleHello   = 0x7402_0010 // buyer, first: who it is, proven
+	CapsuleTerms   = 0x7402_0011 // agent, in answer: what holds for the session
+	CapsuleVoucher = 0x7402_0012 // buyer: pays
+	CapsuleReading = 0x7402_0013 // both: running totals
+	CapsuleDrain   = 0x7402_0014 // buyer: no new flows; agent: all have ended
+	CapsuleTopUp   = 0x7402_0015 // buyer: the deposit has grown
+	CapsuleClose   = 0x7402_0016 // buyer: claim, then refund what is left
+	CapsuleClosed  = 0x7402_0017 // agent: what came of it
+	CapsuleNotice  = 0x7402_0018 // agent: something the buyer should know
+)
+
+// KnownCapsule reports whether typ is one of the above.
+func KnownCapsule(typ uint64) bool { return typ >= CapsuleHello && typ <= CapsuleNotice }
+
+// ExporterLabel is the label of the TLS exporter (RFC 8446 §7.5) whose value a
+// hello signs.
+const ExporterLabel = "EXPORTER-x402-channel"
+
+// A Hello opens a session. It is signed over the connection's exporter, so
+// that it cannot be replayed or spliced into another connection.
+type Hello struct {
+	Versions []int          `json:"versions"`
+	Network  string         `json:"network"`
+	Config   channel.Config `json:"channelConfig"`
+	Price    Price          `json:"price"` // from the offer; the session's, if the agent still sells at it
+	// Own is what the buyer counted: sent up and received down, for the whole
+	// channel, as of its session Own.Session.
+	Own Counts `json:"own"`
+	// Proof is the newest that the agent itself said, for an agent that lost it.
+	Proof Proof `json:"proof,omitempty"`
+}
+
+// Counts are one end's running totals of a channel.
+type Counts struct {
+	Session uint64 `json:"session,string"`
+	Up      uint64 `json:"up,string"`
+	Down    uint64 `json:"down,string"`
+}
+
+// SealHello encodes and signs h.
+func SealHello(k *channel.Key, exporter [32]byte, h Hello) ([]byte, error) {
+	body, err := json.Marshal(h)
+	if err != nil {
+		return nil, err
+	}
+	sig := k.Sign(helloDigest(exporter, body))
+	return append(sig[:], body...), nil
+}
+
+// OpenHello decodes a hello and checks that the channel's payerAuthorizer
+// signed it on this connection.
+func OpenHello(exporter [32]byte, b []byte) (Hello, error) {
+	var sig channel.Signature
+	if len(b) < len(sig) {
+		return Hello{}, errors.New("hello: truncated")
+	}
+	body := b[copy(sig[:], b):]
+	var h Hello
+	if err := json.Unmarshal(body, &h); err != nil {
+		return Hello{}, fmt.Errorf("hello: %w", err)
+	}
+	if !slices.Contains(h.Versions, ProtocolVersion) {
+		return h, &VersionError{Theirs: h.Versions}
+	}
+	signer, err := channel.Recover(helloDigest(exporter, body), sig)
+	if err != nil {
+		return Hello{}, fmt.Errorf("hello: %w", err)
+	}
+	if signer != h.Config.PayerAuthorizer || signer.IsZero() {
+		return Hello{}, fmt.Errorf("hello: signed by %s, not by the payerAuthorizer %s", signer, h.Config.PayerAuthorizer)
+	}
+	return h, h.Price.Check()
+}
+
+func helloDigest(exporter [32]byte, body []byte) channel.Hash {
+	hash := channel.Keccak256(body)
+	return channel.Keccak256([]byte("x402 hello v1\n"), exporter[:], hash[:])
+}
+
+// A VersionError says which versions each side speaks.
+type VersionError struct{ Theirs []int }
+
+func (e *VersionError) Error() string {
+	return fmt.Sprintf("peer speaks protocol versions %v, this program %d: update the older one", e.Theirs, ProtocolVersion)
+}
+
+// Terms are what holds for a session. The base is fixed for its life.
+type Terms struct {
+	Version  int             `json:"version"`
+	Session  uint64          `json:"session,string"`
+	Price    Price           `json:"price"`
+	Base     channel.Amount  `json:"base"`
+	BaseUp   uint64          `json:"baseUp,string"`
+	BaseDown uint64          `json:"baseDown,string"`
+	Balance  channel.Amount  `json:"balance"` // of the channel, as the agent last saw it
+	Credit   channel.Amount  `json:"credit"`
+	Voucher  channel.Voucher `json:"voucher"` // the newest that the agent holds; zero for none
+}
+
+// Tally is the running total that the terms begin.
+func (t Terms) Tally() Tally {
+	return Tally{
+		Session: t.Session, Price: t.Price, Base: t.Base,
+		BaseUp: t.BaseUp, BaseDown: t.BaseDown, Up: t.BaseUp, Down: t.BaseDown,
+	}
+}
+
+// Codes of a Notice.
+const (
+	NoticePrice       = "price_changed"
+	NoticeFacilitator = "facilitator_unavailable"
+	NoticeDeposit     = "deposit_required"
+	NoticeSIM         = "sim_not_ready"
+	NoticeBusy        = "channel_busy"
+	NoticeRefused     = "refused"
+	NoticeVoucher     = "voucher_refused"
+	NoticeDraining    = "shutting_down"
+)
+
+// A Notice tells the buyer why it is not served, or not as it asked.
+type Notice struct {
+	Code  string `json:"code"`
+	Text  string `json:"text"`
+	Price *Price `json:"price,omitempty"` // with NoticePrice: what it is now
+}
+
+func (n Notice) Error() string { return n.Text }
+
+// Closing is the buyer's wish to end the channel.
+type Closing struct {
+	Refund bool `json:"refund"` // false: only claim
+}
+
+// Closed is what came of a Closing.
+type Closed struct {
+	Claimed  channel.Amount `json:"claimed"` // in all, cumulative
+	Refunded channel.Amount `json:"refunded"`
+	Error    string         `json:"error,omitempty"`
+}
+
+// decodeJSON reads one JSON value and nothing behind it.
+func decodeJSON[T Terms | Notice | Closing | Closed](b []byte) (v T, err error) {
+	d := json.NewDecoder(bytes.NewReader(b))
+	if err := d.Decode(&v); err != nil {
+		return v, fmt.Errorf("capsule: %w", err)
+	}
+	if d.More() {
+		return v, errors.New("capsule: more than one value")
+	}
+	return v, nil
+}
+
+// ParseTerms, ParseNotice, ParseClosing and ParseClosed decode their capsules.
+func ParseTerms(b []byte) (Terms, error)     { return decodeJSON[Terms](b) }
+func ParseNotice(b []byte) (Notice, error)   { return decodeJSON[Notice](b) }
+func ParseClosing(b []byte) (Closing, error) { return decodeJSON[Closing](b) }
+func ParseClosed(b []byte) (Closed, error)   { return decodeJSON[Closed](b) }
+
+// AppendVoucher encodes a voucher's amount and signature: 81 bytes. The
+// channel is the session's.
+func AppendVoucher(b []byte, v channel.Voucher) []byte {
+	b = append(b, make([]byte, 8)...) // uint128, of which an Amount is the lower half
+	b = binary.BigEndian.AppendUint64(b, uint64(v.Max))
+	return append(b, v.Signature[:]...)
+}
+
+// ParseVoucher decodes a voucher of channel id.
+func ParseVoucher(id channel.ID, b []byte) (channel.Voucher, error) {
+	v := channel.Voucher{Channel: id}
+	if len(b) != 16+len(v.Signature) {
+		return v, fmt.Errorf("voucher: %d bytes, want %d", len(b), 16+len(v.Signature))
+	}
+	if binary.BigEndian.Uint64(b) != 0 {
+		return v, fmt.Errorf("voucher: %w", channel.ErrOverflow)
+	}
+	v.Max = channel.Amount(binary.BigEndian.Uint64(b[8:]))
+	copy(v.Signature[:], b[16:])
+	return v, nil
+}
+
+// A Reading is one end's running totals of the session, and what the agent
+// makes of them.
+type Reading struct {
+	// Received is what came out of the tunnel at the sender of the reading, by
+	// kind; Sent is what it put in. UDP bytes include 28 a packet.
+	ReceivedTCP, ReceivedUDP, ReceivedPackets uint64
+	SentTCP, SentUDP, SentPackets             uint64
+
+	// The agent's alone: what the channel owes, what is paid, what may be owed.
+	Owed, Paid, Credit channel.Amount
+	Proof              Proof
+}
+
+const (
+	readingVersion = 1
+	readingSize    = 1 + 9*8
+)
+
+// AppendReading encodes r; the agent's carries its proof.
+func AppendReading(b []byte, r Reading) []byte {
+	b = append(b, readingVersion)
+	for _, v := range [...]uint64{
+		r.ReceivedTCP, r.ReceivedUDP, r.ReceivedPackets, r.SentTCP, r.SentUDP, r.SentPackets,
+		uint64(r.Owed), uint64(r.Paid), uint64(r.Credit),
+	} {
+		b = binary.BigEndian.AppendUint64(b, v)
+	}
+	return append(b, r.Proof...)
+}
+
+// ParseReading decodes a reading.
+func ParseReading(b []byte) (Reading, error) {
+	if len(b) < 1 || b[0] != readingVersion {
+		return Reading{}, errors.New("reading: unknown version")
+	}
+	if len(b) != readingSize && len(b) != readingSize+proofSize {
+		return Reading{}, fmt.Errorf("reading: %d bytes", len(b))
+	}
+	var v [9]uint64
+	for i := range v {
+		v[i] = binary.BigEndian.Uint64(b[1+8*i:])
+	}
+	r := Reading{
+		ReceivedTCP: v[0], ReceivedUDP: v[1], ReceivedPackets: v[2],
+		SentTCP: v[3], SentUDP: v[4], SentPackets: v[5],
+		Owed: channel.Amount(v[6]), Paid: channel.Amount(v[7]), Credit: channel.Amount(v[8]),
+	}
+	if rest := b[readingSize:]; len(rest) > 0 {
+		r.Proof = slices.Clone(rest)
+	}
+	if r.ReceivedTCP+r.ReceivedUDP < r.ReceivedTCP || r.SentTCP+r.SentUDP < r.SentTCP {
+		return Reading{}, errors.New("reading: totals overflow")
+	}
+	return r, nil
+}
+
+// Received is all bytes that came out of the tunnel.
+func (r Reading) Received() uint64 { return r.ReceivedTCP + r.ReceivedUDP }
+
+// Sent is all bytes that were put in.
+func (r Reading) Sent() uint64 { return r.SentTCP + r.SentUDP }
+
+// A Proof is a tally that an agent can recognise as its own: after a crash the
+// buyer gives it back. Only the agent that made it can check it.
+type Proof []byte
+
+const (
+	macSize   = 16
+	proofSize = tallySize + macSize
+)
+
+// NewProof seals t for channel id with the agent's secret.
+func NewProof(secret [32]byte, id channel.ID, t Tally) Proof {
+	b := t.append(make([]byte, 0, proofSize))
+	return append(b, proofMAC(secret, id, b)...)
+}
+
+// Open returns the tally that p seals, if it is the agent's own for channel id.
+func (p Proof) Open(secret [32]byte, id channel.ID) (Tally, error) {
+	var t Tally
+	if len(p) != proofSize || !hmac.Equal(p[tallySize:], proofMAC(secret, id, p[:tallySize])) {
+		return t, errors.New("proof: not this agent's")
+	}
+	return t, t.UnmarshalBinary(p[:tallySize])
+}
+
+func proofMAC(secret [32]byte, id channel.ID, tally []byte) []byte {
+	mac := hmac.New(sha256.New, secret[:])
+	mac.Write(id[:])
+	mac.Write(tally)
+	return mac.Sum(nil)[:macSize]
+}
