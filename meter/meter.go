@@ -65,6 +65,7 @@ type Meter struct {
 	limit   atomic.Uint64 // weighted; only rises
 	spent   atomic.Uint64 // weighted; reserved or delivered
 	waiting atomic.Int32  // goroutines in wait
+	starved chan struct{} // one token: somebody began to wait; never closed
 
 	mu     sync.Mutex
 	wake   chan struct{} // closed and replaced when a waiter should look again
@@ -73,7 +74,7 @@ type Meter struct {
 
 // New returns a meter that starts at c.Base with c.Limit to spend.
 func New(c Config) *Meter {
-	m := &Meter{wake: make(chan struct{})}
+	m := &Meter{wake: make(chan struct{}), starved: make(chan struct{}, 1)}
 	m.limit.Store(c.Limit)
 	m.UpTCP = &Lane{m: m, weight: c.WeightUp, bytes: c.Base.UpTCP}
 	m.DownTCP = &Lane{m: m, weight: c.WeightDown, bytes: c.Base.DownTCP}
@@ -106,6 +107,10 @@ func (m *Meter) Extend(limit uint64) {
 
 // Blocked reports whether somebody is waiting for credit.
 func (m *Meter) Blocked() bool { return m.waiting.Load() > 0 }
+
+// Starved gets a token when somebody begins to wait for credit, so that the
+// owner need not poll Blocked.
+func (m *Meter) Starved() <-chan struct{} { return m.starved }
 
 // Close makes every present and later Reserve return err, or [ErrClosed] when
 // err is nil. The first Close counts.
@@ -162,6 +167,10 @@ func (m *Meter) wait(ctx context.Context, cost uint64) error {
 		}
 		if m.take(cost) { // the limit may have risen before wake was read
 			return nil
+		}
+		select {
+		case m.starved <- struct{}{}:
+		default:
 		}
 		select {
 		case <-wake:

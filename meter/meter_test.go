@@ -59,6 +59,7 @@ func TestReserveWaits(t *testing.T) {
 		if !m.Blocked() {
 			t.Fatal("60 + 60 passed a limit of 100")
 		}
+		<-m.Starved()
 		m.Extend(110)
 		synctest.Wait()
 		if !m.Blocked() {
