@@ -35,9 +35,10 @@ func styleFaults(fsys fs.FS) ([]string, error) {
 	if err != nil {
 		return nil, err
 	}
+	simulated := simulators(sources)
 	var faults []string
 	for _, s := range sources {
-		c := checker{source: s}
+		c := checker{source: s, simulated: simulated[s.folder()]}
 		c.lengths()
 		c.comments()
 		c.documented()
@@ -54,7 +55,8 @@ func styleFaults(fsys fs.FS) ([]string, error) {
 // A checker collects the faults of one file.
 type checker struct {
 	source
-	faults []string
+	simulated []string // see simulators
+	faults    []string
 }
 
 func (c *checker) fault(at token.Pos, format string, args ...any) {
@@ -94,15 +96,19 @@ var wellKnown = []string{
 // documented checks that every exported function, method and type says what it
 // promises. A method without a comment is allowed where it is well known or
 // its receiver is not exported, since the contract is then the interface's.
+// Functions on consecutive lines share the comment above the first.
 func (c *checker) documented() {
 	if c.isTest() || c.file.Name.Name == "main" {
 		return
 	}
+	commented := 0 // the line after the last function with a comment
 	for _, decl := range c.file.Decls {
 		switch d := decl.(type) {
 		case *ast.FuncDecl:
 			method := d.Recv != nil
-			if d.Name.IsExported() && d.Doc == nil && !(method && (!ast.IsExported(receiver(d)) || slices.Contains(wellKnown, d.Name.Name))) {
+			if d.Doc != nil || c.fset.Position(d.Pos()).Line == commented {
+				commented = c.fset.Position(d.End()).Line + 1
+			} else if d.Name.IsExported() && !(method && (!ast.IsExported(receiver(d)) || slices.Contains(wellKnown, d.Name.Name))) {
 				c.fault(d.Pos(), "exported %s has no comment", d.Name.Name)
 			}
 		case *ast.GenDecl:
@@ -163,7 +169,7 @@ func (c *checker) declaration(decl ast.Decl) {
 // selector checks uses of time.Sleep and of T.Skip.
 //
 // Real time must not pass in a test: a function that sleeps in simulated time
-// shows it by naming synctest. Elsewhere a sleep does not end when its context
+// shows it by naming synctest, or a function beside it that does. Elsewhere a sleep does not end when its context
 // does. A test that cannot run here fails under CI=true, or nobody would notice
 // that it never ran anywhere; a fuzz body may skip an input.
 func (c *checker) selector(n *ast.SelectorExpr, in ast.Decl) {
@@ -174,7 +180,7 @@ func (c *checker) selector(n *ast.SelectorExpr, in ast.Decl) {
 	f, _ := in.(*ast.FuncDecl)
 	switch {
 	case x.Name == "time" && n.Sel.Name == "Sleep":
-		if c.helpsTests() && !mentions(in, "synctest") {
+		if c.helpsTests() && !mentions(in, c.simulated...) {
 			c.fault(n.Pos(), "time.Sleep on real time in a test")
 		}
 		if !c.helpsTests() && c.part() != "scripts" {
@@ -187,15 +193,37 @@ func (c *checker) selector(n *ast.SelectorExpr, in ast.Decl) {
 	}
 }
 
-// mentions says whether an identifier or a literal in node is written like that.
-func mentions(node ast.Node, word string) bool {
+// simulators returns for each folder the names that stand for simulated time:
+// synctest, and the functions for tests which name it, directly or by another.
+func simulators(sources []source) map[string][]string {
+	names := map[string][]string{}
+	for _, s := range sources {
+		names[s.folder()] = []string{"synctest"}
+	}
+	for found := true; found; {
+		found = false
+		for _, s := range sources {
+			for _, decl := range s.file.Decls {
+				f, ok := decl.(*ast.FuncDecl)
+				known := names[s.folder()]
+				if ok && s.isTest() && !slices.Contains(known, f.Name.Name) && mentions(f, known...) {
+					names[s.folder()], found = append(known, f.Name.Name), true
+				}
+			}
+		}
+	}
+	return names
+}
+
+// mentions says whether an identifier or a literal in node is one of words.
+func mentions(node ast.Node, words ...string) bool {
 	found := false
 	ast.Inspect(node, func(n ast.Node) bool {
 		switch n := n.(type) {
 		case *ast.Ident:
-			found = found || n.Name == word
+			found = found || slices.Contains(words, n.Name)
 		case *ast.BasicLit:
-			found = found || n.Value == word
+			found = found || slices.Contains(words, n.Value)
 		}
 		return !found
 	})
@@ -247,12 +275,17 @@ func (t *T[K]) M() {}
 
 func (t *T[K]) String() string { return "" }
 
+// A and B share a comment.
+func A() {}
+func B() {}
+
 type hidden struct{}
 
 func (hidden) Close() {}
 `, nil},
-		"simulated sleep": {"meter/a_test.go", "package p\nfunc TestA() { synctest.Test(func() { time.Sleep(1) }) }\n", nil},
-		"guarded skip":    {"meter/a_test.go", "package p\nfunc TestA() { if os.Getenv(\"CI\") == \"true\" { t.Fatal() }; t.Skip() }\n", nil},
+		"simulated sleep":       {"meter/a_test.go", "package p\nfunc TestA() { synctest.Test(func() { time.Sleep(1) }) }\n", nil},
+		"simulated by a helper": {"meter/a_test.go", "package p\nfunc run(f func()) { synctest.Test(f) }\nfunc TestA() { run(func() { time.Sleep(1) }) }\n", nil},
+		"guarded skip":          {"meter/a_test.go", "package p\nfunc TestA() { if os.Getenv(\"CI\") == \"true\" { t.Fatal() }; t.Skip() }\n", nil},
 		"long file": {"meter/a.go", doc + strings.Repeat("\n", 498),
 			[]string{"meter/a.go:2: 500 lines in a file, limit 500"}},
 		"long main": {"cmd/x402/main.go", "// Command x402 is a fixture.\npackage main\n" + strings.Repeat("\n", 99),
