@@ -63,7 +63,8 @@ type Journal struct {
 	closed  bool
 	size    int64
 	live    int64 // about the size after a rewrite
-	retryAt int64 // no rewrite below this size: the last one failed
+	floor   int64 // no rewrite for growth below this size
+	retryAt int64 // nor below this one: the last did not succeed
 	states  []State
 	index   map[ID]int // into states
 	dropped int
@@ -93,7 +94,7 @@ func OpenJournal(dir string) (*Journal, error) {
 }
 
 func openJournal(d disk, path string) (*Journal, error) {
-	j := &Journal{path: path, disk: d, index: make(map[ID]int)}
+	j := &Journal{path: path, disk: d, floor: compactSize, index: make(map[ID]int)}
 	b, err := d.ReadFile(journalName)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
@@ -201,7 +202,7 @@ func (j *Journal) Written() uint64 {
 func (j *Journal) errClosed() error { return fmt.Errorf("journal %s: %w", j.path, net.ErrClosed) }
 
 func (j *Journal) grown() bool {
-	return j.size > compactSize && j.size > compactRatio*j.live && j.size >= j.retryAt
+	return j.size > max(j.floor, j.retryAt, compactRatio*j.live)
 }
 
 func (j *Journal) remember(s State) {
