@@ -198,11 +198,12 @@ func closeError(err error) *tunnel.CloseError {
 
 // explain turns the error of a connection that has ended into its reason.
 func explain(err error) error {
-	if _, ok := errors.AsType[*quicgo.ApplicationError](err); ok {
+	_, closed := errors.AsType[*quicgo.ApplicationError](err)
+	_, idle := errors.AsType[*quicgo.IdleTimeoutError](err)
+	_, forgotten := errors.AsType[*quicgo.StatelessResetError](err)
+	_, broken := errors.AsType[*quicgo.TransportError](err)
+	if closed || idle || forgotten || broken {
 		return closeError(err)
-	}
-	if _, ok := errors.AsType[*quicgo.IdleTimeoutError](err); ok {
-		return &tunnel.CloseError{Err: err}
 	}
 	return err
 }

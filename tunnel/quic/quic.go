@@ -72,6 +72,10 @@ type ListenConfig struct {
 	// Conn is the socket. It is shared, not owned.
 	Conn net.PacketConn
 	Key  *ecdsa.PrivateKey
+	// ResetKey lets an agent that lost its connections, by a crash or a power
+	// cut, tell buyers so at their next packet (RFC 9000 §10.3). It is the
+	// same after every start, and secret. Zero: buyers wait for the time-out.
+	ResetKey [32]byte
 	// MaxStreams bounds the requests of one connection. Default 264.
 	MaxStreams int
 	// MaxConns bounds connections, handshakes included. Default 128.
@@ -103,6 +107,9 @@ func Listen(c ListenConfig) (*Listener, error) {
 	qc.MaxIncomingStreams = int64(c.MaxStreams)
 	qc.MaxIncomingUniStreams = 8 // HTTP/3 needs three
 	tr := &quicgo.Transport{Conn: c.Conn}
+	if c.ResetKey != [32]byte{} {
+		tr.StatelessResetKey = (*quicgo.StatelessResetKey)(&c.ResetKey)
+	}
 	ln, err := tr.ListenEarly(http3.ConfigureTLSConfig(&tls.Config{
 		Certificates: []tls.Certificate{cert},
 		MinVersion:   tls.VersionTLS13,
