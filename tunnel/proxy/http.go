@@ -36,13 +36,15 @@ func ServeHTTP(ctx context.Context, ln net.Listener, cfg Config) error {
 	}
 	h := newHTTPProxy(inner, g)
 	srv := &http.Server{
-		Handler:           h,
-		ReadHeaderTimeout: g.cfg.HandshakeTimeout,
-		IdleTimeout:       idleConn,
-		MaxHeaderBytes:    maxRequestHeader,
-		BaseContext:       func(net.Listener) context.Context { return inner },
-		ConnState:         h.count,
-		ErrorLog:          slog.NewLogLogger(g.cfg.Logger.Handler(), slog.LevelDebug),
+		Handler: h,
+
+		DisableGeneralOptionsHandler: true, // OPTIONS * is for sites
+		ReadHeaderTimeout:            g.cfg.HandshakeTimeout,
+		IdleTimeout:                  idleConn,
+		MaxHeaderBytes:               maxRequestHeader,
+		BaseContext:                  func(net.Listener) context.Context { return inner },
+		ConnState:                    h.count,
+		ErrorLog:                     slog.NewLogLogger(g.cfg.Logger.Handler(), slog.LevelDebug),
 	}
 	stop := context.AfterFunc(inner, func() {
 		srv.Close()
