@@ -162,7 +162,7 @@ func TestJournalManyChannels(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	states := make([]State, 300)
+	states := make([]State, 120)
 	for i := range states {
 		c := goldenConfig(t)
 		binary.BigEndian.PutUint64(c.Salt[:], uint64(i))
@@ -178,7 +178,7 @@ func TestJournalManyChannels(t *testing.T) {
 		}
 		mustSave(t, j, states...)
 	}
-	if perSave := (j.Written() - written) / (20 * 300); perSave > 256 {
+	if perSave := (j.Written() - written) / (20 * 120); perSave > 256 {
 		t.Errorf("%d bytes a save", perSave)
 	}
 	wantStates(t, j, states...)
