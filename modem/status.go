@@ -117,7 +117,9 @@ func (m *Modem) readOperator(ctx context.Context) (copsReply, error) {
 		}
 		_, err := m.try(ctx, "+COPS?", func(lines []string) bool {
 			reply, ok := parseCOPS(lines)
-			both = merge(both, reply)
+			if ok {
+				both = merge(both, reply)
+			}
 			return ok
 		})
 		if err != nil {

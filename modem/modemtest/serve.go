@@ -1,0 +1,212 @@
+package modemtest
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+)
+
+// Dial opens the modem's port as one end of a net.Pipe; Run serves the other. It
+// fits modem.Config.Open. The newest Dial has the port.
+func (m *Modem) Dial(ctx context.Context) (io.ReadWriteCloser, error) {
+	plugged, _, changed := m.watch()
+	if !plugged {
+		return nil, ErrUnplugged
+	}
+	client, server := net.Pipe()
+	select {
+	case m.dials <- server:
+		return client, nil
+	case <-ctx.Done():
+		return nil, errors.Join(ctx.Err(), client.Close(), server.Close())
+	case <-changed:
+		return nil, errors.Join(ErrUnplugged, client.Close(), server.Close())
+	}
+}
+
+// Run serves Dial until ctx ends, and then returns nil. Unplugging ends a
+// connection, not Run.
+func (m *Modem) Run(ctx context.Context) error {
+	var conns sync.WaitGroup
+	defer conns.Wait()
+	leave := func() {}
+	for {
+		select {
+		case <-ctx.Done():
+			leave()
+			return nil
+		case conn := <-m.dials:
+			leave()
+			conns.Wait()
+			var connCtx context.Context
+			connCtx, leave = context.WithCancel(ctx)
+			conns.Go(func() { m.Serve(connCtx, conn) })
+		}
+	}
+}
+
+// A chunk is a piece of an answer, sent after a pause.
+type chunk struct {
+	pause time.Duration
+	text  string
+}
+
+// Serve answers commands on rw until ctx ends or the other side leaves, which
+// return nil, or until the modem is unplugged. If rw is an io.Closer it is
+// closed then; Serve needs that to end while it reads.
+func (m *Modem) Serve(ctx context.Context, rw io.ReadWriter) error {
+	g, ctx := errgroup.WithContext(ctx)
+	// The port: its three loops are joined by channels that block, so that a
+	// slow answer holds up the next command and not the echo.
+	commands := make(chan string)
+	output := make(chan chunk)
+	g.Go(func() error { return m.read(ctx, rw, commands, output) })
+	g.Go(func() error { return m.work(ctx, commands, output) })
+	g.Go(func() error { return write(ctx, rw, output) })
+	g.Go(func() error {
+		err := m.untilUnplugged(ctx)
+		if c, ok := rw.(io.Closer); ok {
+			err = errors.Join(err, c.Close())
+		}
+		return err
+	})
+	err := g.Wait()
+	if errors.Is(err, ErrUnplugged) {
+		return ErrUnplugged
+	}
+	return nil // the other side left, in one way or another
+}
+
+func (m *Modem) untilUnplugged(ctx context.Context) error {
+	for {
+		plugged, _, changed := m.watch()
+		if !plugged {
+			return ErrUnplugged
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// read echoes what comes and cuts it into commands.
+func (m *Modem) read(ctx context.Context, r io.Reader, commands chan<- string, output chan<- chunk) error {
+	var line strings.Builder
+	buf := make([]byte, 256)
+	for {
+		if err := m.untilAwake(ctx); err != nil {
+			return err
+		}
+		n, err := r.Read(buf)
+		if err != nil {
+			return err
+		}
+		if err := m.untilAwake(ctx); err != nil {
+			return err
+		}
+		if m.echoes() {
+			if err := send(ctx, output, chunk{text: string(buf[:n])}); err != nil {
+				return err
+			}
+		}
+		for _, c := range buf[:n] {
+			switch {
+			case c == '\r' || c == '\n':
+				cmd := strings.TrimSpace(line.String())
+				line.Reset()
+				if len(cmd) < 2 || !strings.EqualFold(cmd[:2], "AT") {
+					continue
+				}
+				if err := send(ctx, commands, cmd[2:]); err != nil {
+					return err
+				}
+			case c >= ' ' && line.Len() < 1024:
+				line.WriteByte(c)
+			}
+		}
+	}
+}
+
+// untilAwake waits while the modem hangs.
+func (m *Modem) untilAwake(ctx context.Context) error {
+	for {
+		_, hangs, changed := m.watch()
+		if !hangs {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+func (m *Modem) echoes() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.echo
+}
+
+// work answers one command after the other.
+func (m *Modem) work(ctx context.Context, commands <-chan string, output chan<- chunk) error {
+	for {
+		select {
+		case cmd := <-commands:
+			for _, c := range m.answer(cmd) {
+				if err := send(ctx, output, c); err != nil {
+					return err
+				}
+			}
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+func write(ctx context.Context, w io.Writer, output <-chan chunk) error {
+	for {
+		select {
+		case c := <-output:
+			if err := pause(ctx, c.pause); err != nil {
+				return err
+			}
+			if _, err := io.WriteString(w, c.text); err != nil {
+				return err
+			}
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+func pause(ctx context.Context, d time.Duration) error {
+	if d <= 0 {
+		return nil
+	}
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func send[T string | chunk](ctx context.Context, to chan<- T, value T) error {
+	select {
+	case to <- value:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
