@@ -1,0 +1,240 @@
+// Package facilitator is the client of an x402 facilitator: the service that
+// verifies payments and settles channels on a network. It needs neither gas nor
+// a node nor a contract's ABI, so it fits a router.
+//
+// A call fails in one of two ways. [RefusedError] means that the facilitator
+// understood the request and said no; asking again is pointless until something
+// changes. [ErrUnavailable] means that there is no answer to rely on: it is
+// down, slow, broken or talks nonsense; the same request may be sent again, for
+// a facilitator of ours never applies one twice.
+package facilitator
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/depinsim/x402/channel"
+	"github.com/depinsim/x402/channel/x402"
+)
+
+// ErrUnavailable is wrapped by every error that says nothing about the payment.
+var ErrUnavailable = errors.New("facilitator unavailable")
+
+// A RefusedError is the facilitator's no.
+type RefusedError struct {
+	Code    string // one of x402's codes, or an HTTP status
+	Message string // for people; may be empty
+}
+
+func (e *RefusedError) Error() string {
+	if e.Message == "" {
+		return "refused: " + e.Code
+	}
+	return "refused: " + e.Message + " (" + e.Code + ")"
+}
+
+// Config configures a Client.
+type Config struct {
+	URL  string       // http or https, with an optional path
+	HTTP *http.Client // nil: one with 30 s for a call, of which 10 s to connect
+}
+
+// A Client talks to one facilitator. It is safe for concurrent use, and tries
+// every call once.
+type Client struct {
+	base string
+	http *http.Client
+}
+
+// New returns a client.
+func New(cfg Config) (*Client, error) {
+	u, err := url.Parse(cfg.URL)
+	if err != nil {
+		return nil, fmt.Errorf("facilitator URL: %w", err)
+	}
+	if u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.RawQuery != "" || u.Fragment != "" {
+		return nil, fmt.Errorf("facilitator URL %q: want http://HOST[:PORT][/PATH] or https", cfg.URL)
+	}
+	c := &Client{base: strings.TrimRight(cfg.URL, "/"), http: cfg.HTTP}
+	if c.http == nil {
+		c.http = defaultHTTP()
+	}
+	return c, nil
+}
+
+func defaultHTTP() *http.Client {
+	return &http.Client{
+		Timeout: 30 * time.Second,
+		Transport: &http.Transport{
+			Proxy:                 http.ProxyFromEnvironment,
+			DialContext:           (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: -1}).DialContext,
+			TLSHandshakeTimeout:   10 * time.Second,
+			ResponseHeaderTimeout: 20 * time.Second,
+			MaxIdleConnsPerHost:   1,
+			// A kept connection costs the SIM keep-alive packets.
+			IdleConnTimeout: 15 * time.Second,
+		},
+	}
+}
+
+// Supported asks what the facilitator can do.
+func (c *Client) Supported(ctx context.Context) (x402.Supported, error) {
+	var s x402.Supported
+	err := c.call(ctx, request{"GET", "/supported", nil}, &s)
+	return s, err
+}
+
+// Verify checks a payment without settling it. An invalid one is a
+// *RefusedError, and the response is returned beside it.
+func (c *Client) Verify(ctx context.Context, p x402.PaymentPayload, r x402.Requirements) (x402.VerifyResponse, error) {
+	var v x402.VerifyResponse
+	body := x402.FacilitatorRequest{Version: x402.Version, Payload: p, Requirements: r}
+	if err := c.call(ctx, request{"POST", "/verify", body}, &v); err != nil {
+		return v, err
+	}
+	if !v.IsValid {
+		return v, &RefusedError{Code: v.InvalidReason, Message: v.InvalidMessage}
+	}
+	return v, nil
+}
+
+// Settle executes a payment or an operation on channels. A failed one is a
+// *RefusedError, and the response is returned beside it.
+func (c *Client) Settle(ctx context.Context, p x402.PaymentPayload, r x402.Requirements) (x402.SettlementResponse, error) {
+	body := x402.FacilitatorRequest{Version: x402.Version, Payload: p, Requirements: r}
+	return c.settle(ctx, request{"POST", "/settle", body})
+}
+
+func (c *Client) settle(ctx context.Context, r request) (x402.SettlementResponse, error) {
+	var s x402.SettlementResponse
+	if err := c.call(ctx, r, &s); err != nil {
+		return s, err
+	}
+	if !s.Success {
+		return s, &RefusedError{Code: s.ErrorReason, Message: s.ErrorMessage}
+	}
+	return s, nil
+}
+
+// request is one call; body is nil or becomes JSON.
+type request struct {
+	method, path string
+	body         any
+}
+
+// call sends r and decodes the answer into out. Answers of 4xx that carry the
+// expected object, as the standard's facilitators send them, are decoded too.
+func (c *Client) call(ctx context.Context, r request, out any) error {
+	resp, err := c.send(ctx, r)
+	if err != nil {
+		return fmt.Errorf("%w: %s %s: %w", ErrUnavailable, r.method, c.base+r.path, err)
+	}
+	defer resp.Body.Close() // nothing of it is needed any more
+	data, err := io.ReadAll(io.LimitReader(resp.Body, x402.MaxBody+1))
+	if err != nil {
+		return fmt.Errorf("%w: %s %s: %w", ErrUnavailable, r.method, c.base+r.path, err)
+	}
+	switch {
+	case resp.StatusCode == http.StatusOK:
+		if err := x402.Unmarshal(data, out); err != nil {
+			return fmt.Errorf("%w: %s answered nonsense: %w", ErrUnavailable, c.base+r.path, err)
+		}
+		return nil
+	case resp.StatusCode == http.StatusRequestTimeout || resp.StatusCode == http.StatusTooManyRequests:
+	case resp.StatusCode >= 400 && resp.StatusCode < 500:
+		return refusal(resp.StatusCode, data)
+	}
+	return fmt.Errorf("%w: %s %s: status %d: %s", ErrUnavailable, r.method, c.base+r.path, resp.StatusCode, excerpt(data))
+}
+
+func (c *Client) send(ctx context.Context, r request) (*http.Response, error) {
+	var body io.Reader
+	if r.body != nil {
+		b, err := json.Marshal(r.body)
+		if err != nil {
+			return nil, err
+		}
+		body = bytes.NewReader(b)
+	}
+	req, err := http.NewRequestWithContext(ctx, r.method, c.base+r.path, body)
+	if err != nil {
+		return nil, err
+	}
+	if body != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
+	resp, err := c.http.Do(req)
+	if err != nil {
+		if u, ok := errors.AsType[*url.Error](err); ok {
+			err = u.Err // the method and URL are said by the caller
+		}
+		return nil, err
+	}
+	return resp, nil
+}
+
+// refusal reads whichever of the standard's error members an answer has.
+func refusal(status int, data []byte) error {
+	var e struct {
+		Settle  string `json:"errorReason"`
+		Verify  string `json:"invalidReason"`
+		Ours    string `json:"error"`
+		SettleM string `json:"errorMessage"`
+		VerifyM string `json:"invalidMessage"`
+		OursM   string `json:"message"`
+	}
+	if err := x402.Unmarshal(data, &e); err == nil {
+		for _, r := range [...]RefusedError{{e.Settle, e.SettleM}, {e.Verify, e.VerifyM}, {e.Ours, e.OursM}} {
+			if r.Code != "" {
+				return &r
+			}
+		}
+	}
+	return &RefusedError{Code: fmt.Sprintf("http_%d", status), Message: excerpt(data)}
+}
+
+// excerpt bounds what an error repeats of an answer.
+func excerpt(data []byte) string {
+	const limit = 120
+	s := strings.Join(strings.Fields(strings.ToValidUTF8(string(data), "?")), " ")
+	if len(s) > limit {
+		s = strings.ToValidUTF8(s[:limit], "") + "…"
+	}
+	return s
+}
+
+// Channel asks for the network's view of a channel.
+func (c *Client) Channel(ctx context.Context, network string, id channel.ID) (x402.ChannelInfo, error) {
+	var i x402.ChannelInfo
+	err := c.call(ctx, request{"GET", "/v1/channels/" + url.PathEscape(network) + "/" + id.String(), nil}, &i)
+	if err == nil && i.Channel != id {
+		err = fmt.Errorf("%w: asked for channel %s, got %s", ErrUnavailable, id, i.Channel)
+	}
+	return i, err
+}
+
+// Balance asks for an account, and for what was claimed for it as a receiver.
+func (c *Client) Balance(ctx context.Context, network string, a channel.Address) (x402.AccountInfo, error) {
+	var i x402.AccountInfo
+	err := c.call(ctx, request{"GET", "/v1/accounts/" + url.PathEscape(network) + "/" + a.String(), nil}, &i)
+	if err == nil && i.Address != a {
+		err = fmt.Errorf("%w: asked for account %s, got %s", ErrUnavailable, a, i.Address)
+	}
+	return i, err
+}
+
+// Totals asks where all credit of a ledger is.
+func (c *Client) Totals(ctx context.Context, network string) (x402.Totals, error) {
+	var t x402.Totals
+	err := c.call(ctx, request{"GET", "/v1/totals/" + url.PathEscape(network), nil}, &t)
+	return t, err
+}
