@@ -239,6 +239,34 @@ func restart(t *testing.T, d *memDisk, l *ledgerbook, what string) {
 	})
 }
 
+// A write that fails leaves nothing behind, and a file whose sync failed is
+// not appended to again.
+func TestJournalAfterAFault(t *testing.T) {
+	d := newMemDisk()
+	j, err := openJournal(d, journalName)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := opened(t)
+	mustSave(t, j, s)
+	file := d.seen[journalName]
+	size := len(file.seen)
+	for call, rewritten := range []bool{false, true} { // the write, the sync
+		s.Max++
+		d.failFrom, d.failTo = d.calls+call, d.calls+call+1
+		if err := j.Save(s); err == nil {
+			t.Fatal("the fault was not met")
+		}
+		if got := len(d.seen[journalName].seen); !rewritten && got != size {
+			t.Errorf("%d bytes were left of a failed write", got-size)
+		}
+		mustSave(t, j, s)
+		if now := d.seen[journalName] != file; now != rewritten {
+			t.Errorf("fault in call %d: rewritten is %v, want %v", call, now, rewritten)
+		}
+	}
+}
+
 // A run of faults ends, and the journal goes on by itself: every save that
 // was promised is there, and later saves succeed.
 func TestJournalRecoversFromFaults(t *testing.T) {

@@ -158,17 +158,24 @@ func (w memWrite) on(b []byte) []byte {
 	return b
 }
 
-// What a power cut may do to a write that was not synced.
-var tears = map[string]func([]byte) []byte{
+// What a power cut may do to a write that was not synced. Only the last of
+// several may survive too: the disk writes in the order it likes.
+var tears = map[string]func(b []byte, last bool) []byte{
 	"nothing of it": nil,
-	"all of it":     func(b []byte) []byte { return b },
-	"zeros":         func(b []byte) []byte { return make([]byte, len(b)) },
-	"garbage":       func(b []byte) []byte { return bytes.Repeat([]byte{0xa5}, len(b)) },
-	"the first half": func(b []byte) []byte {
+	"all of it":     func(b []byte, _ bool) []byte { return b },
+	"zeros":         func(b []byte, _ bool) []byte { return make([]byte, len(b)) },
+	"garbage":       func(b []byte, _ bool) []byte { return bytes.Repeat([]byte{0xa5}, len(b)) },
+	"the first half": func(b []byte, _ bool) []byte {
 		return append(bytes.Clone(b[:len(b)/2]), make([]byte, len(b)-len(b)/2)...)
 	},
-	"the second half": func(b []byte) []byte {
+	"the second half": func(b []byte, _ bool) []byte {
 		return append(make([]byte, len(b)/2), b[len(b)/2:]...)
+	},
+	"the last write": func(b []byte, last bool) []byte {
+		if last {
+			return b
+		}
+		return make([]byte, len(b))
 	},
 }
 
@@ -179,13 +186,13 @@ func (d *memDisk) afterPowerCut(f func(what string, left *memDisk)) {
 			left := newMemDisk()
 			for name, old := range names {
 				b := old.durable
-				for _, w := range old.pending {
+				for i, w := range old.pending {
 					switch {
 					case tear == nil:
 					case w.data == nil:
 						b = w.on(b)
 					default:
-						b = memWrite{w.off, tear(w.data)}.on(b)
+						b = memWrite{w.off, tear(w.data, i == len(old.pending)-1)}.on(b)
 					}
 				}
 				left.seen[name] = &memFile{disk: left, seen: b, durable: b}
