@@ -341,8 +341,9 @@ func (m *Modem) card(args string) reply {
 			return done("+CRSM: 106,130") // file not found
 		}
 		data = fmt.Sprintf("000000%02X", m.cfg.MNCLength)
-	case "28423": // EF_IMSI
-		data = fmt.Sprintf("%02X%s", len(m.cfg.IMSI)/2+1, swapped("9"+m.cfg.IMSI, 16))
+	case "28423": // EF_IMSI: the first nibble says whether the length is odd
+		parity := []string{"1", "9"}[len(m.cfg.IMSI)%2]
+		data = fmt.Sprintf("%02X%s", len(m.cfg.IMSI)/2+1, swapped(parity+m.cfg.IMSI, 16))
 	}
 	if code := m.simCode(); code != ok && f[1] != "12258" {
 		return fail(code)
