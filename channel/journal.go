@@ -36,9 +36,9 @@ const (
 	compactRatio = 4
 )
 
-// ErrCorrupt is returned for a journal that was damaged after it was written:
-// a bad record with good ones behind it, or a bad header. A power cut does not
-// do that, so nothing is guessed; the error names the file and the offset.
+// ErrCorrupt is returned for a store that was damaged after it was written; in
+// a journal, a bad record with good ones behind it, or a bad header. A power
+// cut does not do that, so nothing is guessed; the error names the place.
 var ErrCorrupt = errors.New("corrupt")
 
 // A Journal is a Store for flash: one file to which each Save appends one

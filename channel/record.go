@@ -30,25 +30,30 @@ const stateVersion = 1
 
 var errShort = errors.New("ends early")
 
-// MarshalBinary encodes the whole state, for stores that keep one value a
-// channel.
+// MarshalBinary encodes the whole state with a CRC-32C at its end, for stores
+// that keep one value a channel.
 func (s State) MarshalBinary() ([]byte, error) {
 	if _, err := s.withNote(s.Note); err != nil {
 		return nil, err
 	}
-	b := make([]byte, 0, 1+configSize+stateSize+len(s.Note))
+	b := make([]byte, 0, 1+configSize+stateSize+len(s.Note)+4)
 	b = append(b, stateVersion)
 	b = appendConfig(b, s.Domain, s.Config)
-	return appendState(b, s), nil
+	b = appendState(b, s)
+	return binary.BigEndian.AppendUint32(b, crc32.Checksum(b, castagnoli)), nil
 }
 
 // UnmarshalBinary reads what MarshalBinary wrote, and nothing else.
 func (s *State) UnmarshalBinary(b []byte) error {
-	if len(b) < 1+configSize {
+	if len(b) < 1+configSize+4 {
 		return fmt.Errorf("stored state: %w", errShort)
 	}
 	if b[0] != stateVersion {
 		return fmt.Errorf("stored state: version %d, this program knows %d", b[0], stateVersion)
+	}
+	b, sum := b[:len(b)-4], b[len(b)-4:]
+	if crc32.Checksum(b, castagnoli) != binary.BigEndian.Uint32(sum) {
+		return errors.New("stored state: wrong checksum")
 	}
 	d, c := decodeConfig(b[1 : 1+configSize])
 	v, err := decodeState(b[1+configSize:])

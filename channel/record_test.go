@@ -30,7 +30,7 @@ func TestStateBinary(t *testing.T) {
 		if d := cmp.Diff(s, back); d != "" {
 			t.Error(d)
 		}
-		for n := range b[:1+configSize+stateSize] {
+		for n := range b {
 			if err := back.UnmarshalBinary(b[:n]); err == nil {
 				t.Errorf("%d of %d bytes were enough", n, len(b))
 			}
@@ -41,14 +41,26 @@ func TestStateBinary(t *testing.T) {
 	if _, err := s.MarshalBinary(); err == nil {
 		t.Error("a note too long was encoded")
 	}
-	b, _ := opened(t).MarshalBinary()
-	for name, at := range map[string]int{"version": 0, "chain id": 8, "channel id": 1 + configSize, "phase": 1 + configSize + 32} {
+	b, err := opened(t).MarshalBinary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range b {
 		bad := bytes.Clone(b)
-		bad[at] ^= 0x10
+		bad[i] ^= 0x10
 		var back State
-		if err := back.UnmarshalBinary(bad); err == nil {
-			t.Errorf("another %s was accepted", name)
+		if err := back.UnmarshalBinary(bad); err == nil || back.ID != (ID{}) {
+			t.Errorf("a changed byte %d was not noticed", i)
 		}
+	}
+	// A right checksum does not make another channel's id right.
+	other := opened(t)
+	other.ID[0]++
+	if b, err = other.MarshalBinary(); err != nil {
+		t.Fatal(err)
+	}
+	if err := other.UnmarshalBinary(b); err == nil {
+		t.Error("another channel's id was accepted")
 	}
 }
 
