@@ -184,6 +184,9 @@ func (c Card) withDefaults() Card {
 }
 
 func (c Config) validate() error {
+	if err := c.Card.validate(); err != nil {
+		return err
+	}
 	switch {
 	case !strings.Contains(" "+strings.Join(Profiles(), " ")+" ", " "+c.Profile+" "):
 		return fmt.Errorf("profile: %q is none of %s", c.Profile, strings.Join(Profiles(), ", "))
@@ -198,7 +201,7 @@ func (c Config) validate() error {
 	case c.Faults.Delay < 0 || c.Faults.BusyFor < 0 || c.Faults.Halves < 0:
 		return errors.New("delay: must not be negative")
 	}
-	return c.Card.validate()
+	return nil
 }
 
 func (c Card) validate() error {
