@@ -1,0 +1,371 @@
+// Package buyer is the buyer's side: it opens a channel with an agent, offers
+// local proxies through its tunnel, counts what comes out of it and pays for
+// that, and for no more.
+//
+// [Run] is the composition root; session.go is one connection's life, purse.go
+// says what is owed, deposit.go puts money into the channel.
+package buyer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/depinsim/x402/agent"
+	"github.com/depinsim/x402/channel"
+	"github.com/depinsim/x402/channel/facilitator"
+	"github.com/depinsim/x402/channel/x402"
+	"github.com/depinsim/x402/tunnel"
+	"github.com/depinsim/x402/tunnel/proxy"
+	"github.com/depinsim/x402/tunnel/quic"
+)
+
+// Config says what to buy. Zero fields have the defaults named.
+type Config struct {
+	Key   *channel.Key
+	Store channel.Store // the channels' records; the caller's to close
+	Offer agent.Offer
+	// Budget bounds what this run signs for.
+	Budget channel.Amount
+	// MaxPrice bounds the price of a GB in either direction.
+	MaxPrice channel.Amount
+	// Deposit is how much is put into the channel at a time. Default 250,000
+	// (0.25 USD), or the agent's least.
+	Deposit channel.Amount
+	// Keep leaves the deposit in the channel at the end, for the next run.
+	Keep bool
+
+	// SOCKS and HTTP are listeners of the local proxies; nil leaves one out.
+	// Run closes them.
+	SOCKS, HTTP net.Listener
+	// Proxy carries the proxies' settings but for the Tunnel.
+	Proxy proxy.Config
+
+	Logger *slog.Logger
+	// OnStatus is called about four times a second, and at the end, from one
+	// goroutine. It must not block.
+	OnStatus func(Status)
+
+	// Socket and Facilitator replace the real ones in tests.
+	Socket      net.PacketConn
+	Facilitator Facilitator
+}
+
+// A Facilitator holds the deposits. *facilitator.Client is one.
+type Facilitator interface {
+	Channel(ctx context.Context, network string, id channel.ID) (x402.ChannelInfo, error)
+	Balance(ctx context.Context, network string, a channel.Address) (x402.AccountInfo, error)
+	Deposit(ctx context.Context, network string, t channel.Token, d x402.Deposit) (x402.SettlementResponse, error)
+	Withdraw(ctx context.Context, w x402.Withdraw) (x402.SettlementResponse, error)
+}
+
+var _ Facilitator = (*facilitator.Client)(nil)
+
+// ErrBudget is how Run ends when the budget is used up: in order, with
+// everything paid.
+var ErrBudget = errors.New("the budget is used up")
+
+// ErrPrice says that the agent asks for more than MaxPrice.
+var ErrPrice = errors.New("over the highest price")
+
+func (c Config) withDefaults() (Config, error) {
+	switch {
+	case c.Key == nil || c.Store == nil:
+		return c, errors.New("buyer: Key and Store: missing")
+	case c.Budget == 0:
+		return c, errors.New("the budget is zero: nothing can be bought")
+	case c.MaxPrice == 0:
+		return c, errors.New("the highest price is zero")
+	case c.Offer.Price.Max() > c.MaxPrice:
+		return c, priceError(c.Offer.Price, c.MaxPrice)
+	}
+	if c.Deposit == 0 {
+		c.Deposit = 250_000
+	}
+	c.Deposit = max(c.Deposit, c.Offer.Payment.MinDeposit)
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	return c, nil
+}
+
+func priceError(p agent.Price, most channel.Amount) error {
+	return fmt.Errorf("%w: the agent asks %s USD per GB, at most %s are allowed", ErrPrice, p.Max().USD(), most.USD())
+}
+
+// A Buyer is a running purchase.
+type Buyer struct {
+	cfg    Config
+	log    *slog.Logger
+	fac    Facilitator
+	domain channel.Domain
+	token  channel.Token
+	payer  *channel.Payer
+	id     channel.ID
+	addr   net.Addr // the agent's
+	dialer *quic.Dialer
+	status statusBoard
+
+	// Owned by the goroutine that runs sessions.
+	price   agent.Price    // the newest that the agent was heard to ask, and we accept
+	mem     memory         // of the channel, between sessions
+	proof   agent.Proof    // the agent's last
+	most    channel.Amount // what may be signed in all: the run's beginning plus the budget
+	outcome Result
+
+	mu     sync.Mutex
+	client *tunnel.Client
+	ready  chan struct{} // closed while there is a client; replaced when it goes
+	gone   error         // set at the end: no client will come
+}
+
+// Run buys until ctx is cancelled or the budget is used up ([ErrBudget]), then
+// drains, pays the rest, and has the channel claimed and refunded.
+func Run(ctx context.Context, c Config) (Result, error) {
+	c, err := c.withDefaults()
+	if err != nil {
+		return Result{}, err
+	}
+	b := &Buyer{cfg: c, log: c.Logger, fac: c.Facilitator, price: c.Offer.Price, ready: make(chan struct{})}
+	if err := b.prepare(ctx); err != nil {
+		return Result{}, err
+	}
+	socket := c.Socket
+	if socket == nil {
+		if socket, err = net.ListenPacket("udp", ":0"); err != nil {
+			return Result{}, err
+		}
+		defer socket.Close()
+	}
+	b.dialer = quic.NewDialer(socket)
+	defer b.dialer.Close()
+	return b.run(ctx)
+}
+
+// prepare opens the channel's record and sees to a first deposit.
+func (b *Buyer) prepare(ctx context.Context) (err error) {
+	p := b.cfg.Offer.Payment
+	if b.domain, err = p.Domain(); err != nil {
+		return err
+	}
+	if b.token, err = p.Token(); err != nil {
+		return err
+	}
+	if b.fac == nil {
+		if b.fac, err = facilitator.New(facilitator.Config{URL: p.Facilitator}); err != nil {
+			return err
+		}
+	}
+	if b.payer, err = channel.NewPayer(b.cfg.Store); err != nil {
+		return err
+	}
+	state, err := b.payer.Open(b.domain, b.cfg.Offer.Channel(b.cfg.Key.Address()))
+	if err != nil {
+		return err
+	}
+	if state.Phase != channel.Open { // a run that was cut off while it closed
+		if state, err = b.payer.Thaw(state.ID); err != nil {
+			return err
+		}
+	}
+	b.id = state.ID
+	if err := b.mem.unmarshal(state.Note); err != nil {
+		return err
+	}
+	if b.addr, err = resolve(ctx, b.cfg.Offer.Endpoints); err != nil {
+		return err
+	}
+	b.most = max(state.Max, state.Claimed) + b.cfg.Budget
+	return b.ensureDeposit(ctx)
+}
+
+// resolve finds the first endpoint that has an address.
+func resolve(ctx context.Context, endpoints []string) (net.Addr, error) {
+	var errs []error
+	for _, e := range endpoints {
+		host, port, err := net.SplitHostPort(e)
+		if err == nil {
+			var ips []net.IPAddr
+			if ips, err = net.DefaultResolver.LookupIPAddr(ctx, host); err == nil && len(ips) > 0 {
+				var n int
+				if n, err = net.DefaultResolver.LookupPort(ctx, "udp", port); err == nil {
+					return &net.UDPAddr{IP: ips[0].IP, Port: n, Zone: ips[0].Zone}, nil
+				}
+			}
+		}
+		errs = append(errs, fmt.Errorf("endpoint %s: %w", e, err))
+	}
+	return nil, errors.Join(errs...)
+}
+
+const (
+	redialMin = 200 * time.Millisecond
+	redialMax = 30 * time.Second
+	// dialWait is how long a local connection waits for the tunnel to come back.
+	dialWait = 15 * time.Second
+)
+
+// run keeps a session up, and the proxies on it, until the purchase is over.
+func (b *Buyer) run(ctx context.Context) (Result, error) {
+	g, gctx := errgroup.WithContext(ctx)
+	pctx, stopProxies := context.WithCancel(gctx)
+	defer stopProxies()
+	pc := b.cfg.Proxy
+	pc.Tunnel, pc.Logger = b, b.log
+	if b.cfg.SOCKS != nil {
+		g.Go(func() error { return proxy.ServeSOCKS5(pctx, b.cfg.SOCKS, pc) })
+	}
+	if b.cfg.HTTP != nil {
+		g.Go(func() error { return proxy.ServeHTTP(pctx, b.cfg.HTTP, pc) })
+	}
+	var result Result
+	g.Go(func() error {
+		defer stopProxies()
+		err := b.sessions(gctx, stopProxies)
+		result = b.result()
+		return err
+	})
+	err := g.Wait()
+	if ctx.Err() != nil && !errors.Is(err, ErrBudget) && errors.Is(err, context.Canceled) {
+		err = nil
+	}
+	b.report(b.status.get())
+	return result, err
+}
+
+// sessions runs one session after the other. It returns nil when ctx was
+// cancelled and the purchase was ended in order.
+func (b *Buyer) sessions(ctx context.Context, stopProxies func()) error {
+	defer b.leave(net.ErrClosed)
+	retry := redialMin
+	for {
+		began := time.Now()
+		err := b.session(ctx, stopProxies)
+		var over *overError
+		switch {
+		case errors.As(err, &over):
+			return over.err
+		case ctx.Err() != nil:
+			return b.endWithoutAgent(err)
+		}
+		if n, ok := errors.AsType[agent.Notice](err); ok {
+			if err := b.answer(ctx, n); err != nil {
+				return err
+			}
+		}
+		if time.Since(began) > time.Minute {
+			retry = redialMin
+		}
+		b.log.Warn("the tunnel is down; trying again", "err", err, "after", retry)
+		b.status.set(func(s *Status) { s.State, s.Error = "reconnecting", err.Error() })
+		b.report(b.status.get())
+		select {
+		case <-ctx.Done():
+			return b.endWithoutAgent(err)
+		case <-time.After(retry + rand.N(retry/2)):
+		}
+		retry = min(2*retry, redialMax)
+	}
+}
+
+// answer acts on the notice that ended a session. It returns an error when
+// there is no sense in trying again.
+func (b *Buyer) answer(ctx context.Context, n agent.Notice) error {
+	switch n.Code {
+	case agent.NoticePrice:
+		if n.Price == nil || n.Price.Max() > b.cfg.MaxPrice {
+			if n.Price != nil {
+				return priceError(*n.Price, b.cfg.MaxPrice)
+			}
+			return n
+		}
+		b.log.Info("the agent's price has changed", "price_up", n.Price.Up, "price_down", n.Price.Down)
+		b.price = *n.Price
+	case agent.NoticeDeposit:
+		return b.ensureDeposit(ctx)
+	case agent.NoticeRefused:
+		return n
+	}
+	return nil
+}
+
+// An overError ends the purchase: nil when it was ended in order.
+type overError struct{ err error }
+
+func (e *overError) Error() string {
+	if e.err == nil {
+		return "finished"
+	}
+	return e.err.Error()
+}
+
+// DialTCP opens a flow, as soon as there is a tunnel.
+func (b *Buyer) DialTCP(ctx context.Context, host string, port uint16) (net.Conn, error) {
+	c, err := b.current(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return c.DialTCP(ctx, host, port)
+}
+
+// DialUDP opens a UDP flow, likewise.
+func (b *Buyer) DialUDP(ctx context.Context, host string, port uint16) (net.Conn, error) {
+	c, err := b.current(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return c.DialUDP(ctx, host, port)
+}
+
+func (b *Buyer) current(ctx context.Context) (*tunnel.Client, error) {
+	ctx, cancel := context.WithTimeout(ctx, dialWait)
+	defer cancel()
+	for {
+		b.mu.Lock()
+		c, ready, gone := b.client, b.ready, b.gone
+		b.mu.Unlock()
+		switch {
+		case gone != nil:
+			return nil, gone
+		case c != nil:
+			return c, nil
+		}
+		select {
+		case <-ready:
+		case <-ctx.Done():
+			return nil, fmt.Errorf("no tunnel to the agent: %w", context.Cause(ctx))
+		}
+	}
+}
+
+// enter publishes the session's client, leave takes it back; a leave with an
+// error is the last.
+func (b *Buyer) enter(c *tunnel.Client) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.client = c
+	close(b.ready)
+}
+
+func (b *Buyer) leave(gone error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.gone != nil {
+		return
+	}
+	if b.client != nil {
+		b.client = nil
+		b.ready = make(chan struct{})
+	}
+	if gone != nil {
+		b.gone = gone
+		close(b.ready)
+	}
+}

@@ -1,0 +1,139 @@
+package buyer
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+
+	"github.com/depinsim/x402/agent"
+	"github.com/depinsim/x402/channel"
+	"github.com/depinsim/x402/meter"
+)
+
+// A purse is what one session's numbers come to for the buyer: a value that
+// says how much is owed by the buyer's own counts and how much to sign. All of
+// it is pure; the session owns it.
+type purse struct {
+	tally   agent.Tally   // base and price of the session; Up and Down as of the last update
+	counted meter.Reading // the buyer's own counts of this session
+	agent   agent.Reading // the agent's last
+	credit  channel.Amount
+	signed  channel.Amount // the newest voucher's
+	balance channel.Amount
+	most    channel.Amount // signed never exceeds it: the budget
+	known   bool           // the terms have come: tally is the session's
+}
+
+// update brings the tally to the present counts: downloads by the buyer's,
+// uploads by the agent's, of which its own are the ceiling.
+func (p *purse) update(counted meter.Reading) {
+	p.counted = counted
+	if p.known {
+		p.tally.Up = p.tally.BaseUp + min(p.agent.Received(), counted.Up())
+		p.tally.Down = p.tally.BaseDown + counted.Down()
+	}
+}
+
+// overcounted reports whether the agent counts more uploads than were sent.
+func (p *purse) overcounted() bool { return p.agent.Received() > p.counted.Up() }
+
+// pay is the amount that the next voucher should be for, or zero when none is
+// due: never more than is owed by the own counts, the budget or the deposit.
+// Unless now, vouchers wait for half of the credit.
+func (p *purse) pay(now bool) (channel.Amount, error) {
+	if !p.known {
+		return 0, nil
+	}
+	owed, err := p.tally.Owed()
+	if err != nil {
+		return 0, err
+	}
+	amount := min(owed, p.most, p.balance)
+	if amount <= p.signed || !now && amount-p.signed < p.credit/2 {
+		return 0, nil
+	}
+	return amount, nil
+}
+
+// spent reports whether the budget is used up, but for a margin that the
+// traffic under way may still cost.
+func (p *purse) spent() bool {
+	if !p.known {
+		return false
+	}
+	owed, err := p.tally.Owed()
+	margin := min(p.credit/8, p.most/50)
+	return err != nil || owed >= p.most-margin
+}
+
+// A memory is what the buyer keeps of a channel besides its vouchers: the
+// tally by its own counts, and how far uploads may at most have come.
+type memory struct {
+	tally   agent.Tally
+	ceiling uint64 // like tally.Up, but by what was sent
+}
+
+func (m memory) marshal() ([]byte, error) {
+	b, err := m.tally.MarshalBinary()
+	return binary.BigEndian.AppendUint64(b, m.ceiling), err
+}
+
+func (m *memory) unmarshal(b []byte) error {
+	if len(b) == 0 {
+		*m = memory{}
+		return nil
+	}
+	if len(b) < 8 {
+		return errors.New("channel record: truncated")
+	}
+	cut := len(b) - 8
+	m.ceiling = binary.BigEndian.Uint64(b[cut:])
+	return m.tally.UnmarshalBinary(b[:cut])
+}
+
+// memory is what to store of the session as it stands.
+func (p *purse) memory(ended bool) memory {
+	m := memory{tally: p.tally, ceiling: p.tally.BaseUp + p.counted.Up()}
+	m.tally.Ended = ended
+	return m
+}
+
+// remember adds a session that never learnt its terms to what was known.
+func (m memory) remember(counted meter.Reading, ended bool) memory {
+	m.ceiling += counted.Up()
+	m.tally.Down += counted.Down()
+	m.tally.Ended = ended
+	return m
+}
+
+// check holds the terms of a new session against what the buyer knows. The
+// base may be no more than what it counted itself came to, at the dearer of
+// the two prices, since the agent may have served at the new price already;
+// after a crash of its own, which loses the last counts, it may exceed that by
+// the credit. A voucher of the buyer's own proves the base up to its amount,
+// to one who lost all records.
+func (m memory) check(t agent.Terms, offered agent.Price, signed channel.Amount, proven channel.Amount) error {
+	if t.Version != agent.ProtocolVersion {
+		return &agent.VersionError{Theirs: []int{t.Version}}
+	}
+	if t.Price.Up > offered.Up || t.Price.Down > offered.Down {
+		return fmt.Errorf("the agent asks %s/%s per GB, its offer was %s/%s", t.Price.Up, t.Price.Down, offered.Up, offered.Down)
+	}
+	own := m.tally
+	own.Up = max(own.Up, m.ceiling)
+	own.Price = agent.Price{Up: max(own.Price.Up, offered.Up), Down: max(own.Price.Down, offered.Down)}
+	bound, err := own.Owed()
+	if err != nil {
+		return err
+	}
+	if !own.Ended && own.Session > 0 {
+		bound, err = bound.Add(agent.CreditPolicy{}.WithDefaults().Credit(own.Price, signed, ^uint64(0)))
+		if err != nil {
+			return err
+		}
+	}
+	if bound = max(bound, proven); t.Base > bound {
+		return fmt.Errorf("the agent claims that %s USD are owed from before, by our own count it is at most %s", t.Base.USD(), bound.USD())
+	}
+	return nil
+}

@@ -1,0 +1,423 @@
+package buyer
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	"github.com/depinsim/x402/agent"
+	"github.com/depinsim/x402/channel"
+	"github.com/depinsim/x402/meter"
+	"github.com/depinsim/x402/tunnel"
+	"github.com/depinsim/x402/tunnel/quic"
+)
+
+// A session is one connection to the agent.
+//
+//	hello ─→ terms ─→ paying ─┬─→ draining ─→ final voucher ─→ claim, refund ─→ over
+//	   └→ notice              └─→ connection lost: the buyer begins another
+//
+// One goroutine, run, owns the fields. Flows begin with the hello, before the
+// terms have come.
+type session struct {
+	b       *Buyer
+	conn    *quic.ClientConn
+	ctl     *tunnel.Control
+	client  *tunnel.Client
+	meter   *meter.Meter
+	purse   purse
+	inbox   chan tunnel.Capsule // from receive; unbuffered
+	drained bool                // the agent said so
+	closed  *agent.Closed       // the agent's last word
+
+	said     meter.Reading // what the agent was told last
+	saidAt   time.Time
+	paidAt   time.Time // when the last voucher was sent
+	over     time.Time // since when the agent has counted more than was sent
+	sampled  time.Time
+	sample   uint64
+	rate     uint64
+	topping  chan error     // the result of a deposit under way; nil: none
+	work     sync.WaitGroup // its goroutine
+	topAfter time.Time      // the next deposit not before
+}
+
+const (
+	dialTime   = 10 * time.Second
+	termsTime  = 20 * time.Second // the agent may have to ask the ledger
+	activeTick = 5 * time.Millisecond
+	idleTick   = 250 * time.Millisecond
+	idleAfter  = time.Second
+	payEvery   = time.Second
+	resendPay  = 2 * time.Second // a voucher without an answer is sent again
+	overTime   = 5 * time.Second // a reading may overtake the counting of a write, not for so long
+	drainTime  = 45 * time.Second
+	closeTime  = 60 * time.Second
+)
+
+// session connects and buys until something ends it. An *overError ends the
+// purchase; any other error lets the buyer try again.
+func (b *Buyer) session(ctx context.Context, stopProxies func()) error {
+	b.status.set(func(s *Status) { s.State = "connecting" })
+	dctx, cancel := context.WithTimeout(ctx, dialTime)
+	hash := [32]byte(b.cfg.Offer.TunnelKey)
+	conn, err := b.dialer.Dial(dctx, b.addr, &hash)
+	cancel()
+	if err != nil {
+		if errors.Is(err, quic.ErrWrongKey) {
+			return &overError{fmt.Errorf("%w: get a fresh offer from its owner", err)}
+		}
+		return err
+	}
+	x := &session{b: b, conn: conn, meter: meter.New(meter.Config{}), inbox: make(chan tunnel.Capsule), sampled: time.Now()}
+	if err := x.hello(ctx); err != nil {
+		_ = conn.Close(tunnel.ReasonInternal, "") // it has failed already
+		return err
+	}
+	x.client = tunnel.NewClient(conn, x.ctl, tunnel.Lanes{
+		UpTCP: x.meter.UpTCP, DownTCP: x.meter.DownTCP, UpUDP: x.meter.UpUDP, DownUDP: x.meter.DownUDP,
+	})
+	b.enter(x.client)
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer x.work.Wait()
+	received := make(chan error, 1)
+	rctx, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	wg.Go(func() { received <- x.receive(rctx) })
+	err = x.run(ctx, received)
+	b.leave(nil)
+	if err == nil || errors.Is(err, ErrBudget) {
+		stopProxies()
+		err = &overError{errors.Join(err, x.finish(context.WithoutCancel(ctx), received))}
+	}
+	x.keep(err)
+	reason, text := closeReason(err)
+	_ = conn.Close(reason, text) // it may have ended already
+	return err
+}
+
+func closeReason(err error) (tunnel.Reason, string) {
+	if errors.Is(err, errOvercount) {
+		return tunnel.ReasonOvercount, err.Error()
+	}
+	return tunnel.ReasonDone, ""
+}
+
+func (x *session) hello(ctx context.Context) error {
+	b := x.b
+	exporter, err := x.conn.ExportKey(agent.ExporterLabel)
+	if err != nil {
+		return err
+	}
+	h, err := agent.SealHello(b.cfg.Key, exporter, agent.Hello{
+		Versions: []int{agent.ProtocolVersion}, Network: b.cfg.Offer.Payment.Network,
+		Config: b.cfg.Offer.Channel(b.cfg.Key.Address()), Price: b.price,
+		Own:   agent.Counts{Session: b.mem.tally.Session, Up: b.mem.ceiling, Down: b.mem.tally.Down},
+		Proof: b.proof,
+	})
+	if err != nil {
+		return err
+	}
+	if x.ctl, err = tunnel.OpenControl(ctx, x.conn, "x402.invalid", agent.KnownCapsule); err != nil {
+		return err
+	}
+	return x.ctl.Send(agent.CapsuleHello, h)
+}
+
+// receive hands capsules to whoever runs the session.
+func (x *session) receive(ctx context.Context) error {
+	for {
+		c, err := x.ctl.Receive()
+		if err != nil {
+			if cause := context.Cause(x.conn.Context()); cause != nil {
+				return cause
+			}
+			if errors.Is(err, io.EOF) {
+				return errors.New("the agent ended the control stream")
+			}
+			return err
+		}
+		select {
+		case x.inbox <- c:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// run pays until ctx is cancelled (nil), the budget is used up (ErrBudget) or
+// the session fails.
+func (x *session) run(ctx context.Context, received <-chan error) error {
+	began := time.Now()
+	lastChange := began
+	tick := time.NewTimer(activeTick)
+	defer tick.Stop()
+	for {
+		select {
+		case c := <-x.inbox:
+			if err := x.handle(c); err != nil {
+				return err
+			}
+		case <-tick.C:
+		case err := <-x.topping:
+			x.topping = nil
+			if err := x.toppedUp(err); err != nil {
+				return err
+			}
+		case err := <-received:
+			return err
+		case <-ctx.Done():
+			return nil
+		}
+		now := time.Now()
+		if !x.purse.known && now.Sub(began) > termsTime {
+			return errors.New("the agent did not answer the hello")
+		}
+		before := x.purse.counted
+		if err := x.update(ctx, now); err != nil {
+			return err
+		}
+		if x.purse.counted != before {
+			lastChange = now
+		}
+		if now.Sub(lastChange) < idleAfter {
+			tick.Reset(activeTick)
+		} else {
+			tick.Reset(idleTick)
+		}
+	}
+}
+
+// handle acts on one capsule of the agent's.
+func (x *session) handle(c tunnel.Capsule) error {
+	switch c.Type {
+	case agent.CapsuleTerms:
+		t, err := agent.ParseTerms(c.Value)
+		if err != nil {
+			return err
+		}
+		return x.accept(t)
+	case agent.CapsuleReading:
+		r, err := agent.ParseReading(c.Value)
+		if err != nil {
+			return err
+		}
+		x.purse.agent, x.purse.credit = r, r.Credit
+		if len(r.Proof) > 0 {
+			x.b.proof = r.Proof
+		}
+	case agent.CapsuleNotice:
+		n, err := agent.ParseNotice(c.Value)
+		if err != nil {
+			return err
+		}
+		x.b.log.Warn("the agent says", "code", n.Code, "text", n.Text)
+		x.b.status.set(func(s *Status) { s.Notice = n.Text })
+		if !x.purse.known || n.Code == agent.NoticeDraining {
+			return n
+		}
+	case agent.CapsuleDrain:
+		x.drained = true
+	case agent.CapsuleClosed:
+		closed, err := agent.ParseClosed(c.Value)
+		if err != nil {
+			return err
+		}
+		x.closed = &closed
+	}
+	return nil
+}
+
+// errOvercount ends the purchase: the agent is not to be trusted.
+var errOvercount = errors.New("the agent overcounts")
+
+// accept takes the terms, if they fit what is known of the channel.
+func (x *session) accept(t agent.Terms) error {
+	b := x.b
+	state, _ := b.payer.Get(b.id)
+	var proven channel.Amount
+	if t.Voucher.Max > 0 {
+		signer, err := channel.Recover(b.domain.VoucherDigest(b.id, t.Voucher.Max), t.Voucher.Signature)
+		if err != nil || signer != b.cfg.Key.Address() {
+			return &overError{fmt.Errorf("%w: it shows a voucher that is not ours", errOvercount)}
+		}
+		proven = t.Voucher.Max
+	}
+	if err := b.mem.check(t, b.price, state.Max, proven); err != nil {
+		return &overError{fmt.Errorf("%w: %w", errOvercount, err)}
+	}
+	signed := max(state.Max, proven, state.Claimed)
+	x.purse = purse{
+		tally: t.Tally(), agent: x.purse.agent, credit: t.Credit, signed: signed,
+		balance: state.Balance, most: b.most, known: true,
+	}
+	x.purse.update(x.meter.Reading())
+	if err := x.store(false); err != nil {
+		return &overError{err}
+	}
+	b.status.set(func(s *Status) { s.State, s.Error, s.Session = "connected", "", t.Session })
+	b.log.Info("connected", "session", t.Session, "price_up", t.Price.Up, "price_down", t.Price.Down, "owed", t.Base, "balance", t.Balance)
+	return nil
+}
+
+// store writes what is known of the channel, besides vouchers.
+func (x *session) store(ended bool) error {
+	note, err := x.purse.memory(ended).marshal()
+	if err == nil {
+		_, err = x.b.payer.Note(x.b.id, note)
+	}
+	return err
+}
+
+// update counts, pays and tells.
+func (x *session) update(ctx context.Context, now time.Time) error {
+	p := &x.purse
+	p.update(x.meter.Reading())
+	x.measure(now)
+	x.show()
+	if !p.known {
+		return nil
+	}
+	if err := x.overcount(now); err != nil {
+		return err
+	}
+	if err := x.pay(now, now.Sub(x.paidAt) >= payEvery); err != nil {
+		return err
+	}
+	if err := x.read(now); err != nil {
+		return err
+	}
+	x.topUp(ctx)
+	if p.spent() {
+		return ErrBudget
+	}
+	return nil
+}
+
+// overcount ends the purchase when the agent claims uploads that were not sent.
+func (x *session) overcount(now time.Time) error {
+	switch {
+	case !x.purse.overcounted():
+		x.over = time.Time{}
+	case x.over.IsZero():
+		x.over = now
+	case now.Sub(x.over) > overTime:
+		return &overError{fmt.Errorf("%w: %d bytes up, %d were sent", errOvercount, x.purse.agent.Received(), x.purse.counted.Up())}
+	}
+	return nil
+}
+
+// pay signs and sends what is due, and sends again what was not answered.
+func (x *session) pay(now time.Time, all bool) error {
+	p := &x.purse
+	amount, err := p.pay(all)
+	if err != nil {
+		return &overError{err}
+	}
+	if amount == 0 {
+		if p.agent.Paid < p.signed && !x.paidAt.IsZero() && now.Sub(x.paidAt) > resendPay {
+			return x.sendVoucher(now)
+		}
+		return nil
+	}
+	note, err := p.memory(false).marshal()
+	if err != nil {
+		return &overError{err}
+	}
+	b := x.b
+	if _, err := b.payer.Sign(b.cfg.Key, b.id, amount, note); err != nil {
+		// Nothing was signed: a full disk, say. It is tried again; the agent waits.
+		b.log.Warn("sign a voucher", "amount", amount, "err", err)
+		b.status.set(func(s *Status) { s.Notice = err.Error() })
+		x.paidAt = now
+		return nil
+	}
+	p.signed = amount
+	return x.sendVoucher(now)
+}
+
+// sendVoucher sends the counts that the voucher pays for, then the voucher.
+func (x *session) sendVoucher(now time.Time) error {
+	x.paidAt = now
+	if err := x.sendReading(now); err != nil {
+		return err
+	}
+	state, _ := x.b.payer.Get(x.b.id)
+	v, ok := state.Voucher()
+	if !ok {
+		return nil
+	}
+	return x.ctl.Send(agent.CapsuleVoucher, agent.AppendVoucher(nil, v))
+}
+
+// read tells the agent the counts, once a second while they change.
+func (x *session) read(now time.Time) error {
+	if x.purse.counted == x.said || now.Sub(x.saidAt) < payEvery {
+		return nil
+	}
+	return x.sendReading(now)
+}
+
+func (x *session) sendReading(now time.Time) error {
+	c := x.purse.counted
+	x.said, x.saidAt = c, now
+	return x.ctl.Send(agent.CapsuleReading, agent.AppendReading(nil, agent.Reading{
+		ReceivedTCP: c.DownTCP, ReceivedUDP: c.DownUDP, ReceivedPackets: c.DownPackets,
+		SentTCP: c.UpTCP, SentUDP: c.UpUDP, SentPackets: c.UpPackets,
+	}))
+}
+
+// measure keeps the rate for the display.
+func (x *session) measure(now time.Time) {
+	if elapsed := now.Sub(x.sampled); elapsed >= 250*time.Millisecond {
+		total := x.purse.counted.Up() + x.purse.counted.Down()
+		x.rate = (total - x.sample) * 1000 / uint64(elapsed.Milliseconds())
+		x.sampled, x.sample = now, total
+		defer func() { x.b.report(x.b.status.get()) }()
+	}
+}
+
+func (x *session) show() {
+	p := x.purse
+	owed, _ := p.tally.Owed() // shown only
+	x.b.status.set(func(s *Status) {
+		s.Rate, s.Flows = x.rate, x.client.Flows()
+		if !p.known {
+			return
+		}
+		s.Up, s.Down, s.Owed, s.Signed, s.Accepted = p.tally.Up, p.tally.Down, owed, p.signed, p.agent.Paid
+		s.BudgetLeft, s.Balance = p.most-min(p.most, max(owed, p.signed)), p.balance
+	})
+}
+
+// keep remembers what the session came to, for the next one and for the disk.
+func (x *session) keep(err error) {
+	b := x.b
+	x.purse.update(x.meter.Reading())
+	if x.purse.known {
+		b.mem = x.purse.memory(true)
+	} else {
+		b.mem = b.mem.remember(x.meter.Reading(), b.mem.tally.Ended)
+	}
+	note, merr := b.mem.marshal()
+	if merr == nil {
+		_, merr = b.payer.Note(b.id, note)
+	}
+	if merr != nil {
+		b.log.Error("store the channel's totals", "err", merr)
+	}
+	b.log.Debug("session ended", "err", err)
+}
+
+func encode(v any) []byte {
+	b, err := json.Marshal(v)
+	if err != nil {
+		panic("buyer: encode: " + err.Error()) // only our own types come here
+	}
+	return b
+}

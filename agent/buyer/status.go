@@ -1,0 +1,48 @@
+package buyer
+
+import (
+	"sync"
+
+	"github.com/depinsim/x402/channel"
+)
+
+// Status is how a purchase stands. Amounts are in atomic units, sizes in bytes.
+type Status struct {
+	State      string         `json:"state"` // depositing, connecting, connected, reconnecting, finishing
+	Error      string         `json:"error,omitempty"`
+	Notice     string         `json:"notice,omitempty"` // the agent's last, or a trouble of our own
+	Session    uint64         `json:"session"`
+	Flows      int            `json:"flows"`
+	Rate       uint64         `json:"rate"` // bytes a second, both directions
+	Up         uint64         `json:"up"`   // of the channel, billed
+	Down       uint64         `json:"down"`
+	Owed       channel.Amount `json:"owed"`
+	Signed     channel.Amount `json:"signed"`
+	Accepted   channel.Amount `json:"accepted"` // of what is signed, by the agent
+	BudgetLeft channel.Amount `json:"budgetLeft"`
+	Balance    channel.Amount `json:"balance"` // of the channel
+}
+
+// A statusBoard holds the newest status.
+type statusBoard struct {
+	mu sync.Mutex
+	s  Status
+}
+
+func (b *statusBoard) set(f func(*Status)) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	f(&b.s)
+}
+
+func (b *statusBoard) get() Status {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.s
+}
+
+func (b *Buyer) report(s Status) {
+	if b.cfg.OnStatus != nil {
+		b.cfg.OnStatus(s)
+	}
+}

@@ -1,0 +1,142 @@
+package seller
+
+import (
+	"fmt"
+
+	"github.com/depinsim/x402/agent"
+	"github.com/depinsim/x402/channel"
+	"github.com/depinsim/x402/meter"
+)
+
+// An account is what one session's numbers come to: a value that says how much
+// is owed and how far the meter may go. All of it is pure; the session owns it.
+type account struct {
+	policy agent.CreditPolicy
+	tally  agent.Tally // base and price of the session; Up and Down as of the last update
+
+	counted meter.Reading // the agent's own counts of this session
+	buyer   agent.Reading // the buyer's last
+	rate    uint64        // bytes a second, measured
+
+	paid    channel.Amount // the newest voucher's
+	balance channel.Amount
+	others  channel.Amount // what all other channels owe
+	total   channel.Amount // what all channels may owe
+}
+
+// hear takes over the buyer's reading, whose totals may only rise.
+func (a *account) hear(r agent.Reading) error {
+	if r.ReceivedTCP < a.buyer.ReceivedTCP || r.ReceivedUDP < a.buyer.ReceivedUDP {
+		return fmt.Errorf("reading: received %d, was %d: it went back", r.Received(), a.buyer.Received())
+	}
+	a.buyer = r
+	return nil
+}
+
+// update brings the tally to the present counts: uploads by the agent's,
+// downloads by the buyer's.
+func (a *account) update(counted meter.Reading) {
+	a.counted = counted
+	a.tally.Up = a.tally.BaseUp + counted.Up()
+	a.tally.Down = a.tally.BaseDown + a.received()
+}
+
+// received is how much of what was sent down the buyer has: what it says, as
+// far as it was sent. A reading may overtake the counting of a write.
+func (a *account) received() uint64 {
+	return min(a.buyer.ReceivedTCP, a.counted.DownTCP) + min(a.buyer.ReceivedUDP, a.counted.DownUDP)
+}
+
+// credit is how much may be owed now.
+func (a *account) credit() channel.Amount {
+	c := a.policy.Credit(a.tally.Price, a.paid, a.rate)
+	if a.others >= a.total {
+		return 0
+	}
+	return min(c, a.total-a.others)
+}
+
+// debt is what is owed and not paid.
+func (a *account) debt() (channel.Amount, error) {
+	owed, err := a.tally.Owed()
+	if err != nil || owed <= a.paid {
+		return 0, err
+	}
+	return owed - a.paid, nil
+}
+
+// gap is how much of what was sent down in this session the buyer has not
+// counted: in flight, lost, or denied.
+func (a *account) gap() uint64 { return a.counted.Down() - a.received() }
+
+// limit is how many weighted bytes the session's meter may reach.
+//
+// The meter counts what was sent down, the tally what the buyer received. The
+// difference stays within the credit, so that a buyer who denies what it got
+// gains no more than that; of it lost datagrams are forgiven up to a rate, and
+// what earlier sessions lost is held against this one beyond the same rate.
+func (a *account) limit() uint64 {
+	price := a.tally.Price
+	_, down := price.Weights()
+	money, err := a.paid.Add(a.credit())
+	if err != nil {
+		money = ^channel.Amount(0)
+	}
+	money = min(money, a.balance)
+	if money <= a.tally.Base {
+		return 0
+	}
+	limit := price.Limit(money - a.tally.Base)
+	lostPackets := satSub(a.counted.DownUDP, a.buyer.ReceivedUDP)
+	limit = satAdd(limit, satMul(down, a.policy.Forgiven(lostPackets, min(a.buyer.ReceivedUDP, a.counted.DownUDP))))
+	held := a.tally.Lost - a.policy.Forgiven(a.tally.Lost, a.tally.Down)
+	return satSub(limit, satMul(down, held))
+}
+
+// close ends the session's tally: what the buyer has not counted by now is
+// remembered as lost.
+func (a *account) close() agent.Tally {
+	t := a.tally
+	t.Lost = satAdd(t.Lost, a.gap())
+	t.Ended = true
+	return t
+}
+
+func satAdd(a, b uint64) uint64 {
+	if a+b < a {
+		return ^uint64(0)
+	}
+	return a + b
+}
+
+func satSub(a, b uint64) uint64 {
+	if b > a {
+		return 0
+	}
+	return a - b
+}
+
+func satMul(a, b uint64) uint64 {
+	if a != 0 && b > ^uint64(0)/a {
+		return ^uint64(0)
+	}
+	return a * b
+}
+
+// resume is the tally from which a returning buyer's next session goes on: the
+// agent's own, or what the buyer proves to be the agent's own and newer, and
+// the buyer's admission that it received more than the agent had heard of.
+func resume(own agent.Tally, secret [32]byte, id channel.ID, h agent.Hello) agent.Tally {
+	t := own
+	if proven, err := h.Proof.Open(secret, id); err == nil {
+		if proven.Session > t.Session {
+			proven.Lost = max(proven.Lost, t.Lost) // this agent's state is an old copy
+		}
+		t = t.Merge(proven)
+	}
+	if h.Own.Session == t.Session && h.Own.Down > t.Down {
+		t.Lost = satSub(t.Lost, h.Own.Down-t.Down)
+		t.Down = h.Own.Down
+	}
+	return t
+}

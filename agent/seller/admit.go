@@ -1,0 +1,243 @@
+package seller
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/depinsim/x402/agent"
+	"github.com/depinsim/x402/channel"
+	"github.com/depinsim/x402/meter"
+	"github.com/depinsim/x402/tunnel"
+)
+
+// A refusal is why a session is not served, or no longer.
+type refusal struct {
+	reason tunnel.Reason
+	text   string
+}
+
+func (r *refusal) Error() string { return r.text }
+
+// begin takes the hello of a new connection and returns its session, admitted.
+func (s *Seller) begin(ctx context.Context, conn tunnel.ServerConn, tun *tunnel.Session, log *slog.Logger) (*session, error) {
+	hctx, cancel := context.WithTimeout(ctx, helloTime)
+	defer cancel()
+	ctl, h, err := s.hello(hctx, conn, tun)
+	if err != nil {
+		return nil, err
+	}
+	id := s.domain.ID(h.Config)
+	log = log.With("buyer", h.Config.Payer.String(), "channel", id.String()[:10])
+	x, notice := s.admit(ctx, id, h, conn)
+	if notice != nil {
+		notify(ctl, log, *notice)
+		return nil, &refusal{tunnel.ReasonRefused, notice.Text}
+	}
+	x.tun, x.ctl, x.log = tun, ctl, log
+	if err := x.start(); err != nil {
+		x.end(err)
+		return nil, err
+	}
+	return x, nil
+}
+
+// hello reads and checks the first capsule.
+func (s *Seller) hello(ctx context.Context, conn tunnel.ServerConn, tun *tunnel.Session) (*tunnel.Control, agent.Hello, error) {
+	ctl, err := tun.Control(ctx)
+	if err != nil {
+		return nil, agent.Hello{}, err
+	}
+	stop := context.AfterFunc(ctx, func() { _ = conn.Close(tunnel.ReasonAuth, "no hello in time") })
+	defer stop()
+	c, err := ctl.Receive()
+	if err != nil {
+		return nil, agent.Hello{}, &refusal{tunnel.ReasonProtocol, err.Error()}
+	}
+	if c.Type != agent.CapsuleHello {
+		return nil, agent.Hello{}, &refusal{tunnel.ReasonProtocol, "the first capsule is not a hello"}
+	}
+	exporter, err := conn.ExportKey(agent.ExporterLabel)
+	if err != nil {
+		return nil, agent.Hello{}, err
+	}
+	h, err := agent.OpenHello(exporter, c.Value)
+	if err != nil {
+		if _, ok := errors.AsType[*agent.VersionError](err); ok {
+			return nil, h, err
+		}
+		return nil, h, &refusal{tunnel.ReasonAuth, err.Error()}
+	}
+	return ctl, h, nil
+}
+
+// admit decides about a hello, and reserves the channel for its session.
+func (s *Seller) admit(ctx context.Context, id channel.ID, h agent.Hello, conn tunnel.ServerConn) (*session, *agent.Notice) {
+	if n := s.acceptable(h); n != nil {
+		return nil, n
+	}
+	if n := s.replace(ctx, id); n != nil {
+		return nil, n
+	}
+	state, err := s.payee.Open(s.domain, h.Config)
+	if err != nil {
+		return nil, &agent.Notice{Code: agent.NoticeRefused, Text: err.Error()}
+	}
+	// The ledger is asked anew at every session: the payer may have topped up,
+	// or begun to withdraw. While it does not answer, what it last said counts.
+	if fresh, err := s.observe(ctx, id); err == nil {
+		state = fresh
+	} else if state.Balance == 0 {
+		return nil, &agent.Notice{Code: agent.NoticeFacilitator, Text: "the channel's deposit cannot be checked now: " + err.Error()}
+	} else {
+		s.log.Warn("the ledger does not answer; going by what it last said", "channel", id, "err", err)
+	}
+	switch {
+	case state.Phase != channel.Open:
+		return nil, &agent.Notice{Code: agent.NoticeBusy, Text: "the channel is being settled; try again in a moment"}
+	case state.WithdrawAt != 0:
+		return nil, &agent.Notice{Code: agent.NoticeRefused, Text: "a withdrawal from the channel is under way"}
+	}
+	x, err := s.enlist(state, h, conn)
+	if err != nil {
+		return nil, &agent.Notice{Code: agent.NoticeRefused, Text: err.Error()}
+	}
+	if x.account.balance <= x.account.tally.Base {
+		s.remove(x)
+		close(x.done)
+		return nil, &agent.Notice{Code: agent.NoticeDeposit, Text: fmt.Sprintf(
+			"the channel holds %s USD, of which %s are owed: deposit more", state.Balance.USD(), x.account.tally.Base.USD())}
+	}
+	return x, nil
+}
+
+// acceptable checks what needs no ledger.
+func (s *Seller) acceptable(h agent.Hello) *agent.Notice {
+	want := agent.Offer{Agent: s.key.Address(), Payment: s.cfg.Payment}.Channel(h.Config.Payer)
+	want.PayerAuthorizer, want.Salt, want.WithdrawDelay = h.Config.PayerAuthorizer, h.Config.Salt, h.Config.WithdrawDelay
+	switch {
+	case h.Network != s.cfg.Payment.Network:
+		return &agent.Notice{Code: agent.NoticeRefused, Text: fmt.Sprintf("network %.40q, this agent is paid on %s", h.Network, s.cfg.Payment.Network)}
+	case h.Config != want:
+		return &agent.Notice{Code: agent.NoticeRefused, Text: "the channel pays somebody else, or in another asset: take a fresh offer"}
+	case h.Config.WithdrawDelay < s.cfg.Payment.WithdrawDelay || h.Config.WithdrawDelay > maxWithdrawDelay:
+		return &agent.Notice{Code: agent.NoticeRefused, Text: fmt.Sprintf("withdrawDelay %d s, this agent asks for %d", h.Config.WithdrawDelay, s.cfg.Payment.WithdrawDelay)}
+	case h.Price.Up < s.cfg.Price.Up || h.Price.Down < s.cfg.Price.Down:
+		p := s.cfg.Price
+		return &agent.Notice{Code: agent.NoticePrice, Price: &p, Text: fmt.Sprintf("the price is now %s up and %s down, in USD per GB", p.Up.USD(), p.Down.USD())}
+	}
+	return s.sim.refuses()
+}
+
+// replace ends the session that the channel has now, if any: its buyer has
+// come back on a new connection.
+func (s *Seller) replace(ctx context.Context, id channel.ID) *agent.Notice {
+	s.mu.Lock()
+	old := s.sessions[id]
+	closing := s.closing
+	s.mu.Unlock()
+	if closing {
+		return &agent.Notice{Code: agent.NoticeDraining, Text: "the agent stops"}
+	}
+	if old == nil {
+		return nil
+	}
+	_ = old.conn.Close(tunnel.ReasonReplaced, "a newer session of the same channel") // it may have ended already
+	select {
+	case <-old.done:
+		return nil
+	case <-ctx.Done():
+	case <-time.After(helloTime):
+	}
+	return &agent.Notice{Code: agent.NoticeBusy, Text: "the channel's last session has not ended yet; try again in a moment"}
+}
+
+// enlist makes the session of a state and hello and puts it on the list.
+func (s *Seller) enlist(state channel.State, h agent.Hello, conn tunnel.ServerConn) (*session, error) {
+	var own agent.Tally
+	if err := own.UnmarshalBinary(state.Note); err != nil {
+		return nil, err
+	}
+	// After a loss of state the ledger's claim is the least that is owed.
+	if own.Session == 0 && state.Claimed > own.Base {
+		own.Base = state.Claimed
+	}
+	tally, err := resume(own, s.secret, state.ID, h).Next(h.Price)
+	if err != nil {
+		return nil, err
+	}
+	up, down := tally.Price.Weights()
+	now := time.Now()
+	x := &session{
+		s: s, conn: conn, id: state.ID, state: state,
+		account: account{policy: s.cfg.Credit, tally: tally, paid: max(state.Max, state.Claimed), balance: state.Balance, total: s.cfg.TotalCredit},
+		meter:   meter.New(meter.Config{WeightUp: up, WeightDown: down}),
+		inbox:   make(chan tunnel.Capsule), leaving: make(chan struct{}), done: make(chan struct{}),
+		saidAt: now, progress: now, sampled: now,
+	}
+	x.leave = sync.OnceFunc(func() { close(x.leaving) })
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.closing:
+		return nil, errors.New("the agent stops")
+	case s.sessions[x.id] != nil:
+		return nil, errors.New("another session of the channel has just begun")
+	case len(s.sessions) >= s.cfg.MaxSessions:
+		return nil, fmt.Errorf("the agent serves %d buyers already", s.cfg.MaxSessions)
+	}
+	s.sessions[x.id] = x
+	return x, nil
+}
+
+// start stores the session's beginning, tells the buyer the terms and lets
+// flows in.
+func (x *session) start() error {
+	t := x.account.tally
+	note, err := t.MarshalBinary()
+	if err != nil {
+		return err
+	}
+	if x.state, err = x.s.payee.Note(x.id, note); err != nil {
+		return &refusal{tunnel.ReasonInternal, "store the session: " + err.Error()}
+	}
+	voucher, _ := x.state.Voucher() // zero when there is none
+	terms, err := json.Marshal(agent.Terms{
+		Version: agent.ProtocolVersion, Session: t.Session, Price: t.Price,
+		Base: t.Base, BaseUp: t.BaseUp, BaseDown: t.BaseDown,
+		Balance: x.account.balance, Credit: x.account.credit(), Voucher: voucher,
+	})
+	if err != nil {
+		return err
+	}
+	if err := x.ctl.Send(agent.CapsuleTerms, terms); err != nil {
+		return err
+	}
+	x.meter.Extend(x.account.limit())
+	x.tun.Admit(tunnel.Lanes{UpTCP: x.meter.UpTCP, DownTCP: x.meter.DownTCP, UpUDP: x.meter.UpUDP, DownUDP: x.meter.DownUDP})
+	x.log.Info("session opened", "session", t.Session, "price_up", t.Price.Up, "price_down", t.Price.Down, "balance", x.account.balance)
+	return nil
+}
+
+func notify(ctl *tunnel.Control, log *slog.Logger, n agent.Notice) {
+	b, err := json.Marshal(n)
+	if err == nil {
+		err = ctl.Send(agent.CapsuleNotice, b)
+	}
+	if err != nil {
+		log.Debug("notice not sent", "code", n.Code, "err", err)
+	}
+}
+
+// remove takes x off the list.
+func (s *Seller) remove(x *session) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.sessions[x.id] == x {
+		delete(s.sessions, x.id)
+	}
+}

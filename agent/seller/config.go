@@ -1,0 +1,124 @@
+package seller
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"time"
+
+	"github.com/depinsim/x402/agent"
+	"github.com/depinsim/x402/channel"
+	"github.com/depinsim/x402/modem"
+	"github.com/depinsim/x402/tunnel"
+)
+
+// Config says what an agent sells and how. Zero fields have the defaults named.
+type Config struct {
+	// StateDir holds keys, vouchers and totals. It must survive reboots.
+	StateDir string
+	// Listen is the UDP address that buyers reach. Default ":4402".
+	Listen string
+	// Endpoints are host:port pairs under which buyers find Listen. Default:
+	// the address listened on, if it is not a wildcard.
+	Endpoints []string
+	// Control is the path of the control socket. Default: in StateDir.
+	Control string
+
+	Price   agent.Price
+	Payment agent.Payment
+	Credit  agent.CreditPolicy
+	// TotalCredit bounds what all channels together may owe. Default 20 times
+	// Credit.Cap.
+	TotalCredit channel.Amount
+
+	// MaxSessions bounds sessions at once. Default 32.
+	MaxSessions int
+	// MaxFlows bounds the flows of one session. Default 256.
+	MaxFlows int
+
+	// SettleEvery is the longest time between two settlements. Default 24 h.
+	SettleEvery time.Duration
+	// SettleAt is the unclaimed amount that settles at once. Default 1,000,000
+	// (1 USD).
+	SettleAt channel.Amount
+
+	// Modem is where the SIM is read. Nil sells without naming a SIM.
+	Modem *modem.Config
+	// Policy says which targets buyers may reach.
+	Policy PolicyConfig
+
+	Logger *slog.Logger
+
+	// Socket, Dialer and Facilitator replace the real ones in tests.
+	Socket      net.PacketConn
+	Dialer      tunnel.Dialer
+	Facilitator Facilitator
+}
+
+// Limits of what the owner may set.
+const (
+	minWithdrawDelay = 24 * 60 * 60      // DESIGN: a day for a router that was off
+	maxWithdrawDelay = 30 * 24 * 60 * 60 // the contract's own bound
+)
+
+func (c Config) withDefaults() (Config, error) {
+	if c.StateDir == "" {
+		return c, errors.New("state_dir: missing")
+	}
+	if c.Listen == "" {
+		c.Listen = ":4402"
+	}
+	c.Credit = c.Credit.WithDefaults()
+	if c.TotalCredit == 0 {
+		c.TotalCredit = 20 * c.Credit.Cap
+	}
+	if c.MaxSessions == 0 {
+		c.MaxSessions = 32
+	}
+	if c.MaxFlows == 0 {
+		c.MaxFlows = 256
+	}
+	if c.SettleEvery == 0 {
+		c.SettleEvery = 24 * time.Hour
+	}
+	if c.SettleAt == 0 {
+		c.SettleAt = 1_000_000
+	}
+	if c.Payment.WithdrawDelay == 0 {
+		c.Payment.WithdrawDelay = minWithdrawDelay
+	}
+	if c.Payment.MinDeposit == 0 {
+		c.Payment.MinDeposit = 100_000
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	return c, c.check()
+}
+
+func (c Config) check() error {
+	if err := c.Price.Check(); err != nil {
+		return err
+	}
+	p := c.Payment
+	if _, err := p.Domain(); err != nil {
+		return fmt.Errorf("payment.network: %w", err)
+	}
+	switch {
+	case p.PayTo.IsZero():
+		return errors.New("payment.pay_to: missing: set it to the address that is to be paid, such as your wallet's")
+	case p.Asset.IsZero():
+		return errors.New("payment.asset: missing: set it to the asset that you accept on the network")
+	case p.WithdrawDelay < minWithdrawDelay || p.WithdrawDelay > maxWithdrawDelay:
+		return fmt.Errorf("payment.withdraw_delay: %d s, want one day to 30 days", p.WithdrawDelay)
+	case c.SettleEvery < time.Minute:
+		return fmt.Errorf("settle.every: %v, want at least a minute", c.SettleEvery)
+	}
+	for _, e := range c.Endpoints {
+		if err := agent.CheckEndpoint(e); err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,136 @@
+package seller
+
+import (
+	"crypto/ecdsa"
+	"crypto/x509"
+	"encoding/hex"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"github.com/depinsim/x402/channel"
+	"github.com/depinsim/x402/tunnel/quic"
+)
+
+// Files of the state directory.
+const (
+	deviceKeyFile = "device.key" // secp256k1, hex; made on first start, never leaves
+	tunnelKeyFile = "tunnel.key" // P-256, PEM
+	offerSeqFile  = "offer.seq"
+	offerFile     = "offer.json"
+)
+
+func (s *Seller) loadKeys() error {
+	if err := os.MkdirAll(s.cfg.StateDir, 0o700); err != nil {
+		return fmt.Errorf("state directory: %w", err)
+	}
+	if err := s.loadDeviceKey(); err != nil {
+		return fmt.Errorf("device key: %w", err)
+	}
+	if err := s.loadTunnelKey(); err != nil {
+		return fmt.Errorf("tunnel key: %w", err)
+	}
+	return nil
+}
+
+func (s *Seller) loadDeviceKey() error {
+	path := filepath.Join(s.cfg.StateDir, deviceKeyFile)
+	b, err := os.ReadFile(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		if s.key, err = channel.GenerateKey(); err != nil {
+			return err
+		}
+		return replaceFile(path, []byte(hex.EncodeToString(s.key.Bytes())+"\n"), 0o600)
+	case err != nil:
+		return err
+	}
+	raw, err := hex.DecodeString(strings.TrimSpace(string(b)))
+	if err != nil {
+		return fmt.Errorf("%s: not a hexadecimal key: restore it from a backup", path)
+	}
+	s.key, err = channel.ParseKey(raw)
+	return err
+}
+
+func (s *Seller) loadTunnelKey() error {
+	path := filepath.Join(s.cfg.StateDir, tunnelKeyFile)
+	b, err := os.ReadFile(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		if s.tls, err = quic.GenerateKey(); err != nil {
+			return err
+		}
+		der, err := x509.MarshalECPrivateKey(s.tls)
+		if err != nil {
+			return err
+		}
+		return replaceFile(path, pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: der}), 0o600)
+	case err != nil:
+		return err
+	}
+	block, _ := pem.Decode(b)
+	if block == nil {
+		return fmt.Errorf("%s: not PEM: remove it and a new one is made", path)
+	}
+	var key *ecdsa.PrivateKey
+	if key, err = x509.ParseECPrivateKey(block.Bytes); err != nil {
+		return fmt.Errorf("%s: %w", path, err)
+	}
+	s.tls = key
+	return nil
+}
+
+// nextSeq is one more than the last offer's, also across restarts.
+func (s *Seller) nextSeq() (uint64, error) {
+	path := filepath.Join(s.cfg.StateDir, offerSeqFile)
+	var last uint64
+	b, err := os.ReadFile(path)
+	switch {
+	case err == nil:
+		if last, err = strconv.ParseUint(strings.TrimSpace(string(b)), 10, 64); err != nil {
+			return 0, fmt.Errorf("%s: %w", path, err)
+		}
+	case !errors.Is(err, fs.ErrNotExist):
+		return 0, err
+	}
+	seq := last + 1
+	return seq, replaceFile(path, []byte(strconv.FormatUint(seq, 10)+"\n"), 0o600)
+}
+
+// writeOffer leaves the signed offer where its owner can take it from.
+func (s *Seller) writeOffer(b []byte) error {
+	return replaceFile(filepath.Join(s.cfg.StateDir, offerFile), append(b[:len(b):len(b)], '\n'), 0o644)
+}
+
+// replaceFile writes a file so that after a power loss either the old or the
+// new content is there, whole.
+func replaceFile(path string, b []byte, mode fs.FileMode) (err error) {
+	tmp, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".new*")
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, os.Remove(tmp.Name()))
+		}
+	}()
+	_, err = tmp.Write(b)
+	err = errors.Join(err, tmp.Chmod(mode), tmp.Sync(), tmp.Close())
+	if err != nil {
+		return err
+	}
+	if err = os.Rename(tmp.Name(), path); err != nil {
+		return err
+	}
+	dir, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	return errors.Join(dir.Sync(), dir.Close())
+}

@@ -1,0 +1,273 @@
+// Package seller is the agent: it reads the SIM, sells traffic under its
+// owner's rules, relays it, counts it and is paid for it.
+//
+// [Run] is the composition root of modem, tunnel, meter and channel. One
+// [session] serves one buyer; account.go says what a session owes, settle.go
+// turns vouchers into money.
+package seller
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/depinsim/x402/agent"
+	"github.com/depinsim/x402/channel"
+	"github.com/depinsim/x402/channel/facilitator"
+	"github.com/depinsim/x402/channel/x402"
+	"github.com/depinsim/x402/tunnel"
+	"github.com/depinsim/x402/tunnel/quic"
+)
+
+// A Facilitator settles channels. *facilitator.Client is one.
+type Facilitator interface {
+	Channel(ctx context.Context, network string, id channel.ID) (x402.ChannelInfo, error)
+	Claim(ctx context.Context, network string, c x402.Claim) (x402.SettlementResponse, error)
+	SettleReceiver(ctx context.Context, network string, receiver, token channel.Address) (x402.SettlementResponse, error)
+	Refund(ctx context.Context, network string, r x402.Refund) (x402.SettlementResponse, error)
+}
+
+var _ Facilitator = (*facilitator.Client)(nil)
+
+// A Seller is a running agent.
+type Seller struct {
+	cfg    Config
+	log    *slog.Logger
+	key    *channel.Key // the device's
+	tls    *ecdsa.PrivateKey
+	secret [32]byte // seals proofs
+	domain channel.Domain
+	token  channel.Token
+	fac    Facilitator
+	dialer tunnel.Dialer
+
+	journal *channel.Journal
+	payee   *channel.Payee
+	addr    net.Addr
+	started time.Time
+	settle  chan settleRequest // served by settleLoop; unbuffered
+	due     chan struct{}      // one token: enough is unclaimed to settle
+	sim     simWatch
+
+	mu       sync.Mutex
+	sessions map[channel.ID]*session // serving
+	closing  bool                    // no new sessions
+	offer    []byte                  // signed
+	offerSeq uint64
+	// leftBehind is what channels without a session owe.
+	leftBehind channel.Amount
+}
+
+// Run sells until ctx is cancelled, then drains, claims and returns nil.
+func Run(ctx context.Context, c Config) error {
+	s, err := open(c)
+	if err != nil {
+		return err
+	}
+	defer s.journal.Close()
+	return s.run(ctx)
+}
+
+func open(c Config) (*Seller, error) {
+	c, err := c.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	s := &Seller{
+		cfg: c, log: c.Logger, fac: c.Facilitator, dialer: c.Dialer,
+		started: time.Now(), sessions: make(map[channel.ID]*session), settle: make(chan settleRequest), due: make(chan struct{}, 1),
+	}
+	if s.domain, err = c.Payment.Domain(); err != nil {
+		return nil, err
+	}
+	if s.token, err = c.Payment.Token(); err != nil {
+		return nil, err
+	}
+	if s.fac == nil {
+		if s.fac, err = facilitator.New(facilitator.Config{URL: c.Payment.Facilitator}); err != nil {
+			return nil, err
+		}
+	}
+	if s.dialer == nil {
+		if s.dialer, err = NewPolicy(c.Policy); err != nil {
+			return nil, err
+		}
+	}
+	if err := s.loadKeys(); err != nil {
+		return nil, err
+	}
+	s.secret = s.key.Derive("x402 proof v1")
+	if s.journal, err = channel.OpenJournal(filepath.Join(c.StateDir, "channels")); err != nil {
+		return nil, err
+	}
+	if n := s.journal.Dropped(); n > 0 {
+		s.log.Warn("the journal's torn tail was cut off, as after a power loss", "bytes", n)
+	}
+	if s.payee, err = channel.NewPayee(s.journal); err != nil {
+		return nil, errors.Join(err, s.journal.Close())
+	}
+	s.sim.wanted = c.Modem != nil
+	s.countLeftBehind()
+	return s, nil
+}
+
+func (s *Seller) run(ctx context.Context) error {
+	socket := s.cfg.Socket
+	if socket == nil {
+		var err error
+		if socket, err = net.ListenPacket("udp", s.cfg.Listen); err != nil {
+			return fmt.Errorf("listen: %w", err)
+		}
+		defer socket.Close()
+	}
+	ln, err := quic.Listen(quic.ListenConfig{
+		Conn: socket, Key: s.tls, MaxStreams: s.cfg.MaxFlows + 8, MaxConns: 4 * s.cfg.MaxSessions,
+		ResetKey: s.key.Derive("x402 stateless reset v1"),
+	})
+	if err != nil {
+		return err
+	}
+	s.addr = ln.Addr()
+	if err := s.publish(); err != nil {
+		return errors.Join(err, ln.Close())
+	}
+	s.log.Info("selling", "agent", s.key.Address(), "listen", s.addr, "price_up", s.cfg.Price.Up, "price_down", s.cfg.Price.Down, "network", s.cfg.Payment.Network)
+
+	// Sessions outlive ctx for as long as it takes to drain them.
+	sctx, endSessions := context.WithCancel(context.WithoutCancel(ctx))
+	defer endSessions()
+	g, gctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return s.watchSIM(gctx) })
+	g.Go(func() error { return s.serveControl(gctx) })
+	g.Go(func() error { return s.settleLoop(gctx) })
+	var sessions errgroup.Group
+	g.Go(func() error { return s.accept(gctx, sctx, ln, &sessions) })
+	err = g.Wait()
+
+	s.stop()
+	endSessions()
+	if werr := sessions.Wait(); werr != nil { // sessions return nil: they log their own end
+		err = errors.Join(err, werr)
+	}
+	err = errors.Join(err, ln.Close())
+	if ctx.Err() == nil {
+		return err
+	}
+	s.lastSettle(context.WithoutCancel(ctx))
+	s.log.Info("stopped")
+	return nil
+}
+
+// accept serves connections until ctx ends.
+func (s *Seller) accept(ctx, sctx context.Context, ln *quic.Listener, sessions *errgroup.Group) error {
+	for {
+		conn, remote, err := ln.Accept(ctx)
+		if err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
+			return fmt.Errorf("accept: %w", err)
+		}
+		sessions.Go(func() error {
+			s.serve(sctx, conn, remote)
+			return nil
+		})
+	}
+}
+
+// drainTime bounds an orderly stop's wait for flows.
+const drainTime = 10 * time.Second
+
+// stop tells all sessions to finish and waits for them, within drainTime.
+func (s *Seller) stop() {
+	s.mu.Lock()
+	s.closing = true
+	all := make([]*session, 0, len(s.sessions))
+	for _, x := range s.sessions {
+		all = append(all, x)
+	}
+	s.mu.Unlock()
+	if len(all) == 0 {
+		return
+	}
+	s.log.Info("draining", "sessions", len(all))
+	timer := time.NewTimer(drainTime)
+	defer timer.Stop()
+	for _, x := range all {
+		x.leave()
+	}
+	for _, x := range all {
+		select {
+		case <-x.done:
+		case <-timer.C:
+			return
+		}
+	}
+}
+
+// publish signs the present offer.
+func (s *Seller) publish() error {
+	hash, err := quic.KeyHash(&s.tls.PublicKey)
+	if err != nil {
+		return err
+	}
+	endpoints := s.cfg.Endpoints
+	if len(endpoints) == 0 {
+		endpoints = []string{s.addr.String()}
+	}
+	seq, err := s.nextSeq()
+	if err != nil {
+		return err
+	}
+	b, err := agent.SignOffer(s.key, agent.Offer{
+		Seq: seq, Endpoints: endpoints, TunnelKey: hash,
+		Price: s.cfg.Price, Payment: s.cfg.Payment, SIM: s.sim.offered(),
+	})
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	s.offer, s.offerSeq = b, seq
+	s.mu.Unlock()
+	return s.writeOffer(b)
+}
+
+// plain answers requests that any HTTP/3 client may make.
+func (s *Seller) plain(h tunnel.Header) (int, string, []byte) {
+	if h.Method != http.MethodGet || h.Path != agent.OfferPath {
+		return http.StatusNotFound, "text/plain; charset=utf-8", []byte("not found; the offer is at " + agent.OfferPath + "\n")
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return http.StatusOK, "application/json", s.offer
+}
+
+// unpaid is the 402 answer's PAYMENT-REQUIRED field for a client without a
+// channel (x402 v2, HTTP transport).
+func (s *Seller) unpaid() http.Header {
+	cfg := s.offerConfig()
+	req := x402.BatchRequirements(s.cfg.Payment.Network, s.token, cfg)
+	req.Amount = s.cfg.Payment.MinDeposit
+	v, err := x402.EncodeHeader(x402.PaymentRequired{
+		Version: x402.Version, Error: "Payment required", Accepts: []x402.Requirements{req},
+	})
+	if err != nil {
+		s.log.Error("payment required", "err", err)
+		return nil
+	}
+	return http.Header{"Payment-Required": {v}}
+}
+
+// offerConfig is the agent's part of a channel's config.
+func (s *Seller) offerConfig() channel.Config {
+	return agent.Offer{Agent: s.key.Address(), Payment: s.cfg.Payment}.Channel(channel.Address{})
+}

@@ -1,0 +1,375 @@
+package seller
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/depinsim/x402/agent"
+	"github.com/depinsim/x402/channel"
+	"github.com/depinsim/x402/meter"
+	"github.com/depinsim/x402/tunnel"
+)
+
+// A session serves one buyer on one connection, on one channel.
+//
+//	hello ─→ admitted ─→ serving ─┬─→ drained ─→ closing ─→ done
+//	   └→ refused                 └─→ connection lost ─→ done
+//
+// One goroutine, run, owns the fields without a comment of their own. Flows
+// are the tunnel's and meet it only in the meter.
+type session struct {
+	s    *Seller
+	log  *slog.Logger
+	conn tunnel.ServerConn
+	tun  *tunnel.Session
+	ctl  *tunnel.Control
+
+	id      channel.ID
+	state   channel.State
+	meter   *meter.Meter
+	account account
+
+	inbox   chan tunnel.Capsule // from receive; unbuffered
+	drained chan struct{}       // closed when all flows have ended after a drain
+	leaving chan struct{}       // closed by leave: the agent stops
+	leave   func()
+	done    chan struct{} // closed when the session has ended and its tally is stored
+
+	said     agent.Reading // the last that was sent
+	saidAt   time.Time
+	progress time.Time // when the buyer last paid or acknowledged something
+	sampled  time.Time // rate: when and at which count it was last measured
+	sampleAt uint64
+
+	view atomic.Pointer[SessionStatus] // for status; replaced at every update
+}
+
+const (
+	helloTime  = 15 * time.Second // from the handshake to a hello
+	noticeTime = time.Second
+	unpaidTime = 30 * time.Second // without any progress of payment
+	activeTick = 20 * time.Millisecond
+	idleTick   = time.Second
+	readEvery  = time.Second // between readings to the buyer, unless money asks for one
+	flowGrace  = 30 * time.Second
+)
+
+// serve is the whole life of one connection.
+func (s *Seller) serve(ctx context.Context, conn tunnel.ServerConn, remote net.Addr) {
+	log := s.log.With("remote", remote.String())
+	tun := tunnel.NewSession(conn, tunnel.Config{
+		Dialer: s.dialer, Logger: s.log, MaxFlows: s.cfg.MaxFlows,
+		Unpaid: s.unpaid, Plain: s.plain, Known: agent.KnownCapsule,
+	})
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		if err := tun.Run(); err != nil {
+			log.Debug("connection ended", "err", err)
+		}
+	})
+	defer wg.Wait()
+	stop := context.AfterFunc(ctx, func() { _ = conn.Close(tunnel.ReasonShutdown, "the agent stops") })
+	defer stop()
+	x, err := s.begin(ctx, conn, tun, log)
+	if err != nil && conn.Context().Err() != nil {
+		log.Debug("connection without a session", "err", err)
+		return
+	}
+	if err != nil {
+		log.Info("session refused", "err", err)
+		select { // a notice needs a moment to arrive; the buyer leaves at once then
+		case <-conn.Context().Done():
+		case <-time.After(noticeTime):
+		}
+		refuse(conn, err)
+		return
+	}
+	err = x.run(ctx)
+	x.end(err)
+}
+
+// refuse closes a connection with the reason that err stands for.
+func refuse(conn tunnel.ServerConn, err error) {
+	reason := tunnel.ReasonRefused
+	if _, ok := errors.AsType[*agent.VersionError](err); ok {
+		reason = tunnel.ReasonVersion
+	} else if r, ok := errors.AsType[*refusal](err); ok {
+		reason = r.reason
+	}
+	_ = conn.Close(reason, err.Error()) // it may have ended already
+}
+
+// run serves until the session ends and says why.
+func (x *session) run(ctx context.Context) error {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	rctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer x.meter.Close(net.ErrClosed) // flows that wait for credit end with the session
+	received := make(chan error, 1)
+	wg.Go(func() { received <- x.receive(rctx) })
+
+	tick := time.NewTimer(activeTick)
+	defer tick.Stop()
+	for {
+		select {
+		case c := <-x.inbox:
+			if err := x.handle(rctx, &wg, c); err != nil {
+				return err
+			}
+		case <-x.drained:
+			x.drained = nil
+			if err := x.sayDrained(); err != nil {
+				return err
+			}
+		case <-x.leaving:
+			x.leaving = nil
+			x.notify(agent.Notice{Code: agent.NoticeDraining, Text: "the agent stops; finish and pay"})
+			x.drain(rctx, &wg)
+		case <-x.meter.Starved():
+		case <-tick.C:
+		case err := <-received:
+			return err
+		case <-x.conn.Context().Done():
+			return context.Cause(x.conn.Context())
+		}
+		busy, err := x.update(time.Now())
+		if err != nil {
+			return err
+		}
+		tick.Reset(busy)
+	}
+}
+
+// receive hands capsules to run. It never blocks run: it waits for it.
+func (x *session) receive(ctx context.Context) error {
+	for {
+		c, err := x.ctl.Receive()
+		if err != nil {
+			if errors.Is(err, io.EOF) {
+				return &refusal{tunnel.ReasonDone, "the buyer ended the control stream"}
+			}
+			if cause := context.Cause(x.conn.Context()); cause != nil {
+				return cause
+			}
+			return &refusal{tunnel.ReasonProtocol, err.Error()}
+		}
+		select {
+		case x.inbox <- c:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-x.conn.Context().Done():
+			return context.Cause(x.conn.Context())
+		}
+	}
+}
+
+// handle acts on one capsule of the buyer's.
+func (x *session) handle(ctx context.Context, wg *sync.WaitGroup, c tunnel.Capsule) error {
+	switch c.Type {
+	case agent.CapsuleReading:
+		r, err := agent.ParseReading(c.Value)
+		if err != nil {
+			return &refusal{tunnel.ReasonProtocol, err.Error()}
+		}
+		x.account.update(x.meter.Reading())
+		before := x.account.buyer.Received()
+		if err := x.account.hear(r); err != nil {
+			return &refusal{tunnel.ReasonProtocol, err.Error()}
+		}
+		if r.Received() > before {
+			x.progress = time.Now()
+		}
+	case agent.CapsuleVoucher:
+		return x.pay(ctx, c.Value)
+	case agent.CapsuleTopUp:
+		x.refresh(ctx)
+	case agent.CapsuleDrain:
+		x.drain(ctx, wg)
+	case agent.CapsuleClose:
+		closing, err := agent.ParseClosing(c.Value)
+		if err != nil {
+			return &refusal{tunnel.ReasonProtocol, err.Error()}
+		}
+		return x.settleFor(ctx, closing)
+	}
+	return nil
+}
+
+// pay takes a voucher: it is in the journal before a byte that it pays for
+// leaves. A voucher that is not good ends nothing: what is unpaid waits.
+func (x *session) pay(ctx context.Context, b []byte) error {
+	v, err := agent.ParseVoucher(x.id, b)
+	if err != nil {
+		return &refusal{tunnel.ReasonProtocol, err.Error()}
+	}
+	if v.Max == x.account.paid {
+		return nil // sent again: the buyer missed the reading that took it
+	}
+	if v.Max > x.account.balance {
+		x.refresh(ctx) // the deposit may have grown
+	}
+	x.account.update(x.meter.Reading())
+	note, err := x.account.tally.MarshalBinary()
+	if err != nil {
+		return err
+	}
+	state, err := x.s.payee.Accept(v, note)
+	if err != nil {
+		x.log.Warn("voucher refused", "amount", v.Max, "err", err)
+		x.notify(agent.Notice{Code: agent.NoticeVoucher, Text: err.Error()})
+		return nil
+	}
+	x.state = state
+	x.account.paid = state.Max
+	x.progress = time.Now()
+	x.s.noteDue(state)
+	return nil
+}
+
+// refresh asks the ledger for the channel's balance.
+func (x *session) refresh(ctx context.Context) {
+	state, err := x.s.observe(ctx, x.id)
+	if err != nil {
+		x.log.Warn("read the channel from the ledger", "err", err)
+		x.notify(agent.Notice{Code: agent.NoticeFacilitator, Text: err.Error()})
+		return
+	}
+	x.state = state
+	x.account.balance = state.Balance
+}
+
+// drain ends the session's flows in the background, once.
+func (x *session) drain(ctx context.Context, wg *sync.WaitGroup) {
+	if x.drained != nil {
+		return
+	}
+	done := make(chan struct{})
+	x.drained = done
+	wg.Go(func() {
+		dctx, cancel := context.WithTimeout(ctx, flowGrace)
+		defer cancel()
+		x.tun.Drain(dctx)
+		close(done)
+	})
+}
+
+// sayDrained tells the buyer that no flow is left, behind the final counts.
+func (x *session) sayDrained() error {
+	x.account.update(x.meter.Reading())
+	if err := x.sayReading(time.Now()); err != nil {
+		return err
+	}
+	return x.ctl.Send(agent.CapsuleDrain, nil)
+}
+
+// update brings account, meter, reading and view to the present, and says when
+// to look again.
+func (x *session) update(now time.Time) (next time.Duration, err error) {
+	a := &x.account
+	before := a.counted
+	a.update(x.meter.Reading())
+	x.sample(now)
+	a.others = x.s.debtOfOthers(x)
+	debt, err := a.debt()
+	if err != nil {
+		return 0, &refusal{tunnel.ReasonLimit, err.Error()}
+	}
+	x.meter.Extend(a.limit())
+	if err := x.sayIfDue(now); err != nil {
+		return 0, err
+	}
+	if x.meter.Blocked() && now.Sub(x.progress) > unpaidTime {
+		return 0, &refusal{tunnel.ReasonUnpaid, fmt.Sprintf("%s atomic units are owed and unpaid for %v", debt, unpaidTime)}
+	}
+	if !x.meter.Blocked() {
+		x.progress = now
+	}
+	x.publish(debt)
+	if a.counted != before || x.meter.Blocked() {
+		return activeTick, nil
+	}
+	return idleTick, nil
+}
+
+// sample measures the rate over at least 100 ms; it falls slowly, so that a
+// short pause does not take the credit away.
+func (x *session) sample(now time.Time) {
+	elapsed := now.Sub(x.sampled)
+	if elapsed < 100*time.Millisecond {
+		return
+	}
+	total := x.account.counted.Up() + x.account.counted.Down()
+	rate := (total - x.sampleAt) * 1000 / uint64(elapsed.Milliseconds())
+	x.account.rate = max(rate, x.account.rate-x.account.rate/16)
+	x.sampled, x.sampleAt = now, total
+}
+
+// sayIfDue sends a reading when a second has passed, a quarter of the credit
+// was used up since the last, or flows wait for the buyer to pay.
+func (x *session) sayIfDue(now time.Time) error {
+	r, err := x.reading()
+	if err != nil {
+		return &refusal{tunnel.ReasonLimit, err.Error()}
+	}
+	changed := r.Received() != x.said.Received() || r.Sent() != x.said.Sent() || r.Paid != x.said.Paid || r.Credit != x.said.Credit
+	if !changed {
+		return nil
+	}
+	due := now.Sub(x.saidAt) >= readEvery || r.Owed-x.said.Owed > r.Credit/4 || r.Paid != x.said.Paid || x.meter.Blocked()
+	if !due {
+		return nil
+	}
+	return x.sayReading(now)
+}
+
+func (x *session) reading() (agent.Reading, error) {
+	a := &x.account
+	owed, err := a.tally.Owed()
+	c := a.counted
+	return agent.Reading{
+		ReceivedTCP: c.UpTCP, ReceivedUDP: c.UpUDP, ReceivedPackets: c.UpPackets,
+		SentTCP: c.DownTCP, SentUDP: c.DownUDP, SentPackets: c.DownPackets,
+		Owed: owed, Paid: a.paid, Credit: a.credit(),
+	}, err
+}
+
+func (x *session) sayReading(now time.Time) error {
+	r, err := x.reading()
+	if err != nil {
+		return &refusal{tunnel.ReasonLimit, err.Error()}
+	}
+	x.said, x.saidAt = r, now
+	r.Proof = agent.NewProof(x.s.secret, x.id, x.account.tally)
+	return x.ctl.Send(agent.CapsuleReading, agent.AppendReading(nil, r))
+}
+
+// notify sends a notice; a connection that is gone is noticed elsewhere.
+func (x *session) notify(n agent.Notice) { notify(x.ctl, x.log, n) }
+
+// end stores what the session came to and takes it off the list.
+func (x *session) end(cause error) {
+	x.account.update(x.meter.Reading())
+	t := x.account.close()
+	note, err := t.MarshalBinary()
+	if err == nil {
+		_, err = x.s.payee.Note(x.id, note)
+	}
+	if err != nil {
+		x.log.Error("store the session's totals", "err", err)
+	}
+	owed, _ := t.Owed() // an overflow ended the session before
+	x.log.Info("session closed", "session", t.Session, "up", t.Up-t.BaseUp, "down", t.Down-t.BaseDown,
+		"amount", owed, "paid", x.account.paid, "lost", x.account.gap(), "reason", cause)
+	refuse(x.conn, cause)
+	x.s.remove(x)
+	x.s.countLeftBehind()
+	close(x.done)
+}

@@ -1,0 +1,334 @@
+package seller
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	"github.com/depinsim/x402/agent"
+	"github.com/depinsim/x402/channel"
+	"github.com/depinsim/x402/channel/x402"
+)
+
+// A settleRequest asks the settle loop for a settlement now.
+type settleRequest struct{ done chan<- settleResult }
+
+type settleResult struct {
+	Claimed channel.Amount `json:"claimed"` // by this settlement, over all channels
+	Rows    int            `json:"channels"`
+	err     error
+}
+
+const (
+	settleTimeout = 60 * time.Second
+	closeTimeout  = 45 * time.Second
+	retryMin      = 5 * time.Second
+	retryMax      = 10 * time.Minute
+	watchEvery    = time.Hour // for withdrawals that payers begin
+)
+
+// charged is how much of a channel may be claimed: what is owed, as far as
+// vouchers cover it.
+func charged(s channel.State) (channel.Amount, error) {
+	var t agent.Tally
+	if err := t.UnmarshalBinary(s.Note); err != nil {
+		return 0, fmt.Errorf("channel %.10s: %w", s.ID, err)
+	}
+	owed, err := t.Owed()
+	if err != nil {
+		return 0, fmt.Errorf("channel %.10s: %w", s.ID, err)
+	}
+	return max(min(owed, s.Max, s.Balance), s.Claimed), nil
+}
+
+// settleLoop claims and settles every SettleEvery, at SettleAt, on request,
+// and when a payer withdraws; a failure is tried again, later and later.
+func (s *Seller) settleLoop(ctx context.Context) error {
+	s.finishFrozen(ctx)
+	next, retry := s.cfg.SettleEvery, retryMin
+	timer := time.NewTimer(min(next, watchEvery))
+	defer timer.Stop()
+	last := time.Now()
+	for {
+		var request settleRequest
+		select {
+		case <-ctx.Done():
+			return nil
+		case request = <-s.settle:
+		case <-s.due:
+		case <-timer.C:
+			if time.Since(last) < next && !s.withdrawing(ctx) {
+				timer.Reset(min(next, watchEvery))
+				continue
+			}
+		}
+		r := s.settleAll(ctx)
+		if request.done != nil {
+			request.done <- r
+		}
+		last, next = time.Now(), s.cfg.SettleEvery
+		if r.err != nil {
+			s.log.Warn("settlement will be tried again", "err", r.err, "after", retry)
+			next = retry + rand.N(retry/2)
+			retry = min(2*retry, retryMax)
+		} else {
+			retry = retryMin
+		}
+		timer.Reset(min(next, watchEvery))
+	}
+}
+
+// noteDue wakes the settle loop when enough is unclaimed.
+func (s *Seller) noteDue(state channel.State) {
+	if c, err := charged(state); err == nil && c-state.Claimed >= s.cfg.SettleAt {
+		select {
+		case s.due <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// withdrawing asks the ledger about all channels with something to lose, and
+// reports whether a payer of one is taking his deposit back.
+func (s *Seller) withdrawing(ctx context.Context) bool {
+	found := false
+	for _, state := range s.payee.All() {
+		if c, err := charged(state); err != nil || c == state.Claimed {
+			continue
+		}
+		fresh, err := s.observe(ctx, state.ID)
+		if err != nil {
+			s.log.Debug("watch for withdrawals", "err", err)
+			return found
+		}
+		if fresh.WithdrawAt != 0 {
+			s.log.Warn("a payer withdraws: claiming now", "channel", state.ID)
+			found = true
+		}
+	}
+	return found
+}
+
+// settleAll claims what all channels are due and settles it to the payout
+// address: claim, wait for the receipt, then settle.
+func (s *Seller) settleAll(ctx context.Context) settleResult {
+	ctx, cancel := context.WithTimeout(ctx, settleTimeout)
+	defer cancel()
+	var r settleResult
+	var states []channel.State
+	for _, state := range s.payee.All() {
+		c, err := charged(state)
+		if err != nil {
+			return settleResult{err: err}
+		}
+		if c > state.Claimed {
+			states = append(states, state)
+		}
+	}
+	for len(states) > 0 {
+		n := min(len(states), x402.MaxClaims)
+		claimed, err := s.claim(ctx, states[:n])
+		r.Claimed += claimed
+		r.Rows += n
+		if err != nil {
+			r.err = err
+			return r
+		}
+		states = states[n:]
+	}
+	r.err = s.payOut(ctx)
+	return r
+}
+
+// claim claims what states are due and takes over what the ledger says then.
+func (s *Seller) claim(ctx context.Context, states []channel.State) (channel.Amount, error) {
+	rows := make([]x402.VoucherClaim, 0, len(states))
+	var sum channel.Amount
+	for _, state := range states {
+		c, err := charged(state)
+		if err != nil {
+			return 0, err
+		}
+		rows = append(rows, x402.ClaimOf(state, c))
+		sum += c - state.Claimed
+	}
+	if _, err := s.fac.Claim(ctx, s.cfg.Payment.Network, x402.SignClaim(s.key, s.domain, rows)); err != nil {
+		return 0, fmt.Errorf("claim: %w", err)
+	}
+	for _, state := range states {
+		if _, err := s.observe(ctx, state.ID); err != nil {
+			return sum, err
+		}
+	}
+	s.log.Info("claimed", "amount", sum, "channels", len(states))
+	return sum, nil
+}
+
+// payOut moves all that was claimed to the payout address.
+func (s *Seller) payOut(ctx context.Context) error {
+	res, err := s.fac.SettleReceiver(ctx, s.cfg.Payment.Network, s.cfg.Payment.PayTo, s.cfg.Payment.Asset)
+	if err != nil {
+		return fmt.Errorf("settle: %w", err)
+	}
+	if res.Amount != nil && *res.Amount > 0 {
+		s.log.Info("settled", "amount", *res.Amount, "to", s.cfg.Payment.PayTo)
+	}
+	return nil
+}
+
+// observe reads a channel from the ledger into its state.
+func (s *Seller) observe(ctx context.Context, id channel.ID) (channel.State, error) {
+	info, err := s.fac.Channel(ctx, s.cfg.Payment.Network, id)
+	if err != nil {
+		return channel.State{}, err
+	}
+	withdrawAt := info.FinalizeAfter
+	if withdrawAt == 0 {
+		withdrawAt = info.WithdrawRequestedAt
+	}
+	return s.payee.Observe(id, info.Balance, info.TotalClaimed, uint64(info.RefundNonce), withdrawAt)
+}
+
+// settleFor ends the session's channel as the buyer asked: freeze, claim, wait
+// for the receipt, then refund what is left. The channel itself stays, empty,
+// for the next deposit.
+func (x *session) settleFor(ctx context.Context, c agent.Closing) error {
+	ctx, cancel := context.WithTimeout(ctx, closeTimeout)
+	defer cancel()
+	answer := agent.Closed{}
+	refunded, err := x.closeChannel(ctx, c)
+	if err != nil {
+		x.log.Warn("close the channel", "err", err)
+		answer.Error = err.Error()
+	}
+	answer.Claimed, answer.Refunded = x.state.Claimed, refunded
+	x.account.balance = x.state.Balance
+	b, err := json.Marshal(answer)
+	if err != nil {
+		return err
+	}
+	return x.ctl.Send(agent.CapsuleClosed, b)
+}
+
+func (x *session) closeChannel(ctx context.Context, c agent.Closing) (refunded channel.Amount, err error) {
+	s := x.s
+	x.account.update(x.meter.Reading())
+	note, err := x.account.tally.MarshalBinary()
+	if err != nil {
+		return 0, err
+	}
+	if x.state, err = s.payee.Note(x.id, note); err != nil {
+		return 0, err
+	}
+	if x.state, err = s.payee.Freeze(x.id); err != nil {
+		return 0, err
+	}
+	defer func() {
+		state, terr := s.payee.Thaw(x.id)
+		if terr != nil {
+			err = errors.Join(err, terr)
+			return
+		}
+		x.state = state
+	}()
+	due, err := charged(x.state)
+	if err != nil {
+		return 0, err
+	}
+	if due > x.state.Claimed {
+		if _, err := s.claim(ctx, []channel.State{x.state}); err != nil {
+			return 0, err
+		}
+	}
+	if x.state, err = s.observe(ctx, x.id); err != nil {
+		return 0, err
+	}
+	if !c.Refund || x.state.Balance <= due {
+		return 0, nil
+	}
+	return x.refund(ctx, due)
+}
+
+// refund gives back all of the deposit that is not charged.
+func (x *session) refund(ctx context.Context, due channel.Amount) (channel.Amount, error) {
+	s, left := x.s, x.state.Balance-due
+	voucher, ok := x.state.Voucher()
+	if !ok {
+		voucher = channel.Voucher{Channel: x.id}
+	}
+	_, err := s.fac.Refund(ctx, s.cfg.Payment.Network, x402.RefundRequest{
+		Domain: s.domain, Config: x.state.Config, Voucher: voucher,
+		Amount: left, Nonce: x.state.RefundNonce,
+	}.Sign(s.key))
+	if err != nil {
+		return 0, fmt.Errorf("refund: %w", err)
+	}
+	state, err := s.observe(ctx, x.id)
+	if err != nil {
+		return left, err
+	}
+	x.state = state
+	x.log.Info("refunded", "amount", left)
+	return left, nil
+}
+
+// finishFrozen takes up closings that a crash cut off: what is due is claimed
+// by the next settlement, and the channel is open again for its buyer, who
+// asks for the refund anew.
+func (s *Seller) finishFrozen(ctx context.Context) {
+	for _, state := range s.payee.All() {
+		if state.Phase == channel.Open {
+			continue
+		}
+		if _, err := s.observe(ctx, state.ID); err != nil {
+			s.log.Warn("read the channel from the ledger", "channel", state.ID, "err", err)
+		}
+		if _, err := s.payee.Thaw(state.ID); err != nil {
+			s.log.Error("open a channel that was being closed", "channel", state.ID, "err", err)
+		}
+	}
+}
+
+// lastSettle settles on the way out; what it cannot is left for the next start.
+func (s *Seller) lastSettle(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, drainTime)
+	defer cancel()
+	if r := s.settleAll(ctx); r.err != nil {
+		s.log.Warn("not settled; vouchers are kept and claimed after the next start", "err", r.err)
+	}
+}
+
+// debtOfOthers is what all channels but x's owe, without vouchers for it. What
+// channels without a session left behind counts at most for half of the bound,
+// so that strangers cannot use it up for good.
+func (s *Seller) debtOfOthers(x *session) channel.Amount {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	sum := min(s.leftBehind, s.cfg.TotalCredit/2)
+	for _, o := range s.sessions {
+		if v := o.view.Load(); o != x && v != nil {
+			sum += v.Debt
+		}
+	}
+	return sum
+}
+
+// countLeftBehind sums up what channels without a session owe.
+func (s *Seller) countLeftBehind() {
+	states := s.payee.All()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.leftBehind = 0
+	for _, state := range states {
+		var t agent.Tally
+		if s.sessions[state.ID] != nil || t.UnmarshalBinary(state.Note) != nil {
+			continue
+		}
+		if owed, err := t.Owed(); err == nil && owed > state.Max {
+			s.leftBehind += owed - state.Max
+		}
+	}
+}

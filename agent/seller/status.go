@@ -1,0 +1,189 @@
+package seller
+
+import (
+	"slices"
+	"time"
+
+	"github.com/depinsim/x402/agent"
+	"github.com/depinsim/x402/channel"
+	"github.com/depinsim/x402/modem"
+)
+
+// Status is what the control socket says of the whole agent. Amounts are in
+// atomic units, sizes in bytes, durations in seconds.
+type Status struct {
+	Agent       channel.Address `json:"agent"`
+	Listen      string          `json:"listen"`
+	Uptime      int64           `json:"uptime"`
+	Network     string          `json:"network"`
+	PayTo       channel.Address `json:"payTo"`
+	Price       agent.Price     `json:"price"`
+	OfferSeq    uint64          `json:"offerSeq"`
+	Modem       *ModemStatus    `json:"modem,omitempty"`
+	Sessions    []SessionStatus `json:"sessions"`
+	Earnings    Earnings        `json:"earnings"`
+	FlashWrites FlashWrites     `json:"flash"`
+}
+
+// ModemStatus is what the modem last said. The IMSI is not part of it.
+type ModemStatus struct {
+	Port         string       `json:"port"`
+	Error        string       `json:"error,omitempty"`
+	Age          int64        `json:"age"` // of what follows
+	Maker        string       `json:"maker,omitempty"`
+	Model        string       `json:"model,omitempty"`
+	IMEI         string       `json:"imei,omitempty"`
+	ICCID        string       `json:"iccid,omitempty"`
+	IMSI         modem.IMSI   `json:"imsi"` // prints as redacted
+	MCC          string       `json:"mcc,omitempty"`
+	MNC          string       `json:"mnc,omitempty"`
+	SIM          string       `json:"sim"`
+	Operator     string       `json:"operator,omitempty"`
+	Registration string       `json:"registration,omitempty"`
+	Technology   string       `json:"technology,omitempty"`
+	Signal       modem.Signal `json:"signal"`
+	Roaming      bool         `json:"roaming"`
+}
+
+// SessionStatus is one session's numbers.
+type SessionStatus struct {
+	Channel channel.ID      `json:"channel"`
+	Buyer   channel.Address `json:"buyer"`
+	Session uint64          `json:"session"`
+	Price   agent.Price     `json:"price"`
+	Flows   int             `json:"flows"`
+	Up      uint64          `json:"up"` // of the channel, billed
+	Down    uint64          `json:"down"`
+	Rate    uint64          `json:"rate"` // bytes a second
+	Gap     uint64          `json:"gap"`  // sent and not counted by the buyer
+	Owed    channel.Amount  `json:"owed"`
+	Paid    channel.Amount  `json:"paid"`
+	Debt    channel.Amount  `json:"debt"`
+	Credit  channel.Amount  `json:"credit"`
+	Balance channel.Amount  `json:"balance"`
+	Blocked bool            `json:"blocked"`
+}
+
+// Earnings sums up all channels, those without a session included.
+type Earnings struct {
+	Channels []ChannelEarnings `json:"channels"`
+	Up       uint64            `json:"up"`
+	Down     uint64            `json:"down"`
+	Owed     channel.Amount    `json:"owed"`
+	Paid     channel.Amount    `json:"paid"`    // by vouchers
+	Claimed  channel.Amount    `json:"claimed"` // on the ledger
+	Lost     uint64            `json:"lost"`    // bytes that buyers never counted
+}
+
+// ChannelEarnings is one channel's part.
+type ChannelEarnings struct {
+	Channel  channel.ID      `json:"channel"`
+	Buyer    channel.Address `json:"buyer"`
+	Sessions uint64          `json:"sessions"`
+	Up       uint64          `json:"up"`
+	Down     uint64          `json:"down"`
+	Owed     channel.Amount  `json:"owed"`
+	Paid     channel.Amount  `json:"paid"`
+	Claimed  channel.Amount  `json:"claimed"`
+	Balance  channel.Amount  `json:"balance"`
+	Lost     uint64          `json:"lost"`
+}
+
+// FlashWrites is what the journal wrote since the start.
+type FlashWrites struct {
+	Syncs uint64 `json:"syncs"`
+	Bytes uint64 `json:"bytes"`
+}
+
+// publish puts the session's numbers where status reads them.
+func (x *session) publish(debt channel.Amount) {
+	a := &x.account
+	owed, _ := a.tally.Owed() // an overflow ends the session
+	x.view.Store(&SessionStatus{
+		Channel: x.id, Buyer: x.state.Config.Payer, Session: a.tally.Session, Price: a.tally.Price,
+		Flows: x.tun.Flows(), Up: a.tally.Up, Down: a.tally.Down, Rate: a.rate, Gap: a.gap(),
+		Owed: owed, Paid: a.paid, Debt: debt, Credit: a.credit(), Balance: a.balance, Blocked: x.meter.Blocked(),
+	})
+}
+
+// status is a snapshot of the agent.
+func (s *Seller) status() Status {
+	st := Status{
+		Agent: s.key.Address(), Listen: s.addr.String(), Uptime: int64(time.Since(s.started) / time.Second),
+		Network: s.cfg.Payment.Network, PayTo: s.cfg.Payment.PayTo, Price: s.cfg.Price,
+		Modem: s.sim.report(s.cfg.Modem), Sessions: s.sessionViews(), Earnings: s.earnings(),
+		FlashWrites: FlashWrites{Syncs: s.journal.SyncCount(), Bytes: s.journal.Written()},
+	}
+	s.mu.Lock()
+	st.OfferSeq = s.offerSeq
+	s.mu.Unlock()
+	return st
+}
+
+func (s *Seller) sessionViews() []SessionStatus {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	views := make([]SessionStatus, 0, len(s.sessions))
+	for _, x := range s.sessions {
+		if v := x.view.Load(); v != nil {
+			views = append(views, *v)
+		}
+	}
+	slices.SortFunc(views, func(a, b SessionStatus) int { return slices.Compare(a.Channel[:], b.Channel[:]) })
+	return views
+}
+
+func (s *Seller) earnings() Earnings {
+	live := make(map[channel.ID]SessionStatus)
+	for _, v := range s.sessionViews() {
+		live[v.Channel] = v
+	}
+	e := Earnings{Channels: []ChannelEarnings{}}
+	for _, state := range s.payee.All() {
+		var t agent.Tally
+		if t.UnmarshalBinary(state.Note) != nil {
+			continue // the settle loop reports it
+		}
+		owed, err := t.Owed()
+		if err != nil {
+			continue
+		}
+		if v, ok := live[state.ID]; ok { // newer than what is stored
+			t.Up, t.Down, owed = v.Up, v.Down, v.Owed
+		}
+		c := ChannelEarnings{
+			Channel: state.ID, Buyer: state.Config.Payer, Sessions: t.Session, Up: t.Up, Down: t.Down,
+			Owed: owed, Paid: state.Max, Claimed: state.Claimed, Balance: state.Balance, Lost: t.Lost,
+		}
+		e.Channels = append(e.Channels, c)
+		e.Up += c.Up
+		e.Down += c.Down
+		e.Owed += c.Owed
+		e.Paid += c.Paid
+		e.Claimed += c.Claimed
+		e.Lost += c.Lost
+	}
+	return e
+}
+
+// report is the modem's part of the status.
+func (w *simWatch) report(cfg *modem.Config) *ModemStatus {
+	if cfg == nil {
+		return nil
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	m := &ModemStatus{Port: cfg.Port, SIM: w.status.SIM.String(), IMSI: w.identity.IMSI}
+	if w.err != nil {
+		m.Error = w.err.Error()
+	}
+	if w.readAt.IsZero() {
+		return m
+	}
+	m.Age = int64(time.Since(w.readAt) / time.Second)
+	m.Maker, m.Model, m.IMEI, m.ICCID = w.identity.Maker, w.identity.Model, w.identity.IMEI, w.identity.ICCID
+	m.MCC, m.MNC = w.identity.IMSI.MCC(), w.identity.IMSI.MNC()
+	m.Operator, m.Registration = w.status.Operator.Name, w.status.Registration.String()
+	m.Technology, m.Signal, m.Roaming = w.status.Technology.String(), w.status.Signal, w.status.Roaming
+	return m
+}
