@@ -1,0 +1,99 @@
+// X402-facilitator settles payment channels for buyers and agents: a ledger of
+// its operator's credit behind the x402 facilitator API. See --help.
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/peterbourgon/ff/v3/ffcli"
+
+	"github.com/depinsim/x402/channel/facilitator/server"
+	"github.com/depinsim/x402/channel/ledger/embedded"
+)
+
+// version is set by the linker.
+var version = "unknown"
+
+// Exit codes.
+const (
+	exitOK     = 0
+	exitFailed = 1 // while running
+	exitUsage  = 2 // wrong flags
+)
+
+// A usageError is the caller's mistake.
+type usageError struct{ error }
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // the second signal kills
+	os.Exit(execute(ctx, os.Args[1:], stdio{os.Stdout, os.Stderr}))
+}
+
+// stdio is where a command writes.
+type stdio struct{ out, err io.Writer }
+
+// execute runs one command line and returns the exit code.
+func execute(ctx context.Context, args []string, std stdio) int {
+	var help bytes.Buffer // what flag and ffcli print; shown only if asked for
+	root := command(&help, "x402-facilitator", rootUsage, rootHelp)
+	root.Exec = func(_ context.Context, args []string) error {
+		return usageError{fmt.Errorf("want a command, have %q", args)}
+	}
+	root.Subcommands = []*ffcli.Command{
+		runCommand(&help, std), issueCommand(&help, std), redeemCommand(&help, std),
+		auditCommand(&help, std), versionCommand(&help, std),
+	}
+	err := root.Parse(args)
+	if errors.Is(err, flag.ErrHelp) {
+		io.Copy(std.out, &help)
+		return exitOK
+	}
+	if err != nil {
+		err = usageError{err}
+	} else {
+		err = root.Run(ctx)
+	}
+	if err == nil {
+		return exitOK
+	}
+	fmt.Fprintln(std.err, "x402-facilitator:", err)
+	if h := hint(err); h != "" {
+		fmt.Fprintln(std.err, "hint:", h)
+	}
+	if _, ok := errors.AsType[usageError](err); ok {
+		return exitUsage
+	}
+	return exitFailed
+}
+
+// hint says what to do about an error, if we know.
+func hint(err error) string {
+	if _, ok := errors.AsType[usageError](err); ok {
+		return "x402-facilitator --help lists the commands, COMMAND --help its flags"
+	}
+	switch {
+	case errors.Is(err, embedded.ErrInUse):
+		return "one facilitator at a time may use a directory; stop the other, or choose another --dir"
+	case errors.Is(err, embedded.ErrNoLedger):
+		return "`x402-facilitator run --dir DIR` creates one"
+	case errors.Is(err, server.ErrNotRunning):
+		return "start it with `x402-facilitator run --dir DIR`, and run this as the same user"
+	case errors.Is(err, syscall.EADDRINUSE):
+		return "choose another port with --listen, or 0 for a free one"
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EFBIG):
+		return "the disk is full; nothing was lost, and it goes on once there is room"
+	case errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.EROFS):
+		return "the user of this command must be able to write to --dir"
+	}
+	return ""
+}

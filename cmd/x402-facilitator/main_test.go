@@ -1,0 +1,168 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"os/exec"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+)
+
+// TestMain makes x402-facilitator a command on PATH for every test here.
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){"x402-facilitator": main})
+}
+
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata",
+		Setup: func(env *testscript.Env) error {
+			env.Values[processKey{}] = new(holder)
+			return nil
+		},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"serve": scriptServe, "stop": scriptStop, "post": scriptPost, "get": scriptGet, "mode": scriptMode, "code": scriptCode,
+		},
+	})
+}
+
+// process is a facilitator that runs as a process of its own.
+type process struct {
+	cmd    *exec.Cmd
+	url    string
+	stderr bytes.Buffer
+	rest   io.Reader // of the standard output
+}
+
+// start runs a command line that ends in a facilitator and returns once it
+// listens. The caller ends it with stop or kill.
+func start(cmd *exec.Cmd) (*process, error) {
+	p := &process{cmd: cmd}
+	cmd.Stderr = &p.stderr
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	r := bufio.NewReader(out)
+	line, err := r.ReadString('\n')
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w: %s", err, cmd.Wait(), p.stderr.String())
+	}
+	p.rest = r
+	url, ok := strings.CutPrefix(strings.TrimSpace(line), "listening on ")
+	if !ok {
+		return nil, errors.Join(fmt.Errorf("printed %q", line), p.kill())
+	}
+	p.url = url
+	return p, nil
+}
+
+// stop asks the process to end and returns how it did.
+func (p *process) stop() error {
+	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		return err
+	}
+	if _, err := io.Copy(io.Discard, p.rest); err != nil {
+		return err
+	}
+	return p.cmd.Wait()
+}
+
+// kill is SIGKILL.
+func (p *process) kill() error {
+	if err := p.cmd.Process.Kill(); err != nil {
+		return err
+	}
+	p.cmd.Wait() // says that it was killed
+	return nil
+}
+
+// scriptServe starts `x402-facilitator run --listen 127.0.0.1:0 ARGS`, waits
+// until it listens and sets $URL.
+func scriptServe(ts *testscript.TestScript, neg bool, args []string) {
+	cmd := exec.Command("x402-facilitator", append([]string{"run", "--listen", "127.0.0.1:0"}, args...)...)
+	cmd.Dir = ts.Getenv("WORK")
+	p, err := start(cmd)
+	ts.Check(err)
+	ts.Setenv("URL", p.url)
+	ts.Value(processKey{}).(*holder).p = p
+	ts.Defer(func() { p.cmd.Process.Kill() })
+}
+
+// holder is where a script keeps its process.
+type holder struct{ p *process }
+
+type processKey struct{}
+
+// scriptStop sends SIGTERM; `! stop` sends SIGKILL. $WORK/log is what it logged.
+func scriptStop(ts *testscript.TestScript, neg bool, _ []string) {
+	p := ts.Value(processKey{}).(*holder).p
+	if neg {
+		ts.Check(p.kill())
+	} else {
+		ts.Check(p.stop())
+	}
+	ts.Check(os.WriteFile(ts.MkAbs("log"), p.stderr.Bytes(), 0o600))
+}
+
+// scriptPost is `post PATH JSON`; scriptGet `get PATH`. The answer is printed
+// on the standard output; with ! its status must not be 200.
+func scriptPost(ts *testscript.TestScript, neg bool, args []string) {
+	resp, err := http.Post(ts.Getenv("URL")+args[0], "application/json", strings.NewReader(args[1]))
+	ts.Check(err)
+	scriptAnswer(ts, neg, resp)
+}
+
+func scriptGet(ts *testscript.TestScript, neg bool, args []string) {
+	resp, err := http.Get(ts.Getenv("URL") + args[0])
+	ts.Check(err)
+	scriptAnswer(ts, neg, resp)
+}
+
+func scriptAnswer(ts *testscript.TestScript, neg bool, resp *http.Response) {
+	body, err := io.ReadAll(resp.Body)
+	ts.Check(errors.Join(err, resp.Body.Close()))
+	fmt.Fprintf(ts.Stdout(), "%s", body)
+	if neg != (resp.StatusCode != http.StatusOK) {
+		ts.Fatalf("status %s: %s", resp.Status, body)
+	}
+	var network struct{ Network string }
+	if json.Unmarshal(body, &network) == nil && network.Network != "" {
+		ts.Setenv("NETWORK", network.Network)
+	}
+}
+
+// scriptMode is `mode PATH MODE`.
+func scriptMode(ts *testscript.TestScript, _ bool, args []string) {
+	info, err := os.Lstat(ts.MkAbs(args[0]))
+	ts.Check(err)
+	if got := fmt.Sprintf("%04o", info.Mode().Perm()); got != args[1] {
+		ts.Fatalf("%s has mode %s, want %s", args[0], got, args[1])
+	}
+}
+
+// scriptCode is `code N ARGS`: x402-facilitator must exit with N.
+func scriptCode(ts *testscript.TestScript, _ bool, args []string) {
+	err := ts.Exec("x402-facilitator", args[1:]...)
+	got := 0
+	if e, ok := errors.AsType[*exec.ExitError](err); ok {
+		got = e.ExitCode()
+	} else {
+		ts.Check(err)
+	}
+	if fmt.Sprint(got) != args[0] {
+		ts.Fatalf("exit status %d, want %s", got, args[0])
+	}
+}
