@@ -153,7 +153,8 @@ func (c *Client) call(ctx context.Context, r request, out any) error {
 	case resp.StatusCode >= 400 && resp.StatusCode < 500:
 		return refusal(resp.StatusCode, data)
 	}
-	return fmt.Errorf("%w: %s %s: status %d: %s", ErrUnavailable, r.method, c.base+r.path, resp.StatusCode, excerpt(data))
+	// Not %w: whatever the text says, it is no refusal.
+	return fmt.Errorf("%w: %s %s: status %d: %s", ErrUnavailable, r.method, c.base+r.path, resp.StatusCode, refusal(resp.StatusCode, data).Message)
 }
 
 func (c *Client) send(ctx context.Context, r request) (*http.Response, error) {
@@ -183,7 +184,7 @@ func (c *Client) send(ctx context.Context, r request) (*http.Response, error) {
 }
 
 // refusal reads whichever of the standard's error members an answer has.
-func refusal(status int, data []byte) error {
+func refusal(status int, data []byte) *RefusedError {
 	var e struct {
 		Settle  string `json:"errorReason"`
 		Verify  string `json:"invalidReason"`
