@@ -39,6 +39,8 @@ type Config struct {
 	// Deposit is how much is put into the channel at a time. Default 250,000
 	// (0.25 USD), or the agent's least.
 	Deposit channel.Amount
+	// CloseOnly buys nothing: the channel is paid up, claimed and refunded.
+	CloseOnly bool
 	// Keep leaves the deposit in the channel at the end, for the next run.
 	Keep bool
 
@@ -79,6 +81,8 @@ func (c Config) withDefaults() (Config, error) {
 	switch {
 	case c.Key == nil || c.Store == nil:
 		return c, errors.New("buyer: Key and Store: missing")
+	case c.CloseOnly:
+		c.MaxPrice = c.Offer.Price.Max() // nothing is bought at it
 	case c.Budget == 0:
 		return c, errors.New("the budget is zero: nothing can be bought")
 	case c.MaxPrice == 0:
@@ -183,6 +187,10 @@ func (b *Buyer) prepare(ctx context.Context) (err error) {
 		return err
 	}
 	b.most = max(state.Max, state.Claimed) + b.cfg.Budget
+	if b.cfg.CloseOnly {
+		_, err := b.observe(ctx)
+		return err
+	}
 	return b.ensureDeposit(ctx)
 }
 

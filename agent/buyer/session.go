@@ -182,6 +182,9 @@ func (x *session) run(ctx context.Context, received <-chan error) error {
 		if err := x.update(ctx, now); err != nil {
 			return err
 		}
+		if x.purse.known && x.b.cfg.CloseOnly {
+			return nil
+		}
 		if x.purse.counted != before {
 			lastChange = now
 		}
@@ -292,8 +295,10 @@ func (x *session) update(ctx context.Context, now time.Time) error {
 	if err := x.read(now); err != nil {
 		return err
 	}
-	x.topUp(ctx)
-	if p.spent() {
+	if !x.b.cfg.CloseOnly {
+		x.topUp(ctx)
+	}
+	if p.spent() && !x.b.cfg.CloseOnly {
 		return ErrBudget
 	}
 	return nil
