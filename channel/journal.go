@@ -159,6 +159,10 @@ func (j *Journal) Save(s State) error {
 		j.retryAt = 2 * j.size
 	}
 	if err := j.add(s); err != nil {
+		// The system's error names the file as it was when it was made.
+		if e, ok := errors.AsType[*fs.PathError](err); ok {
+			err = fmt.Errorf("%s: %w", e.Op, e.Err)
+		}
 		return fmt.Errorf("journal %s: %w", j.path, err)
 	}
 	j.remember(s)

@@ -3,6 +3,7 @@ package channel
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"testing"
 )
@@ -43,9 +44,7 @@ func (l *ledgerbook) check(states []State) error {
 
 func (l *ledgerbook) clone() *ledgerbook {
 	c := newLedgerbook()
-	for id, max := range l.acked {
-		c.acked[id] = max
-	}
+	maps.Copy(c.acked, l.acked)
 	c.asked = l.asked
 	return c
 }

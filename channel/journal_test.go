@@ -338,6 +338,28 @@ func TestJournalReadOnly(t *testing.T) {
 	wantStates(t, j, s)
 }
 
+// A file that fails for good is told by its right name, and replaced by the
+// next Save.
+func TestJournalReplacesABrokenFile(t *testing.T) {
+	dir := t.TempDir()
+	j := mustOpen(t, dir)
+	s := fullState(t)
+	mustSave(t, j, s)
+	j.file.Close()
+	s.Max++
+	err := j.Save(s)
+	if want := "journal " + filepath.Join(dir, journalName) + ": write: file already closed"; err == nil || err.Error() != want {
+		t.Errorf("got %v, want %s", err, want)
+	}
+	mustSave(t, j, s)
+	if err := j.Close(); err != nil {
+		t.Fatal(err)
+	}
+	j = mustOpen(t, dir)
+	defer j.Close()
+	wantStates(t, j, s)
+}
+
 // With no room for a second file the journal still goes on in the first, and
 // is rewritten when there is room.
 func TestJournalGrowsWhenItCannotShrink(t *testing.T) {
