@@ -6,7 +6,6 @@ import (
 	"net/http"
 	"strconv"
 	"sync"
-	"sync/atomic"
 )
 
 // A Client is the buyer's side of a connection to an agent. It is safe for
@@ -15,10 +14,12 @@ type Client struct {
 	conn  ClientConn
 	lanes Lanes
 
-	control *Control
-	store   store
-	pumps   sync.WaitGroup // one for each flow, until its last byte was read
-	flows   atomic.Int64
+	orders orders
+	store  store
+
+	goroutines sync.WaitGroup // pumps, and the one that sends orders
+	running    running        // flows, until their last byte was read
+	ordering   running        // the one that sends orders
 }
 
 // OpenControl opens the control stream on conn. known says which capsule
@@ -60,7 +61,16 @@ func (a *answered) Read(b []byte) (int, error) {
 // NewClient returns a client that counts in lanes. control is from
 // [OpenControl] on the same connection.
 func NewClient(conn ClientConn, control *Control, lanes Lanes) *Client {
-	return &Client{conn: conn, control: control, lanes: lanes}
+	c := &Client{conn: conn, lanes: lanes}
+	c.orders.send = control.sendSteering
+	c.orders.start = func(run func()) {
+		c.ordering.add()
+		c.goroutines.Go(func() {
+			defer c.ordering.done()
+			run()
+		})
+	}
+	return c
 }
 
 // DialTCP opens a TCP flow. It returns before the agent has answered; see
@@ -75,8 +85,8 @@ func (c *Client) DialTCP(ctx context.Context, host string, port uint16) (*Flow, 
 		return nil, err
 	}
 	f := newFlow(c, req, authority)
-	c.flows.Add(1)
-	c.pumps.Go(f.pump)
+	c.running.add()
+	c.goroutines.Go(f.pump)
 	return f, nil
 }
 
@@ -94,27 +104,19 @@ func (c *Client) DialUDP(ctx context.Context, host string, port uint16) (*Packet
 		return nil, err
 	}
 	f := newPacketFlow(c, req, authority)
-	c.flows.Add(1)
-	c.pumps.Go(f.pump)
+	c.running.add()
+	c.goroutines.Go(f.pump)
 	return f, nil
 }
 
 // Flows returns how many flows have not yet been read to their end.
-func (c *Client) Flows() int { return int(c.flows.Load()) }
+func (c *Client) Flows() int { return c.running.count() }
 
 // Wait waits until every flow has been read to its end, so that nothing is
 // counted any more, or until ctx ends. Flows must have been closed before.
 func (c *Client) Wait(ctx context.Context) error {
-	done := make(chan struct{})
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		c.pumps.Wait()
-		close(done)
-	})
-	select {
-	case <-done:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
+	if err := c.running.wait(ctx); err != nil {
+		return err
 	}
+	return c.ordering.wait(ctx)
 }

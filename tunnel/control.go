@@ -13,7 +13,9 @@ type Capsule struct {
 }
 
 // A Control is the control stream of a session: capsules both ways, in order.
-// Send may be called by many goroutines, Receive by one.
+// Send may be called by many goroutines, Receive by one. At the agent Receive
+// also pauses, resumes and cancels flows as the buyer asks; they wait while
+// nobody receives.
 type Control struct {
 	stream Stream
 	steer  func(typ, id uint64) // the agent's: acts on pause, resume, cancel; nil at the buyer
@@ -38,8 +40,12 @@ func isSteering(typ uint64) bool {
 	return typ == capsulePause || typ == capsuleResume || typ == capsuleCancel
 }
 
-// Send sends a capsule of at most [MaxCapsule] bytes.
+// Send sends a capsule of at most [MaxCapsule] bytes. It waits while the peer
+// reads none, until the connection ends.
 func (c *Control) Send(typ uint64, value []byte) error {
+	if len(value) > MaxCapsule {
+		return fmt.Errorf("tunnel: capsule %#x of %d bytes, at most %d are allowed", typ, len(value), MaxCapsule)
+	}
 	b := appendCapsule(make([]byte, 0, 16+len(value)), typ, value)
 	c.mu.Lock()
 	defer c.mu.Unlock()

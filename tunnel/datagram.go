@@ -15,8 +15,10 @@ type packets struct {
 	stream Stream
 	dgram  Packeter // nil: capsules only
 
-	mu  sync.Mutex // serialises capsules; held across one Write
-	buf []byte     // what a payload is framed in
+	mu     sync.Mutex // serialises sending; held across one SendDatagram or Write
+	framed []byte     // what a payload is framed in
+
+	closing sync.Once
 }
 
 func newPackets(s Stream) *packets {
@@ -25,62 +27,82 @@ func newPackets(s Stream) *packets {
 	return p
 }
 
-// contextPayload is the context ID of UDP payloads, RFC 9298 §4.
-const contextPayload = 0
+const (
+	// contextPayload is the context ID of UDP payloads, RFC 9298 §4.
+	contextPayload = 0
+	// capsuleHead is room for the head of a DATAGRAM capsule: its type and a
+	// length of up to four bytes.
+	capsuleHead = 1 + 4
+)
 
-// send sends one payload. It may be called by one goroutine at a time.
+// send sends one payload.
 func (p *packets) send(payload []byte) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.buf = append(append(p.buf[:0], contextPayload), payload...)
+	p.framed = append(append(p.framed[:0], make([]byte, capsuleHead)...), contextPayload)
+	p.framed = append(p.framed, payload...)
+	datagram := p.framed[capsuleHead:]
 	if p.dgram != nil {
-		err := p.dgram.SendDatagram(p.buf)
+		err := p.dgram.SendDatagram(datagram)
 		if !errors.Is(err, ErrTooLarge) {
 			return err
 		}
 	}
-	b := appendVarint(make([]byte, 0, len(p.buf)+8), capsuleDatagram)
-	b = appendVarint(b, uint64(len(p.buf)))
-	_, err := p.stream.Write(append(b, p.buf...))
+	var head [capsuleHead]byte
+	h := appendVarint(append(head[:0], capsuleDatagram), uint64(len(datagram)))
+	start := capsuleHead - len(h)
+	copy(p.framed[start:], h)
+	_, err := p.stream.Write(p.framed[start:])
 	return err
 }
 
+// close ends the sending direction: in order, unless a send is under way,
+// which may be stuck. It may be called again.
+func (p *packets) close() {
+	p.closing.Do(func() {
+		if !p.mu.TryLock() {
+			p.stream.Abort(codeCanceled)
+			return
+		}
+		defer p.mu.Unlock()
+		_ = p.stream.Close() // the peer may have stopped it first
+	})
+}
+
 // receiveDatagrams hands every payload that arrives as an HTTP datagram to f,
-// until ctx or the stream ends or f fails.
+// which owns it, until ctx or the stream ends or f fails. It returns why, never
+// nil.
 func (p *packets) receiveDatagrams(ctx context.Context, f func(payload []byte) error) error {
 	if p.dgram == nil {
 		<-ctx.Done()
 		return context.Cause(ctx)
 	}
-	for {
-		b, err := p.dgram.ReceiveDatagram(ctx)
-		if err != nil {
-			return err
-		}
-		if err := handPayload(b, f); err != nil {
-			return err
+	var err error
+	for err == nil {
+		var b []byte
+		if b, err = p.dgram.ReceiveDatagram(ctx); err == nil {
+			err = handPayload(b, f)
 		}
 	}
+	return err
 }
 
-// receiveCapsules hands every payload that arrives as a capsule to f, until
-// the stream ends or f fails. It returns io.EOF when the peer ended it in order.
+// receiveCapsules hands every payload that arrives as a capsule to f, which
+// may use it until it returns, until the stream ends or f fails. It returns
+// why: io.EOF when the peer ended the stream in order, never nil.
 func (p *packets) receiveCapsules(f func(payload []byte) error) error {
 	r := bufio.NewReaderSize(p.stream, 512)
-	buf := make([]byte, 0)
 	known := func(typ uint64) bool { return typ == capsuleDatagram }
-	for {
-		_, b, err := readCapsule(r, buf, maxDatagramCapsule, known)
-		if err != nil {
-			return err
-		}
-		if cap(b) > cap(buf) {
+	var buf []byte
+	var err error
+	for err == nil {
+		var b []byte
+		if _, b, err = readCapsule(r, buf, maxDatagramCapsule, known); err == nil {
+			err = handPayload(b, f)
 			buf = b[:cap(b)]
 		}
-		if err := handPayload(b, f); err != nil {
-			return err
-		}
 	}
+	return err
 }
 
 // handPayload takes the context ID off an HTTP datagram. Datagrams of unknown

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -26,6 +27,8 @@ type Flow struct {
 	req    Request
 	remote flowAddr
 	queue  *queue
+	ctx    context.Context // of writing; its cause says why that ended
+	end    context.CancelCauseFunc
 
 	answered chan struct{} // closed when refused is set
 	refused  error         // why there is no flow; read after answered
@@ -33,6 +36,7 @@ type Flow struct {
 	wrote  atomic.Bool // the sending side has ended
 	closed atomic.Bool
 	write  deadline
+	linger deadline // of a closed flow
 }
 
 const (
@@ -43,88 +47,100 @@ const (
 	// less as it fills, down to minFlowBuffer.
 	clientBuffer  = 64 << 20
 	minFlowBuffer = 64 << 10
-	// hardBuffer ends the reading of a flow whose agent ignores the pause.
+	// hardBuffer ends the reading of a flow whose agent ignores the pause. It
+	// covers what is under way on a path of 1 Gbit/s and 60 ms. When all flows
+	// hold twice clientBuffer, minFlowBuffer does.
 	hardBuffer = 8 << 20
 	// lingerRead is how long a closed flow is read for the agent's end of it.
 	lingerRead = 30 * time.Second
 )
 
 func newFlow(c *Client, req Request, target string) *Flow {
-	return &Flow{
-		client: c, req: req, remote: flowAddr{"tcp", target},
-		queue: newQueue(&c.store), answered: make(chan struct{}),
-	}
+	f := &Flow{client: c, req: req, remote: flowAddr{"tcp", target}, answered: make(chan struct{})}
+	f.ctx, f.end = context.WithCancelCause(c.conn.Context())
+	f.queue = newQueue(&c.store, func(pause bool) {
+		if pause {
+			c.orders.give(capsulePause, req.ID())
+		} else {
+			c.orders.give(capsuleResume, req.ID())
+		}
+	})
+	return f
 }
 
 // Established waits for the agent's answer. It returns a *RefusedError when
 // the agent refused the flow.
 func (f *Flow) Established(ctx context.Context) error {
+	return established(ctx, f.ctx, f.answered, &f.refused)
+}
+
+// established waits for answered, which is closed after refused is set, for
+// the end of the flow or of the caller.
+func established(ctx, flow context.Context, answered <-chan struct{}, refused *error) error {
 	select {
-	case <-f.answered:
-		return f.refused
+	case <-answered:
+		return *refused
 	case <-ctx.Done():
 		return context.Cause(ctx)
+	case <-flow.Done():
+	}
+	select {
+	case <-answered: // and that ended the flow
+		return *refused
+	default:
+		return context.Cause(flow)
 	}
 }
 
 // pump owns the reading side of the stream, from the answer to the last byte.
 func (f *Flow) pump() {
-	defer f.client.flows.Add(-1)
+	defer f.client.running.done()
+	defer f.linger.stop()
 	status, fields, err := f.req.Answer()
 	if err == nil && status/100 != 2 {
 		err = refusal(status, fields)
 	}
 	f.refused = err
 	close(f.answered)
-	if err != nil {
-		f.req.Abort(codeCanceled)
-		f.req.Stop(codeCanceled)
-		f.queue.fail(err)
-		return
+	if err == nil {
+		err = f.receive()
 	}
-	err = f.receive()
 	f.queue.fail(err)
-	if !errors.Is(err, io.EOF) {
+	if err != io.EOF {
+		f.end(err)
 		f.req.Abort(codeCanceled)
 		f.req.Stop(codeCanceled)
 	}
 }
 
+// receive reads to the end of the flow, which it returns.
 func (f *Flow) receive() error {
 	lane := f.client.lanes.DownTCP
 	ctx := f.client.conn.Context()
-	size := minBuffer
-	paused := false
+	class := 0
 	for {
-		buf := f.client.store.get(size)
-		n, err := f.req.Read(buf)
-		if n > 0 {
+		c := f.client.store.get(class)
+		n, err := f.req.Read(c.buf)
+		if n == 0 {
+			f.client.store.put(c)
+		} else {
 			if rerr := lane.Reserve(ctx, n); rerr != nil {
 				return rerr
 			}
 			lane.Deliver(n, n)
-			held := f.queue.push(buf[:n])
-			if n == size && size < maxBuffer {
-				size *= 2
+			switch { // as the agent's buffers: an idle flow waits with a small one
+			case n < len(c.buf):
+				class = 0
+			case class < maxClass:
+				class++
 			}
-			if !paused && held > f.share() {
-				if err := f.client.control.sendSteering(capsulePause, f.req.ID()); err != nil {
-					return err
-				}
-				paused = true
-				f.queue.whenHalf(func() { // called once, by the reader of the queue
-					_ = f.client.control.sendSteering(capsuleResume, f.req.ID()) // a lost connection ends the flow anyway
-				})
-			} else if paused {
-				paused = f.queue.waitsForHalf()
-			}
-			if held > hardBuffer {
-				if err := f.queue.waitBelow(ctx, hardBuffer); err != nil {
+			c.to = n
+			held := f.queue.push(c, f.share())
+			if most := f.most(); held > most {
+				if err := f.queue.waitBelow(ctx, most); err != nil {
 					return err
 				}
 			}
-		} else {
-			f.client.store.put(buf)
 		}
 		if err != nil {
 			return err
@@ -139,6 +155,14 @@ func (f *Flow) share() int {
 	return min(max(free/4, minFlowBuffer), flowBuffer)
 }
 
+// most is where reading ends.
+func (f *Flow) most() int {
+	if f.client.store.held.Load() > 2*clientBuffer {
+		return minFlowBuffer
+	}
+	return hardBuffer
+}
+
 // Read reads what the pump received.
 func (f *Flow) Read(b []byte) (int, error) {
 	n, err := f.queue.read(b)
@@ -149,16 +173,16 @@ func (f *Flow) Read(b []byte) (int, error) {
 func (f *Flow) WriteTo(w io.Writer) (int64, error) {
 	var total int64
 	for {
-		b, err := f.queue.pop()
+		c, err := f.queue.pop()
 		if err == io.EOF {
 			return total, nil
 		}
 		if err != nil {
 			return total, f.explain(err)
 		}
-		n, err := w.Write(b)
+		n, err := w.Write(c.buf[c.from:c.to])
 		total += int64(n)
-		f.client.store.put(b)
+		f.client.store.put(c)
 		if err != nil {
 			return total, err
 		}
@@ -174,28 +198,33 @@ func (f *Flow) explain(err error) error {
 
 // Write sends b to the target. It may be called before the agent has answered.
 func (f *Flow) Write(b []byte) (int, error) {
-	if f.closed.Load() || f.wrote.Load() {
-		return 0, net.ErrClosed
+	if f.wrote.Load() {
+		return 0, f.writeError(net.ErrClosed)
 	}
 	lane := f.client.lanes.UpTCP
-	if err := lane.Reserve(f.client.conn.Context(), len(b)); err != nil {
-		return 0, err
+	total := 0
+	for len(b) > 0 {
+		part := b[:min(len(b), maxBuffer)] // what a small credit can hold
+		if err := lane.Reserve(f.ctx, len(part)); err != nil {
+			return total, f.writeError(err)
+		}
+		n, err := f.req.Write(part)
+		lane.Deliver(len(part), n)
+		total += n
+		if err != nil {
+			return total, f.writeError(err)
+		}
+		b = b[n:]
 	}
-	n, err := f.req.Write(b)
-	lane.Deliver(len(b), n)
-	if err != nil && f.isRefused() {
-		err = f.refused
-	}
-	return n, err
+	return total, nil
 }
 
-func (f *Flow) isRefused() bool {
-	select {
-	case <-f.answered:
-		return f.refused != nil
-	default:
-		return false
+// writeError says why a write failed that found err.
+func (f *Flow) writeError(err error) error {
+	if f.ctx.Err() != nil {
+		return context.Cause(f.ctx)
 	}
+	return err
 }
 
 // CloseWrite ends the sending direction in order.
@@ -213,16 +242,21 @@ func (f *Flow) Close() error {
 		return nil
 	}
 	f.write.stop()
-	if f.queue.discard() && f.wrote.Load() {
-		return nil // both directions had ended
+	f.end(net.ErrClosed)
+	if f.queue.discard() { // the agent's direction has ended
+		if !f.wrote.Swap(true) {
+			f.req.Abort(codeCanceled)
+		}
+		return nil
 	}
+	// The order also reaches an agent that cannot take the abort: the sending
+	// side may have ended before, or be stuck in front of its target.
 	if !f.wrote.Swap(true) {
 		f.req.Abort(codeCanceled)
 	}
-	// Tell the agent also when the sending side had ended before.
-	err := f.client.control.sendSteering(capsuleCancel, f.req.ID())
-	f.write.set(time.Now().Add(lingerRead), func() { f.req.Stop(codeCanceled) })
-	return err
+	f.client.orders.give(capsuleCancel, f.req.ID())
+	f.linger.set(time.Now().Add(lingerRead), func() { f.req.Stop(codeCanceled) })
+	return nil
 }
 
 // SetDeadline implements net.Conn.
@@ -239,9 +273,12 @@ func (f *Flow) SetReadDeadline(t time.Time) error {
 // SetWriteDeadline aborts the sending direction at t, since what a stuck write
 // had sent could not be told; the zero time cancels it.
 func (f *Flow) SetWriteDeadline(t time.Time) error {
-	if !f.closed.Load() {
-		f.write.set(t, func() { f.req.Abort(codeCanceled) })
-	}
+	f.write.set(t, func() {
+		f.end(os.ErrDeadlineExceeded)
+		if !f.wrote.Swap(true) {
+			f.req.Abort(codeCanceled)
+		}
+	})
 	return nil
 }
 
@@ -257,8 +294,9 @@ func (a flowAddr) String() string  { return a.address }
 
 // A deadline runs a function at a time. The zero value has none.
 type deadline struct {
-	mu    sync.Mutex
-	timer *time.Timer
+	mu      sync.Mutex
+	timer   *time.Timer
+	stopped bool
 }
 
 func (d *deadline) set(t time.Time, f func()) {
@@ -268,9 +306,18 @@ func (d *deadline) set(t time.Time, f func()) {
 		d.timer.Stop()
 		d.timer = nil
 	}
-	if !t.IsZero() {
+	if !t.IsZero() && !d.stopped {
 		d.timer = time.AfterFunc(time.Until(t), f)
 	}
 }
 
-func (d *deadline) stop() { d.set(time.Time{}, nil) }
+// stop takes the deadline away for good.
+func (d *deadline) stop() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.stopped = true
+	if d.timer != nil {
+		d.timer.Stop()
+		d.timer = nil
+	}
+}

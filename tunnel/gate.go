@@ -9,11 +9,12 @@ import (
 type gate struct {
 	mu   sync.Mutex
 	wait chan struct{} // nil while open; closed by open
+	off  bool          // open for good
 }
 
 func (g *gate) shut() {
 	g.mu.Lock()
-	if g.wait == nil {
+	if g.wait == nil && !g.off {
 		g.wait = make(chan struct{})
 	}
 	g.mu.Unlock()
@@ -26,6 +27,14 @@ func (g *gate) open() {
 		g.wait = nil
 	}
 	g.mu.Unlock()
+}
+
+// remove opens the gate for good.
+func (g *gate) remove() {
+	g.mu.Lock()
+	g.off = true
+	g.mu.Unlock()
+	g.open()
 }
 
 // pass waits while the gate is shut.

@@ -5,8 +5,10 @@ import (
 	"errors"
 	"io"
 	"net"
+	"net/http"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -22,70 +24,57 @@ import (
 //	                          still sent, and the stream ends in order, so that
 //	                          both sides count the same
 //	target resets             the stream is aborted behind the last byte
-//	credit or connection ends both ends are closed
+//	credit ends               both ends are closed
+//	connection or drain ends  likewise, whatever up and down wait for
 type leg struct {
-	stream Stream
-	target net.Conn
-	gate   gate // shut: the buyer has no room for more of this flow
-	ctx    context.Context
-	end    context.CancelFunc
-
-	mu       sync.Mutex
-	canceled bool // by the buyer
+	stream   Stream
+	target   net.Conn
+	gate     gate // shut: the buyer has no room for more of this flow
+	ctx      context.Context
+	end      context.CancelFunc
+	canceled atomic.Bool // by the buyer
+	buffers  *sync.Pool  // see buffer
 }
-
-const (
-	minBuffer = 4 << 10  // what a flow starts with
-	maxBuffer = 32 << 10 // what full reads grow it to
-)
 
 func (s *Session) serveTCP(h Header, c Call) {
 	host, port, err := parseAuthority(h.Authority)
 	if err != nil {
-		s.refuse(c, 400, err.Error())
+		s.refuse(c, http.StatusBadRequest, err.Error())
 		return
 	}
-	ctx, cancel := context.WithTimeout(s.conn.Context(), s.cfg.DialTimeout)
-	target, err := s.cfg.Dialer.DialTCP(ctx, host, port)
-	cancel()
-	if err != nil {
-		s.refuseDial(c, err)
+	str, target := s.reach(c, nil, func(ctx context.Context) (net.Conn, error) {
+		return s.cfg.Dialer.DialTCP(ctx, host, port)
+	})
+	if str == nil {
 		return
 	}
 	defer target.Close()
-	str, err := c.Accept(nil)
-	if err != nil {
-		s.cfg.Logger.Debug("accept flow", "err", err)
-		return
-	}
-	fctx, end := context.WithCancel(s.conn.Context())
-	defer end()
-	l := &leg{stream: str, target: target, ctx: fctx, end: end}
-	s.mu.Lock()
-	lanes := s.lanes
-	s.byID[str.ID()] = l
-	s.mu.Unlock()
+	l := &leg{stream: str, target: target, buffers: &s.buffers}
+	l.ctx, l.end = context.WithCancel(s.ctx)
+	defer l.end()
+	defer context.AfterFunc(s.ctx, l.kill)()
+	lanes := s.enlist(str.ID(), flow{gate: &l.gate, cancel: l.cancel})
+	defer s.delist(str.ID())
 	var wg sync.WaitGroup
 	wg.Go(func() { l.down(lanes.DownTCP) })
 	l.up(lanes.UpTCP)
 	wg.Wait()
-	s.mu.Lock()
-	delete(s.byID, str.ID())
-	s.mu.Unlock()
 }
 
 // up relays until the buyer or the target ends its direction.
 func (l *leg) up(lane Lane) {
-	buf := make([]byte, minBuffer)
+	buf := newBuffer(l.buffers)
+	defer buf.release()
 	for {
-		n, err := l.stream.Read(buf)
+		b := buf.next()
+		n, err := l.stream.Read(b)
 		if n > 0 {
-			if werr := l.deliver(lane, buf[:n]); werr != nil {
+			if werr := l.deliver(lane, b[:n]); werr != nil {
 				l.stream.Stop(codeConnect)
 				l.reset()
 				return
 			}
-			buf = grow(buf, n)
+			buf.used(n)
 		}
 		switch {
 		case err == nil:
@@ -138,21 +127,25 @@ func (l *leg) deliver(lane Lane, b []byte) error {
 
 // down relays until the target ends its direction or the flow is over.
 func (l *leg) down(lane Lane) {
-	buf := make([]byte, minBuffer)
+	buf := newBuffer(l.buffers)
+	defer buf.release()
 	for {
-		n, err := l.target.Read(buf)
+		b := buf.next()
+		n, err := l.target.Read(b)
 		if n > 0 {
-			if werr := l.send(lane, buf[:n]); werr != nil {
+			if werr := l.send(lane, b[:n]); werr != nil {
 				l.stream.Abort(codeInternal)
+				l.stream.Stop(codeInternal) // which ends up
 				l.reset()
 				return
 			}
-			buf = grow(buf, n)
+			buf.used(n)
 		}
 		switch {
 		case err == nil:
-		case errors.Is(err, io.EOF) || l.wasCanceled():
-			if err := l.stream.Close(); err != nil {
+		case errors.Is(err, io.EOF) || l.canceled.Load():
+			if err := l.stream.Close(); err != nil { // the buyer takes no more
+				l.stream.Stop(codeCanceled)
 				l.reset()
 			}
 			return
@@ -177,25 +170,25 @@ func (l *leg) send(lane Lane, b []byte) error {
 	return err
 }
 
-// cancel is the buyer's application gone: the target is reset, which ends down.
+// cancel is the buyer's application gone: the target is reset, which ends
+// down behind what it has read.
 func (l *leg) cancel() {
-	l.mu.Lock()
-	l.canceled = true
-	l.mu.Unlock()
-	l.gate.open()
+	l.canceled.Store(true)
+	l.gate.remove()
 	l.resetTarget()
 }
 
-func (l *leg) wasCanceled() bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.canceled
-}
-
-// reset ends both directions at once.
+// reset ends both directions but for reads and writes on the stream.
 func (l *leg) reset() {
 	l.end()
 	l.resetTarget()
+}
+
+// kill ends everything at once.
+func (l *leg) kill() {
+	l.reset()
+	l.stream.Abort(codeCanceled)
+	l.stream.Stop(codeCanceled)
 }
 
 func (l *leg) resetTarget() {
@@ -209,12 +202,4 @@ func closeWrite(c net.Conn) {
 	if w, ok := c.(interface{ CloseWrite() error }); ok {
 		_ = w.CloseWrite() // the target may have closed first
 	}
-}
-
-// grow doubles buf after a read that filled it.
-func grow(buf []byte, n int) []byte {
-	if n == len(buf) && n < maxBuffer {
-		return make([]byte, 2*n)
-	}
-	return buf
 }

@@ -1,8 +1,8 @@
 package tunnel
 
 import (
+	"bytes"
 	"context"
-	"errors"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -17,27 +17,27 @@ type PacketFlow struct {
 	req     Request
 	remote  flowAddr
 	packets *packets
-	in      chan []byte // received payloads; full: dropped
-	ctx     context.Context
+	queue   *queue
+	ctx     context.Context // its cause says why the flow ended
 	end     context.CancelCauseFunc
 	closed  atomic.Bool
 
-	answered chan struct{}
-	refused  error // read after answered
-
-	mu      sync.Mutex
-	expires time.Time // read deadline; zero: none
-	changed chan struct{}
+	answered chan struct{} // closed when refused is set
+	refused  error         // read after answered
 }
 
-// packetQueue is how many packets wait for the application: 20 ms at 20,000
-// packets a second.
-const packetQueue = 400
+const (
+	// packetQueue is how many packets wait for the application: 20 ms at
+	// 20,000 packets a second.
+	packetQueue = 400
+	// maxPayload is the largest UDP payload, RFC 768.
+	maxPayload = 65535 - 8
+)
 
 func newPacketFlow(c *Client, req Request, target string) *PacketFlow {
 	f := &PacketFlow{
 		client: c, req: req, remote: flowAddr{"udp", target}, packets: newPackets(req),
-		in: make(chan []byte, packetQueue), answered: make(chan struct{}), changed: make(chan struct{}),
+		queue: newQueue(&c.store, nil), answered: make(chan struct{}),
 	}
 	f.ctx, f.end = context.WithCancelCause(c.conn.Context())
 	return f
@@ -45,21 +45,17 @@ func newPacketFlow(c *Client, req Request, target string) *PacketFlow {
 
 // Established waits for the agent's answer, like [Flow.Established].
 func (f *PacketFlow) Established(ctx context.Context) error {
-	select {
-	case <-f.answered:
-		return f.refused
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
+	return established(ctx, f.ctx, f.answered, &f.refused)
 }
 
 // pump owns the receiving side until the flow ends.
 func (f *PacketFlow) pump() {
-	defer f.client.flows.Add(-1)
+	defer f.client.running.done()
 	var wg sync.WaitGroup
 	wg.Go(func() { // datagrams may overtake the answer
 		err := f.packets.receiveDatagrams(f.ctx, f.receive)
 		f.end(err)
+		f.req.Stop(codeCanceled) // which ends the rest of pump
 	})
 	status, fields, err := f.req.Answer()
 	if err == nil && status/100 != 2 {
@@ -68,24 +64,26 @@ func (f *PacketFlow) pump() {
 	f.refused = err
 	close(f.answered)
 	if err == nil {
-		err = f.packets.receiveCapsules(f.receive)
+		err = f.packets.receiveCapsules(func(payload []byte) error { return f.receive(bytes.Clone(payload)) })
 	}
 	f.end(err)
-	f.req.Abort(codeCanceled)
-	f.req.Stop(codeCanceled)
 	wg.Wait()
+	f.queue.fail(context.Cause(f.ctx))
+	f.packets.close()
+	f.req.Stop(codeCanceled)
 }
 
+// receive takes one packet, which it owns from now on.
 func (f *PacketFlow) receive(payload []byte) error {
-	b := append([]byte(nil), payload...)
-	select {
-	case f.in <- b:
-		n := len(b) + PacketOverhead
-		if err := f.client.lanes.DownUDP.Reserve(f.ctx, n); err != nil {
-			return err
-		}
-		f.client.lanes.DownUDP.Deliver(n, n)
-	default:
+	n := len(payload) + PacketOverhead
+	lane := f.client.lanes.DownUDP
+	if err := lane.Reserve(f.ctx, n); err != nil {
+		return err
+	}
+	if f.queue.pushPacket(payload, packetQueue) {
+		lane.Deliver(n, n)
+	} else {
+		lane.Deliver(n, 0)
 	}
 	return nil
 }
@@ -93,63 +91,38 @@ func (f *PacketFlow) receive(payload []byte) error {
 // Read returns the next packet; what does not fit into b is lost, as with a
 // UDP socket.
 func (f *PacketFlow) Read(b []byte) (int, error) {
-	for {
-		f.mu.Lock()
-		expires, changed := f.expires, f.changed
-		f.mu.Unlock()
-		ctx, cancel := f.ctx, context.CancelFunc(func() {})
-		if !expires.IsZero() {
-			ctx, cancel = context.WithDeadline(f.ctx, expires)
-		}
-		select {
-		case p := <-f.in:
-			cancel()
-			return copy(b, p), nil
-		case <-changed:
-			cancel()
-		case <-ctx.Done():
-			cancel()
-			return f.ended(b, ctx)
-		}
-	}
-}
-
-func (f *PacketFlow) ended(b []byte, ctx context.Context) (int, error) {
-	select {
-	case p := <-f.in: // received before the end
-		return copy(b, p), nil
-	default:
-	}
-	err := context.Cause(ctx)
+	c, err := f.queue.pop()
 	switch {
+	case err == nil:
+		n := copy(b, c.buf[:c.to])
+		f.client.store.put(c)
+		return n, nil
 	case f.closed.Load():
-		err = net.ErrClosed
-	case f.ctx.Err() == nil && errors.Is(err, context.DeadlineExceeded):
-		err = errTimeout{}
+		return 0, net.ErrClosed
+	default:
+		return 0, err
 	}
-	return 0, err
 }
-
-// errTimeout is a net.Error, as net.Conn asks of a passed deadline.
-type errTimeout struct{}
-
-func (errTimeout) Error() string   { return "i/o timeout" }
-func (errTimeout) Timeout() bool   { return true }
-func (errTimeout) Temporary() bool { return true }
-func (errTimeout) Unwrap() error   { return context.DeadlineExceeded }
 
 // Write sends one packet.
 func (f *PacketFlow) Write(b []byte) (int, error) {
-	if f.closed.Load() {
-		return 0, net.ErrClosed
+	if len(b) > maxPayload {
+		return 0, ErrTooLarge
 	}
 	n := len(b) + PacketOverhead
 	lane := f.client.lanes.UpUDP
 	if err := lane.Reserve(f.ctx, n); err != nil {
 		return 0, err
 	}
+	if f.ctx.Err() != nil {
+		lane.Deliver(n, 0)
+		return 0, context.Cause(f.ctx)
+	}
 	if err := f.packets.send(b); err != nil {
 		lane.Deliver(n, 0)
+		if f.ctx.Err() != nil {
+			err = context.Cause(f.ctx)
+		}
 		return 0, err
 	}
 	lane.Deliver(n, n)
@@ -162,7 +135,8 @@ func (f *PacketFlow) Close() error {
 		return nil
 	}
 	f.end(net.ErrClosed)
-	f.req.Abort(codeCanceled)
+	f.queue.discard()
+	f.packets.close()
 	f.req.Stop(codeCanceled)
 	return nil
 }
@@ -175,11 +149,7 @@ func (f *PacketFlow) SetWriteDeadline(time.Time) error { return nil }
 
 // SetReadDeadline implements net.Conn.
 func (f *PacketFlow) SetReadDeadline(t time.Time) error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.expires = t
-	close(f.changed)
-	f.changed = make(chan struct{})
+	f.queue.setDeadline(t)
 	return nil
 }
 

@@ -5,31 +5,37 @@ import (
 	"io"
 	"os"
 	"sync"
-	"sync/atomic"
 	"time"
 )
 
 // A queue holds what a flow received until its application reads it. One
-// goroutine pushes, one reads.
+// goroutine pushes, one reads. What it holds is counted in whole buffers, so
+// that a peer that sends single bytes cannot make it hold more than it says.
 type queue struct {
 	store *store
+	// steer asks the agent to pause the flow or to go on. It is called locked
+	// and does not wait. Nil for datagrams.
+	steer func(pause bool)
+	news  chan struct{} // one token: look again; never closed
 
 	mu        sync.Mutex
-	chunks    [][]byte
-	held      int
+	chunks    []*chunk // unread from head on
+	head      int
+	held      int           // bytes of the buffers in chunks
+	paused    int           // what was held when the agent was asked to pause; 0: it was not
 	err       error         // set once, behind the last chunk
 	discarded bool          // the application has gone: push drops
-	expired   bool          // the read deadline has passed
-	news      chan struct{} // one token: look again
-	half      func()        // called when held is at most halfAt
-	halfAt    int
-	below     chan struct{} // non-nil: closed when held falls below belowAt
+	below     chan struct{} // non-nil: closed when less than belowAt is held
 	belowAt   int
 
-	timer deadline
+	expired   bool // the read deadline has passed
+	timer     *time.Timer
+	deadlines int // counts setDeadline, so that a late timer is told apart
 }
 
-func newQueue(s *store) *queue { return &queue{store: s, news: make(chan struct{}, 1)} }
+func newQueue(s *store, steer func(pause bool)) *queue {
+	return &queue{store: s, steer: steer, news: make(chan struct{}, 1)}
+}
 
 func (q *queue) signal() {
 	select {
@@ -38,42 +44,68 @@ func (q *queue) signal() {
 	}
 }
 
-// push appends b, which the queue owns from now on, and returns what is held.
-func (q *queue) push(b []byte) int {
+// push appends c, which the queue owns from now on. If more than full is held
+// then, the agent is asked to pause, and to go on when half has been read.
+func (q *queue) push(c *chunk, full int) (held int) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if q.discarded {
-		q.store.put(b)
+		q.store.put(c)
 		return 0
 	}
-	q.chunks = append(q.chunks, b)
-	q.held += len(b)
-	q.store.held.Add(int64(len(b)))
-	q.signal()
+	if last := len(q.chunks) - 1; last >= q.head && q.chunks[last].take(c) {
+		q.store.put(c)
+	} else {
+		q.append(c)
+	}
+	if q.paused == 0 && q.held > full {
+		q.paused = q.held
+		q.steer(true)
+	}
 	return q.held
+}
+
+// take moves c's bytes behind t's own, if there is room for all of them.
+func (t *chunk) take(c *chunk) bool {
+	if len(t.buf)-t.to < c.to-c.from {
+		return false
+	}
+	t.to += copy(t.buf[t.to:], c.buf[c.from:c.to])
+	return true
+}
+
+// pushPacket appends a datagram, which the queue owns from now on, unless
+// limit packets are held.
+func (q *queue) pushPacket(b []byte, limit int) bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if q.discarded || len(q.chunks)-q.head >= limit {
+		return false
+	}
+	q.append(q.store.wrap(b))
+	return true
+}
+
+func (q *queue) append(c *chunk) {
+	if len(q.chunks) == cap(q.chunks) && 2*q.head > len(q.chunks) { // use the room in front
+		n := copy(q.chunks, q.chunks[q.head:])
+		clear(q.chunks[n:])
+		q.chunks, q.head = q.chunks[:n], 0
+	}
+	q.chunks = append(q.chunks, c)
+	q.held += len(c.buf)
+	q.store.held.Add(int64(len(c.buf)))
+	q.signal()
 }
 
 // fail ends the queue: err is returned when all chunks have been read.
 func (q *queue) fail(err error) {
 	q.mu.Lock()
+	defer q.mu.Unlock()
 	if q.err == nil {
 		q.err = err
 	}
-	q.mu.Unlock()
 	q.signal()
-}
-
-// whenHalf calls f once, when half of what is held now has been read.
-func (q *queue) whenHalf(f func()) {
-	q.mu.Lock()
-	q.half, q.halfAt = f, q.held/2
-	q.mu.Unlock()
-}
-
-func (q *queue) waitsForHalf() bool {
-	q.mu.Lock()
-	defer q.mu.Unlock()
-	return q.half != nil
 }
 
 // waitBelow waits until less than n bytes are held.
@@ -94,21 +126,24 @@ func (q *queue) waitBelow(ctx context.Context, n int) error {
 	}
 }
 
-// took is called, locked, when n bytes left the queue. It returns what to call
-// after unlocking.
-func (q *queue) took(n int) func() {
-	q.held -= n
-	q.store.held.Add(-int64(n))
+// shift takes the first chunk out. It is called locked.
+func (q *queue) shift() *chunk {
+	c := q.chunks[q.head]
+	q.chunks[q.head] = nil
+	if q.head++; q.head == len(q.chunks) {
+		q.chunks, q.head = q.chunks[:0], 0
+	}
+	q.held -= len(c.buf)
+	q.store.held.Add(-int64(len(c.buf)))
 	if q.below != nil && q.held < q.belowAt {
 		close(q.below)
 		q.below = nil
 	}
-	if q.half != nil && q.held <= q.halfAt {
-		f := q.half
-		q.half = nil
-		return f
+	if q.paused > 0 && q.held <= q.paused/2 && !q.discarded {
+		q.paused = 0
+		q.steer(false)
 	}
-	return func() {}
+	return c
 }
 
 // wait returns, locked, when there is a chunk, or with an error, unlocked.
@@ -122,12 +157,11 @@ func (q *queue) wait() error {
 		case q.expired:
 			q.mu.Unlock()
 			return os.ErrDeadlineExceeded
-		case len(q.chunks) > 0:
+		case q.head < len(q.chunks):
 			return nil
 		case q.err != nil:
 			err := q.err
 			q.mu.Unlock()
-			q.signal() // for the next call
 			return err
 		}
 		q.mu.Unlock()
@@ -135,18 +169,13 @@ func (q *queue) wait() error {
 	}
 }
 
-// pop returns the next chunk; the caller puts its buffer back.
-func (q *queue) pop() ([]byte, error) {
+// pop returns the next chunk; the caller puts it back.
+func (q *queue) pop() (*chunk, error) {
 	if err := q.wait(); err != nil {
 		return nil, err
 	}
-	b := q.chunks[0]
-	q.chunks[0] = nil
-	q.chunks = q.chunks[1:]
-	after := q.took(len(b))
-	q.mu.Unlock()
-	after()
-	return b, nil
+	defer q.mu.Unlock()
+	return q.shift(), nil
 }
 
 func (q *queue) read(p []byte) (int, error) {
@@ -156,18 +185,12 @@ func (q *queue) read(p []byte) (int, error) {
 	if err := q.wait(); err != nil {
 		return 0, err
 	}
-	b := q.chunks[0]
-	n := copy(p, b)
-	if n == len(b) {
-		q.store.put(b)
-		q.chunks[0] = nil
-		q.chunks = q.chunks[1:]
-	} else {
-		q.chunks[0] = b[n:]
+	defer q.mu.Unlock()
+	c := q.chunks[q.head]
+	n := copy(p, c.buf[c.from:c.to])
+	if c.from += n; c.from == c.to {
+		q.store.put(q.shift())
 	}
-	after := q.took(n)
-	q.mu.Unlock()
-	after()
 	return n, nil
 }
 
@@ -175,60 +198,50 @@ func (q *queue) read(p []byte) (int, error) {
 // had been pushed already.
 func (q *queue) discard() bool {
 	q.mu.Lock()
-	q.discarded = true
-	for _, b := range q.chunks {
-		q.store.put(b)
+	defer q.mu.Unlock()
+	q.discarded = true // before shift, which asks for no more then
+	for q.head < len(q.chunks) {
+		q.store.put(q.shift())
 	}
-	q.chunks = nil
-	q.half = nil // the flow is being cancelled: nothing to resume
-	q.took(q.held)
-	ended := q.err != nil
-	q.mu.Unlock()
-	q.timer.stop()
+	if q.below != nil {
+		close(q.below)
+		q.below = nil
+	}
+	q.setTimer(time.Time{})
 	q.signal()
-	return ended
+	return q.err != nil
 }
 
+// setDeadline makes reads fail from t on; the zero time takes that back.
 func (q *queue) setDeadline(t time.Time) {
 	q.mu.Lock()
-	q.expired = false
-	q.mu.Unlock()
-	q.timer.set(t, func() {
-		q.mu.Lock()
-		q.expired = true
-		q.mu.Unlock()
+	defer q.mu.Unlock()
+	if !q.discarded {
+		q.setTimer(t)
+	}
+}
+
+func (q *queue) setTimer(t time.Time) {
+	if q.timer != nil {
+		q.timer.Stop()
+		q.timer = nil
+	}
+	q.deadlines++
+	q.expired = !t.IsZero() && time.Until(t) <= 0
+	switch {
+	case q.expired:
 		q.signal()
-	})
-}
-
-// A store keeps the buffers of a client's flows.
-type store struct {
-	held  atomic.Int64 // bytes in queues
-	spare [4]sync.Pool // of *[]byte, by size: minBuffer doubled up to maxBuffer
-}
-
-func sizeClass(size int) int {
-	class := 0
-	for s := minBuffer; s < size; s *= 2 {
-		class++
+	case !t.IsZero():
+		set := q.deadlines
+		q.timer = time.AfterFunc(time.Until(t), func() { q.expire(set) })
 	}
-	return class
 }
 
-func (s *store) get(size int) []byte {
-	if b, ok := s.spare[sizeClass(size)].Get().(*[]byte); ok {
-		return *b
+func (q *queue) expire(set int) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if set == q.deadlines {
+		q.expired = true
+		q.signal()
 	}
-	return make([]byte, size)
-}
-
-// put takes back a buffer of get, however it was sliced, if its whole capacity
-// is still behind it.
-func (s *store) put(b []byte) {
-	size := cap(b)
-	if size < minBuffer || size > maxBuffer || size&(size-1) != 0 {
-		return
-	}
-	b = b[:size]
-	s.spare[sizeClass(size)].Put(&b)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"net"
 	"net/http"
 	"os"
@@ -73,7 +74,7 @@ func proxyStatus(kind, text string) string {
 // not fit is left out.
 func refusal(status int, fields http.Header) *RefusedError {
 	e := &RefusedError{Status: status}
-	for part := range strings.SplitSeq(fields.Get("Proxy-Status"), ";") {
+	for part := range params(fields.Get("Proxy-Status")) {
 		k, v, _ := strings.Cut(strings.TrimSpace(part), "=")
 		switch k {
 		case "error":
@@ -83,4 +84,22 @@ func refusal(status int, fields http.Header) *RefusedError {
 		}
 	}
 	return e
+}
+
+// params splits a field at semicolons outside of quotes (RFC 8941 §3.1.2). The
+// quotes of this program's agents have no escapes in them.
+func params(field string) iter.Seq[string] {
+	return func(yield func(string) bool) {
+		for field != "" {
+			end, quoted := 0, false
+			for end < len(field) && (quoted || field[end] != ';') {
+				quoted = quoted != (field[end] == '"')
+				end++
+			}
+			if !yield(field[:end]) || end == len(field) {
+				return
+			}
+			field = field[end+1:]
+		}
+	}
 }

@@ -4,7 +4,10 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
+	"net"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 )
@@ -62,29 +65,40 @@ type Session struct {
 	conn ServerConn
 	cfg  Config
 
-	control  chan *Control // one value, sent when the control stream opens
-	admitted chan struct{} // closed by Admit
-	flows    chan struct{} // a token for each running flow; full: refuse
-	running  sync.WaitGroup
+	control  chan *Control   // one value, sent when the control stream opens
+	admitted chan struct{}   // closed by Admit
+	ctx      context.Context // of all flows; ends with the connection or Drain
+	end      context.CancelCauseFunc
+	running  running   // flows, those that are being dialled included
+	buffers  sync.Pool // see buffer
 
 	mu       sync.Mutex
 	lanes    Lanes           // set before admitted is closed
 	opened   bool            // the control stream came
 	draining bool            // no new flows
-	byID     map[uint64]*leg // running TCP flows, for steering
+	flows    map[uint64]flow // established ones, by stream
+	dialing  int
+	early    map[uint64]bool // canceled while being dialled
+}
+
+// A flow is what can be done to a running one.
+type flow struct {
+	gate   *gate  // nil: a UDP flow cannot be paused
+	cancel func() // ends it; what was read from its target is still sent
 }
 
 // NewSession returns the session of conn. It does nothing until Run.
 func NewSession(conn ServerConn, c Config) *Session {
-	c = c.withDefaults()
-	return &Session{
+	s := &Session{
 		conn:     conn,
-		cfg:      c,
+		cfg:      c.withDefaults(),
 		control:  make(chan *Control, 1),
 		admitted: make(chan struct{}),
-		flows:    make(chan struct{}, c.MaxFlows),
-		byID:     make(map[uint64]*leg),
+		flows:    make(map[uint64]flow),
+		early:    make(map[uint64]bool),
 	}
+	s.ctx, s.end = context.WithCancelCause(conn.Context())
+	return s
 }
 
 // Run serves the connection until it ends and returns its *CloseError.
@@ -116,33 +130,38 @@ func (s *Session) Admit(lanes Lanes) {
 }
 
 // Flows returns how many flows are running.
-func (s *Session) Flows() int { return len(s.flows) }
+func (s *Session) Flows() int { return s.running.count() }
 
-// Drain refuses new flows and waits until the running ones have ended or ctx
-// is done, which resets those that are left.
+// drainGrace is how long a flow that is being ended may take for what was
+// read from its target, or to be dialled.
+const drainGrace = 5 * time.Second
+
+var errDrained = errors.New("tunnel: session drained")
+
+// Drain refuses new flows and waits until the running ones have ended. When
+// ctx is done it ends those that are left: first in the way that lets both
+// sides count the same, after 5 s in any way.
 func (s *Session) Drain(ctx context.Context) {
 	s.mu.Lock()
 	s.draining = true
 	s.mu.Unlock()
-	var waiter sync.WaitGroup
-	idle := make(chan struct{})
-	waiter.Go(func() {
-		s.running.Wait()
-		close(idle)
-	})
-	select {
-	case <-idle:
-	case <-ctx.Done():
-		s.mu.Lock()
-		for _, l := range s.byID {
-			l.cancel()
+	if s.running.wait(ctx) == nil {
+		return
+	}
+	s.mu.Lock()
+	left := slices.Collect(maps.Values(s.flows))
+	s.mu.Unlock()
+	for _, f := range left {
+		f.cancel()
+	}
+	for range 2 {
+		grace, cancel := context.WithTimeout(context.Background(), drainGrace)
+		err := s.running.wait(grace)
+		cancel()
+		if err == nil {
+			return
 		}
-		s.mu.Unlock()
-		select {
-		case <-idle:
-		case <-s.conn.Context().Done():
-		case <-time.After(5 * time.Second): // a UDP flow, or a target that ignores us
-		}
+		s.end(errDrained)
 	}
 }
 
@@ -218,19 +237,66 @@ func (s *Session) enter() (release func(), status int) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.draining {
+	switch {
+	case s.draining:
 		return nil, http.StatusServiceUnavailable
-	}
-	select {
-	case s.flows <- struct{}{}:
-	default:
+	case s.running.count() >= s.cfg.MaxFlows:
 		return nil, http.StatusTooManyRequests
 	}
-	s.running.Add(1)
-	return func() {
-		<-s.flows
-		s.running.Done()
-	}, 0
+	s.running.add()
+	return s.running.done, 0
+}
+
+// reach connects a flow to its target and accepts it, or refuses it and
+// returns nil. The caller owns both; it enlists the flow next.
+func (s *Session) reach(c Call, fields http.Header, dial func(context.Context) (net.Conn, error)) (Stream, net.Conn) {
+	s.mu.Lock()
+	s.dialing++
+	s.mu.Unlock()
+	ctx, cancel := context.WithTimeout(s.ctx, s.cfg.DialTimeout)
+	target, err := dial(ctx)
+	cancel()
+	if err != nil {
+		s.dialed()
+		s.refuseDial(c, err)
+		return nil, nil
+	}
+	str, err := c.Accept(fields)
+	if err != nil {
+		s.dialed()
+		s.cfg.Logger.Debug("accept flow", "err", err)
+		_ = target.Close() // unused
+		return nil, nil
+	}
+	return str, target
+}
+
+// dialed says that a flow is not being dialled any more.
+func (s *Session) dialed() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.dialing--; s.dialing == 0 {
+		clear(s.early)
+	}
+}
+
+// enlist makes a flow known to steer and Drain.
+func (s *Session) enlist(id uint64, f flow) Lanes {
+	s.mu.Lock()
+	s.flows[id] = f
+	lanes, canceled := s.lanes, s.early[id]
+	s.mu.Unlock()
+	s.dialed()
+	if canceled {
+		f.cancel()
+	}
+	return lanes
+}
+
+func (s *Session) delist(id uint64) {
+	s.mu.Lock()
+	delete(s.flows, id)
+	s.mu.Unlock()
 }
 
 func (s *Session) refuseEntry(c Call, status int) {
@@ -250,22 +316,24 @@ func (s *Session) refuseEntry(c Call, status int) {
 	}
 }
 
-// steer acts on a buyer's capsule about the TCP flow on stream id. One that
-// has ended already is none.
+// steer acts on a buyer's capsule about the flow on stream id. One that has
+// ended already is none; one that is not yet established can be cancelled.
 func (s *Session) steer(typ, id uint64) {
 	s.mu.Lock()
-	l := s.byID[id]
-	s.mu.Unlock()
-	if l == nil {
-		return
+	f, ok := s.flows[id]
+	if !ok && typ == capsuleCancel && s.dialing > 0 && len(s.early) < s.cfg.MaxFlows {
+		s.early[id] = true
 	}
-	switch typ {
-	case capsulePause:
-		l.gate.shut()
-	case capsuleResume:
-		l.gate.open()
-	case capsuleCancel:
-		l.cancel()
+	s.mu.Unlock()
+	switch {
+	case !ok:
+	case typ == capsuleCancel:
+		f.cancel()
+	case f.gate == nil:
+	case typ == capsulePause:
+		f.gate.shut()
+	case typ == capsuleResume:
+		f.gate.open()
 	}
 }
 

@@ -3,6 +3,7 @@ package tunnel
 import (
 	"fmt"
 	"net"
+	"net/netip"
 	"net/url"
 	"strconv"
 	"strings"
@@ -58,10 +59,8 @@ func checkTarget(host, port string) (string, uint16, error) {
 	if host == "" || len(host) > maxHost {
 		return "", 0, fmt.Errorf("tunnel: host of %d bytes, want 1 to %d", len(host), maxHost)
 	}
-	for _, c := range []byte(host) {
-		if c <= ' ' || c == 0x7f || c == '/' || c == '@' {
-			return "", 0, fmt.Errorf("tunnel: host %.64q has a forbidden character", host)
-		}
+	if err := checkHost(host); err != nil {
+		return "", 0, err
 	}
 	if len(port) == 0 || len(port) > 5 || port[0] < '1' || port[0] > '9' {
 		return "", 0, fmt.Errorf("tunnel: port %.16q, want 1 to 65535", port)
@@ -71,4 +70,23 @@ func checkTarget(host, port string) (string, uint16, error) {
 		return "", 0, fmt.Errorf("tunnel: port %.16q, want 1 to 65535", port)
 	}
 	return host, uint16(n), nil
+}
+
+// checkHost accepts names as resolvers know them (RFC 1123 §2.1, and the
+// underscore of RFC 8552) and addresses without a zone, which would be one of
+// the agent's own links.
+func checkHost(host string) error {
+	if strings.Contains(host, ":") {
+		if a, err := netip.ParseAddr(host); err != nil || a.Zone() != "" {
+			return fmt.Errorf("tunnel: host %.64q is not an IPv6 address", host)
+		}
+		return nil
+	}
+	for _, c := range []byte(host) {
+		letter := c|0x20 >= 'a' && c|0x20 <= 'z'
+		if !letter && (c < '0' || c > '9') && c != '-' && c != '.' && c != '_' {
+			return fmt.Errorf("tunnel: host %.64q has a forbidden character", host)
+		}
+	}
+	return nil
 }

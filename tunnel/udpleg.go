@@ -19,11 +19,13 @@ import (
 //	up:   datagram or capsule → lane.Reserve → target.Write → lane.Deliver
 //	down: target.Read → lane.Reserve → datagram or capsule → lane.Deliver
 type udpLeg struct {
+	stream  Stream
 	packets *packets
 	target  net.Conn
 	idle    time.Duration
-	lastUp  atomic.Int64 // monotonic, nanoseconds since start
-	start   time.Time
+	ctx     context.Context
+	end     context.CancelFunc
+	active  atomic.Bool // a packet has passed since down last looked
 }
 
 func (s *Session) serveUDP(h Header, c Call) {
@@ -32,57 +34,47 @@ func (s *Session) serveUDP(h Header, c Call) {
 		s.refuse(c, http.StatusBadRequest, err.Error())
 		return
 	}
-	dctx, cancel := context.WithTimeout(s.conn.Context(), s.cfg.DialTimeout)
-	target, err := s.cfg.Dialer.DialUDP(dctx, host, port)
-	cancel()
-	if err != nil {
-		s.refuseDial(c, err)
+	str, target := s.reach(c, http.Header{"Capsule-Protocol": {"?1"}}, func(ctx context.Context) (net.Conn, error) {
+		return s.cfg.Dialer.DialUDP(ctx, host, port)
+	})
+	if str == nil {
 		return
 	}
-	defer target.Close()
-	str, err := c.Accept(http.Header{"Capsule-Protocol": {"?1"}})
-	if err != nil {
-		s.cfg.Logger.Debug("accept flow", "err", err)
-		return
-	}
-	s.mu.Lock()
-	lanes := s.lanes
-	s.mu.Unlock()
-	ctx, end := context.WithCancel(s.conn.Context())
-	defer end()
-	l := &udpLeg{packets: newPackets(str), target: target, idle: s.cfg.UDPIdle, start: time.Now()}
-	up := func(payload []byte) error { return l.up(ctx, lanes.UpUDP, payload) }
-	finish := func() { // whichever direction ends, ends the flow
-		end()
-		_ = target.Close() // the deferred one closes again
-		_ = str.Close()    // the buyer may have gone first
-		str.Stop(codeCanceled)
-	}
+	l := &udpLeg{stream: str, packets: newPackets(str), target: target, idle: s.cfg.UDPIdle}
+	l.ctx, l.end = context.WithCancel(s.ctx)
+	defer context.AfterFunc(s.ctx, l.finish)()
+	lanes := s.enlist(str.ID(), flow{cancel: l.finish})
+	defer s.delist(str.ID())
+	up := func(payload []byte) error { return l.up(lanes.UpUDP, payload) }
 	var wg sync.WaitGroup
-	wg.Go(func() {
-		defer finish()
-		if err := l.packets.receiveDatagrams(ctx, up); err != nil {
-			s.cfg.Logger.Debug("udp flow", "err", err)
-		}
-	})
-	wg.Go(func() {
-		defer finish()
-		if err := l.down(ctx, lanes.DownUDP); err != nil {
-			s.cfg.Logger.Debug("udp flow", "err", err)
-		}
-	})
-	if err := l.packets.receiveCapsules(up); err != nil && !errors.Is(err, io.EOF) {
-		s.cfg.Logger.Debug("udp flow", "err", err)
-	}
-	finish()
+	wg.Go(func() { s.ended(l, l.packets.receiveDatagrams(l.ctx, up)) })
+	wg.Go(func() { s.ended(l, l.down(lanes.DownUDP)) })
+	s.ended(l, l.packets.receiveCapsules(up))
 	wg.Wait()
 }
 
-func (l *udpLeg) up(ctx context.Context, lane Lane, payload []byte) error {
+// ended ends a flow of which one part has ended.
+func (s *Session) ended(l *udpLeg, err error) {
+	if !errors.Is(err, io.EOF) && !errors.Is(err, net.ErrClosed) && l.ctx.Err() == nil {
+		s.cfg.Logger.Debug("udp flow", "err", err)
+	}
+	l.finish()
+}
+
+// finish ends all parts of the flow. It may be called again.
+func (l *udpLeg) finish() {
+	l.end()
+	_ = l.target.Close() // it may have been closed by another part
+	l.packets.close()
+	l.stream.Stop(codeCanceled)
+}
+
+func (l *udpLeg) up(lane Lane, payload []byte) error {
 	n := len(payload) + PacketOverhead
-	if err := lane.Reserve(ctx, n); err != nil {
+	if err := lane.Reserve(l.ctx, n); err != nil {
 		return err
 	}
+	l.active.Store(true)
 	if _, err := l.target.Write(payload); err != nil {
 		lane.Deliver(n, 0)
 		if errors.Is(err, net.ErrClosed) {
@@ -91,45 +83,62 @@ func (l *udpLeg) up(ctx context.Context, lane Lane, payload []byte) error {
 		return nil // an ICMP error of an earlier packet, or one too large: UDP loses packets
 	}
 	lane.Deliver(n, n)
-	l.lastUp.Store(int64(time.Since(l.start)))
 	return nil
 }
 
-func (l *udpLeg) down(ctx context.Context, lane Lane) error {
-	buf := make([]byte, 2048) // an Ethernet frame; grows to the largest datagram
-	for {
-		if err := l.target.SetReadDeadline(time.Now().Add(l.idle)); err != nil {
-			return err
-		}
+const (
+	packetBuffer = 2048 // more than an Ethernet frame
+	// maxFaults is how many ICMP errors in a row a flow survives: the target's
+	// port may open later.
+	maxFaults = 64
+)
+
+// down relays until the flow ends and returns why, never nil.
+func (l *udpLeg) down(lane Lane) error {
+	buf := make([]byte, packetBuffer) // grows to the largest datagram
+	if err := l.target.SetReadDeadline(time.Now().Add(l.idle)); err != nil {
+		return err
+	}
+	for faults := 0; ; {
 		n, err := l.target.Read(buf)
 		switch {
 		case errors.Is(err, os.ErrDeadlineExceeded):
-			if time.Since(l.start)-time.Duration(l.lastUp.Load()) >= l.idle {
+			if !l.active.Swap(false) {
 				return errIdle
 			}
-			continue
-		case errors.Is(err, net.ErrClosed) || errors.Is(err, io.EOF):
-			return err
-		case err != nil:
-			if ctx.Err() != nil {
+			if err := l.target.SetReadDeadline(time.Now().Add(l.idle)); err != nil {
 				return err
 			}
-			continue // an ICMP error: the target's port may open later
-		}
-		if n == len(buf) && n < maxDatagramCapsule {
-			buf = make([]byte, maxDatagramCapsule) // this one was cut short: drop it, as a full link would
+			continue
+		case err != nil:
+			if faults++; faults == maxFaults || l.ctx.Err() != nil || errors.Is(err, net.ErrClosed) || errors.Is(err, io.EOF) {
+				return err
+			}
 			continue
 		}
-		cost := n + PacketOverhead
-		if err := lane.Reserve(ctx, cost); err != nil {
+		faults = 0
+		l.active.Store(true)
+		if n == len(buf) && n < maxPayload {
+			buf = make([]byte, maxPayload) // this one was cut short: drop it, as a full link would
+			continue
+		}
+		if err := l.send(lane, buf[:n]); err != nil {
 			return err
 		}
-		if err := l.packets.send(buf[:n]); err != nil {
-			lane.Deliver(cost, 0)
-			return err
-		}
-		lane.Deliver(cost, cost)
 	}
+}
+
+func (l *udpLeg) send(lane Lane, payload []byte) error {
+	cost := len(payload) + PacketOverhead
+	if err := lane.Reserve(l.ctx, cost); err != nil {
+		return err
+	}
+	if err := l.packets.send(payload); err != nil {
+		lane.Deliver(cost, 0)
+		return err
+	}
+	lane.Deliver(cost, cost)
+	return nil
 }
 
 var errIdle = errors.New("tunnel: idle")

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"maps"
 	"net/http"
 	"net/url"
 
@@ -71,10 +73,6 @@ func (c *ClientConn) PeerKeyHash() [32]byte { return peerHash(c.conn.ConnectionS
 
 // Open sends the head of a request and returns without waiting for the answer.
 func (c *ClientConn) Open(ctx context.Context, h tunnel.Header) (tunnel.Request, error) {
-	str, err := c.h3.OpenRequestStream(ctx)
-	if err != nil {
-		return nil, explain(err)
-	}
 	req := &http.Request{
 		Method: h.Method, Host: h.Authority, Header: h.Fields,
 		URL: &url.URL{Scheme: "https", Host: h.Authority},
@@ -92,14 +90,33 @@ func (c *ClientConn) Open(ctx context.Context, h tunnel.Header) (tunnel.Request,
 		}
 		req.URL.Path, req.URL.RawPath = u.Path, u.RawPath
 	}
-	if err := str.SendRequestHeader(req); err != nil {
+	str, err := c.h3.OpenRequestStream(ctx)
+	if err != nil {
 		return nil, explain(err)
 	}
-	return &request{str}, nil
+	r := &request{str}
+	if err := str.SendRequestHeader(req); err != nil {
+		r.Abort(requestCanceled)
+		r.Stop(requestCanceled)
+		return nil, explain(err)
+	}
+	return r, nil
 }
+
+const requestCanceled = uint64(http3.ErrCodeRequestCanceled)
 
 // request adapts an HTTP/3 request stream.
 type request struct{ *http3.RequestStream }
+
+func (r *request) Read(b []byte) (int, error) {
+	n, err := r.RequestStream.Read(b)
+	return n, explain(err)
+}
+
+func (r *request) Write(b []byte) (int, error) {
+	n, err := r.RequestStream.Write(b)
+	return n, explain(err)
+}
 
 func (r *request) ID() uint64        { return uint64(r.StreamID()) }
 func (r *request) Abort(code uint64) { r.CancelWrite(quicgo.StreamErrorCode(code)) }
@@ -158,9 +175,8 @@ func (c *call) Refuse(status int, fields http.Header, text string) error {
 }
 
 func (c *call) answer(status int, fields http.Header) {
-	for k, v := range fields {
-		c.w.Header()[k] = v
-	}
+	maps.Copy(c.w.Header(), fields)
+	c.w.Header()["Date"] = nil // routers have no clock at boot
 	c.w.WriteHeader(status)
 }
 
@@ -196,8 +212,15 @@ func closeError(err error) *tunnel.CloseError {
 	return &tunnel.CloseError{Err: err}
 }
 
-// explain turns the error of a connection that has ended into its reason.
+// explain turns the error of a connection that has ended into its reason. An
+// error that is only a stream's is left as it is.
 func explain(err error) error {
+	if err == nil || err == io.EOF { // the common cases first: reads and writes come by here
+		return err
+	}
+	if h, ok := errors.AsType[*http3.Error](err); ok && (h.ErrorCode == http3.ErrCodeNoError || h.ErrorCode >= ownCodes) {
+		return &tunnel.CloseError{Reason: tunnel.Reason(h.ErrorCode), Text: printable(h.ErrorMessage), Remote: h.Remote}
+	}
 	_, closed := errors.AsType[*quicgo.ApplicationError](err)
 	_, idle := errors.AsType[*quicgo.IdleTimeoutError](err)
 	_, forgotten := errors.AsType[*quicgo.StatelessResetError](err)
@@ -207,6 +230,9 @@ func explain(err error) error {
 	}
 	return err
 }
+
+// ownCodes is where the tunnel's reasons begin, none of which ends a stream.
+const ownCodes = http3.ErrCode(tunnel.ReasonProtocol)
 
 // printable keeps a peer's text from steering a terminal.
 func printable(s string) string {

@@ -78,7 +78,7 @@ type ListenConfig struct {
 	ResetKey [32]byte
 	// MaxStreams bounds the requests of one connection. Default 264.
 	MaxStreams int
-	// MaxConns bounds connections, handshakes included. Default 128.
+	// MaxConns bounds connections. Default 128.
 	MaxConns int
 }
 
@@ -87,7 +87,30 @@ type Listener struct {
 	transport *quicgo.Transport
 	listener  *quicgo.EarlyListener
 	places    chan struct{} // a token for each connection
+	attempts  chan struct{} // likewise, handshakes included
 }
+
+// handshakes is how many may be under way beside a full number of connections.
+const handshakes = 64
+
+var errBusy = errors.New("quic: too many handshakes")
+
+// attempt takes a place for a connection before its handshake has cost
+// anything; one without a place is refused.
+func (l *Listener) attempt(ctx context.Context, _ *quicgo.ClientInfo) (context.Context, error) {
+	select {
+	case l.attempts <- struct{}{}:
+		context.AfterFunc(ctx, func() { <-l.attempts })
+		return ctx, nil
+	default:
+		return nil, errBusy
+	}
+}
+
+// crowded says whether buyers first have to show that their address is theirs
+// (RFC 9000 §8.1.2), which costs them a round trip: many handshakes under way
+// may be a flood of forged ones.
+func (l *Listener) crowded(net.Addr) bool { return len(l.attempts)-len(l.places) > handshakes/2 }
 
 // Listen starts to listen. Close ends it and all its connections.
 func Listen(c ListenConfig) (*Listener, error) {
@@ -106,11 +129,12 @@ func Listen(c ListenConfig) (*Listener, error) {
 	qc.InitialConnectionReceiveWindow, qc.MaxConnectionReceiveWindow = agentConn, agentConn
 	qc.MaxIncomingStreams = int64(c.MaxStreams)
 	qc.MaxIncomingUniStreams = 8 // HTTP/3 needs three
-	tr := &quicgo.Transport{Conn: c.Conn}
+	l := &Listener{places: make(chan struct{}, c.MaxConns), attempts: make(chan struct{}, c.MaxConns+handshakes)}
+	l.transport = &quicgo.Transport{Conn: c.Conn, ConnContext: l.attempt, VerifySourceAddress: l.crowded}
 	if c.ResetKey != [32]byte{} {
-		tr.StatelessResetKey = (*quicgo.StatelessResetKey)(&c.ResetKey)
+		l.transport.StatelessResetKey = (*quicgo.StatelessResetKey)(&c.ResetKey)
 	}
-	ln, err := tr.ListenEarly(http3.ConfigureTLSConfig(&tls.Config{
+	l.listener, err = l.transport.ListenEarly(http3.ConfigureTLSConfig(&tls.Config{
 		Certificates: []tls.Certificate{cert},
 		MinVersion:   tls.VersionTLS13,
 		// Resumption would save a signature but not a round trip, and a ticket
@@ -120,7 +144,7 @@ func Listen(c ListenConfig) (*Listener, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Listener{transport: tr, listener: ln, places: make(chan struct{}, c.MaxConns)}, nil
+	return l, nil
 }
 
 // Addr is the address listened on.
@@ -195,7 +219,7 @@ func (d *Dialer) Dial(ctx context.Context, addr net.Addr, keyHash *[32]byte) (*C
 	qc := baseConfig()
 	qc.InitialStreamReceiveWindow, qc.MaxStreamReceiveWindow = buyerStream, buyerStreamMax
 	qc.InitialConnectionReceiveWindow, qc.MaxConnectionReceiveWindow = buyerConn, buyerConn
-	qc.MaxIncomingStreams = -1
+	qc.MaxIncomingStreams, qc.MaxIncomingUniStreams = -1, 8
 	var wrong error
 	tc := &tls.Config{
 		ServerName:         serverName,
