@@ -2,7 +2,6 @@ package proxy
 
 import (
 	"bufio"
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -11,7 +10,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
-	"os/exec"
 	"strings"
 	"sync"
 	"syscall"
@@ -318,59 +316,6 @@ func TestHTTPPassword(t *testing.T) {
 	}
 }
 
-// webSocket answers an upgrade and then behaves as echo. What is in the frames
-// is no proxy's business.
-func webSocket(w http.ResponseWriter, r *http.Request) {
-	if r.Header.Get("Upgrade") != "websocket" || r.Header.Get("Connection") != "Upgrade" {
-		http.Error(w, "no upgrade", http.StatusBadRequest)
-		return
-	}
-	c, buffered, err := http.NewResponseController(w).Hijack()
-	if err != nil {
-		return
-	}
-	defer c.Close()
-	io.WriteString(c, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"+
-		"Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n")
-	io.Copy(c, buffered.Reader)
-	c.(*net.TCPConn).CloseWrite()
-}
-
-const upgradeFields = "Host: shop.test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n" +
-	"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
-
-func TestHTTPWebSocket(t *testing.T) {
-	tunnel := site(t, webSocket)
-	addr := start(t, ServeHTTP, Config{Tunnel: tunnel})
-	for name, request := range map[string]string{
-		"absolute-form": "GET http://shop.test/chat HTTP/1.1\r\n" + upgradeFields,
-		"CONNECT":       "CONNECT shop.test:80 HTTP/1.1\r\nHost: shop.test:80\r\n\r\n",
-	} {
-		c := dial(t, addr)
-		send(t, c, []byte(request))
-		r := bufio.NewReader(c)
-		if name == "CONNECT" {
-			expect(t, r, []byte("HTTP/1.1 200 OK\r\n\r\n"))
-			send(t, c, []byte("GET /chat HTTP/1.1\r\n"+upgradeFields))
-		}
-		resp, err := http.ReadResponse(r, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if resp.StatusCode != 101 || resp.Header.Get("Sec-WebSocket-Accept") == "" {
-			t.Fatalf("%s: got %s, %v", name, resp.Status, resp.Header)
-		}
-		for _, frame := range []string{"\x81\x05hello", "\x82\x7e\x01\x00" + strings.Repeat("b", 256)} {
-			send(t, c, []byte(frame))
-			expect(t, r, []byte(frame))
-		}
-		c.CloseWrite()
-		if rest, err := io.ReadAll(r); len(rest) > 0 || err != nil {
-			t.Errorf("%s: got %q, %v at the end", name, rest, err)
-		}
-	}
-}
-
 // A target that breaks off in the middle of its answer does not look finished.
 func TestHTTPTruncatedAnswer(t *testing.T) {
 	tunnel := site(t, func(w http.ResponseWriter, r *http.Request) {
@@ -448,119 +393,4 @@ func TestHTTPShutdown(t *testing.T) {
 			}
 		}
 	})
-}
-
-func TestHTTPCurl(t *testing.T) {
-	curl := lookPath(t, "curl")
-	big := bytes.Repeat([]byte("0123456789abcdef"), 1<<16)
-	handler := func(w http.ResponseWriter, r *http.Request) {
-		if r.Method == http.MethodPut {
-			io.Copy(w, r.Body)
-			return
-		}
-		w.Write(big)
-	}
-	tunnel := site(t, handler)
-	secure := httptest.NewTLSServer(http.HandlerFunc(handler))
-	defer secure.Close()
-	tunnel.names["shop.test:443"] = secure.Listener.Addr().String()
-	addr := start(t, ServeHTTP, Config{Tunnel: tunnel})
-	for _, tt := range []struct {
-		args []string
-		want string
-	}{
-		{[]string{"http://shop.test/"}, string(big)},
-		{[]string{"--proxytunnel", "http://shop.test/"}, string(big)},
-		{[]string{"-k", "https://shop.test/"}, string(big)},
-		{[]string{"-X", "PUT", "-H", "Expect: 100-continue", "--data-binary", "hello", "http://shop.test/"}, "hello"},
-		{[]string{"-w", " %{http_code}", "-o", "/dev/null", "http://shop.test/", "-o", "/dev/null", "http://shop.test/"}, " 200 200"},
-	} {
-		args := append([]string{"-sS", "--max-time", "20", "-x", "http://" + addr}, tt.args...)
-		got, err := exec.CommandContext(t.Context(), curl, args...).Output()
-		if string(got) != tt.want || err != nil {
-			t.Errorf("curl %v: got %d bytes %.80q, %v", tt.args, len(got), got, err)
-		}
-	}
-}
-
-func FuzzHTTPRequest(f *testing.F) {
-	f.Add([]byte("GET http://shop.test/ HTTP/1.1\r\nHost: shop.test\r\n\r\n"))
-	f.Add([]byte("CONNECT shop.test:443 HTTP/1.1\r\nHost: shop.test:443\r\n\r\nearly"))
-	f.Add([]byte("POST http://[2001:db8::1]:8080/a?b HTTP/1.1\r\nTransfer-Encoding: chunked\r\nTrailer: X\r\n\r\n1\r\na\r\n0\r\nX: y\r\n\r\n"))
-	f.Add([]byte("GET http://shop.test/chat HTTP/1.1\r\n" + upgradeFields))
-	f.Add([]byte("GET https://shop.test/ HTTP/1.0\r\n\r\n"))
-	f.Add([]byte("OPTIONS * HTTP/1.1\r\nHost: x\r\n\r\n"))
-	cfg, err := Config{Tunnel: &testTunnel{}}.fill()
-	if err != nil {
-		f.Fatal(err)
-	}
-	f.Fuzz(func(t *testing.T, b []byte) {
-		r, err := http.ReadRequest(bufio.NewReader(bytes.NewReader(b)))
-		if err != nil {
-			return
-		}
-		want, bad := requestTarget(r)
-		var got []target
-		cfg := cfg
-		cfg.Tunnel = &testTunnel{tcp: func(host string, port uint16) (net.Conn, error) {
-			got = append(got, target{host, port})
-			return answered(), nil
-		}}
-		p := newHTTPProxy(t.Context(), &gate{cfg: cfg})
-		defer p.close()
-		w := httptest.NewRecorder()
-		func() {
-			defer func() {
-				if v := recover(); v != nil && v != http.ErrAbortHandler {
-					panic(v)
-				}
-			}()
-			p.ServeHTTP(w, r)
-		}()
-		if bad != nil && (len(got) > 0 || w.Code < 400) {
-			t.Fatalf("%q: refused with %d, but dialled %q and answered %d", b, bad.status, got, w.Code)
-		}
-		for _, g := range got {
-			if again, err := newTarget(g.host, g.port); err != nil || again != g || g.host != want.host || g.port != want.port {
-				t.Fatalf("%q: dialled %q, want %q: %v", b, g, want, err)
-			}
-		}
-	})
-}
-
-// answered is a flow to a site that answers once, with an empty page.
-func answered() net.Conn {
-	flow, _ := newFlow()
-	return &answeredFlow{
-		memFlow: flow,
-		page:    strings.NewReader("HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"),
-		asked:   make(chan struct{}),
-		closed:  make(chan struct{}),
-	}
-}
-
-type answeredFlow struct {
-	*memFlow
-	page          *strings.Reader
-	asked, closed chan struct{}
-	once, end     sync.Once
-}
-
-func (a *answeredFlow) Write(b []byte) (int, error) {
-	a.once.Do(func() { close(a.asked) })
-	return len(b), nil
-}
-
-func (a *answeredFlow) Read(b []byte) (int, error) {
-	select {
-	case <-a.asked:
-		return a.page.Read(b)
-	case <-a.closed:
-		return 0, net.ErrClosed
-	}
-}
-
-func (a *answeredFlow) Close() error {
-	a.end.Do(func() { close(a.closed) })
-	return nil
 }
