@@ -3,6 +3,7 @@ package ledger_test
 import (
 	"bytes"
 	"errors"
+	"maps"
 	"math/rand/v2"
 	"strings"
 	"testing"
@@ -120,18 +121,10 @@ func TestPure(t *testing.T) {
 		tx := ledger.Tx{Time: 1000 + uint64(i)*40_000, Op: op}
 		before := ledger.NewState(s.Params)
 		before.Totals, before.Receipt = s.Totals, s.Receipt
-		for k, v := range s.Accounts {
-			before.Accounts[k] = v
-		}
-		for k, v := range s.Receivers {
-			before.Receivers[k] = v
-		}
-		for k, v := range s.Channels {
-			before.Channels[k] = v
-		}
-		for k, v := range s.Nonces {
-			before.Nonces[k] = v
-		}
+		maps.Copy(before.Accounts, s.Accounts)
+		maps.Copy(before.Receivers, s.Receivers)
+		maps.Copy(before.Channels, s.Channels)
+		maps.Copy(before.Nonces, s.Nonces)
 		next, err := ledger.Apply(s, tx)
 		again, againErr := ledger.Apply(s, tx)
 		if diff := cmp.Diff(before, s); diff != "" {

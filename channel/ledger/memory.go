@@ -3,6 +3,7 @@ package ledger
 import (
 	"context"
 	"fmt"
+	"maps"
 	"sync"
 
 	"github.com/depinsim/x402/channel"
@@ -93,18 +94,10 @@ func (m *memoryView) Entry(height uint64) (Entry, error) {
 
 func (m *memoryView) Store(s State, e Entry, intent channel.Hash) error {
 	m.state.Totals = s.Totals
-	for k, v := range s.Accounts {
-		m.state.Accounts[k] = v
-	}
-	for k, v := range s.Receivers {
-		m.state.Receivers[k] = v
-	}
-	for k, v := range s.Channels {
-		m.state.Channels[k] = v
-	}
-	for k, v := range s.Nonces {
-		m.state.Nonces[k] = v
-	}
+	maps.Copy(m.state.Accounts, s.Accounts)
+	maps.Copy(m.state.Receivers, s.Receivers)
+	maps.Copy(m.state.Channels, s.Channels)
+	maps.Copy(m.state.Nonces, s.Nonces)
 	m.journal = append(m.journal, e)
 	m.intents[intent] = s.Totals.Height
 	return nil

@@ -15,6 +15,7 @@ package x402
 import (
 	"bytes"
 	"encoding/json"
+	"maps"
 
 	"github.com/depinsim/x402/channel"
 )
@@ -96,9 +97,7 @@ func (e Extra) MarshalJSON() ([]byte, error) {
 		return known, err
 	}
 	all := make(map[string]json.RawMessage)
-	for k, v := range e.Other {
-		all[k] = v
-	}
+	maps.Copy(all, e.Other)
 	if err := json.Unmarshal(known, &all); err != nil {
 		return nil, err
 	}

@@ -562,3 +562,8 @@ func FuzzSettle(f *testing.F) {
 		}
 	})
 }
+
+func payloadExact(p *ledgertest.Party) x402.Payload {
+	exact := p.Transfer(100)
+	return x402.Payload{Exact: &exact}
+}
