@@ -229,7 +229,7 @@ func TestFullDisk(t *testing.T) {
 	if steps == 0 {
 		t.Fatal("the disk was full from the start")
 	}
-	if _, err := w.pending(t.Context(), c); !errors.Is(err, facilitator.ErrUnavailable) || !strings.Contains(err.Error(), "nothing was changed") {
+	if _, err := w.pending(t.Context(), c); !errors.Is(err, facilitator.ErrUnavailable) || !strings.Contains(err.Error(), "send the same request again") {
 		t.Errorf("on a full disk: %v", err)
 	}
 	if _, err := c.Totals(t.Context(), l.Network()); err != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"net"
 	"os"
@@ -62,6 +63,11 @@ func (f runFlags) run(ctx context.Context, std stdio) (err error) {
 	level := slog.LevelInfo
 	if f.verbose {
 		level = slog.LevelDebug
+	}
+	if f.readyFile != "" { // one that a killed process left would mislead
+		if err := os.Remove(f.readyFile); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("ready file: %w", err)
+		}
 	}
 	log := slog.New(slog.NewTextHandler(std.err, &slog.HandlerOptions{Level: level}))
 	l, err := embedded.Open(f.dir)

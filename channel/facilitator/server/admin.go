@@ -19,7 +19,10 @@ import (
 	"github.com/depinsim/x402/channel/x402"
 )
 
-const adminSocket = "admin.sock"
+const (
+	adminSocket   = "admin.sock"
+	maxSocketPath = 107 // sun_path of unix(7), without its final zero
+)
 
 // ErrNotRunning is returned by an Operator when no facilitator answers in its
 // directory.
@@ -45,6 +48,9 @@ type OrderReceipt struct {
 // the ledger in dir, so a socket that is already there is a dead one's.
 func ListenAdmin(dir string) (net.Listener, error) {
 	path := filepath.Join(dir, adminSocket)
+	if len(path) > maxSocketPath {
+		return nil, fmt.Errorf("admin socket: path %s is longer than %d bytes", path, maxSocketPath)
+	}
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("admin socket: %w", err)
 	}

@@ -15,10 +15,11 @@
 // Whatever was applied once is not applied again: a request repeated after a
 // lost answer gets the first one's transaction. A refusal is an answer of
 // status 200 with success false, or isValid false; a malformed request 400; a
-// store that failed 503, and then nothing of the request was kept.
+// store that failed 503, and then the same request is to be sent again.
 package server
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -35,9 +36,15 @@ import (
 	"github.com/depinsim/x402/channel/x402"
 )
 
-// maxInFlight bounds the requests worked on at a time; further ones are told to
-// come back.
-const maxInFlight = 128
+const (
+	// maxInFlight bounds the requests worked on at a time; further ones are told
+	// to come back.
+	maxInFlight = 128
+
+	// faultTime is how long a failure to write makes the server unhealthy. Not
+	// for ever: who asks only healthy servers would never let it succeed again.
+	faultTime = time.Minute
+)
 
 // A Ledger is the home of the ledger that a Server settles on.
 type Ledger interface {
@@ -66,7 +73,13 @@ type Server struct {
 	mux     *http.ServeMux
 	metrics *metrics
 	slots   chan struct{} // one in it per request in work; never closed
-	broken  atomic.Pointer[string]
+	fault   atomic.Pointer[fault]
+}
+
+// A fault is the last failure to write the ledger since a success.
+type fault struct {
+	err  error
+	when time.Time
 }
 
 // New returns a facilitator on cfg.Ledger, which stays the caller's to close
@@ -102,6 +115,9 @@ func (s *Server) routes() {
 
 // ServeHTTP answers one request.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	// The body first: a client who is slow to send it takes nobody's turn.
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, x402.MaxBody))
+	r.Body = io.NopCloser(io.MultiReader(bytes.NewReader(body), ended{err}))
 	select {
 	case s.slots <- struct{}{}:
 		defer func() { <-s.slots }()
@@ -112,9 +128,18 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	start := time.Now()
 	rec := &recorder{ResponseWriter: w, status: http.StatusOK}
-	r.Body = http.MaxBytesReader(rec, r.Body, x402.MaxBody)
 	s.mux.ServeHTTP(rec, r)
 	s.metrics.observe(r.Pattern, rec.status, time.Since(start))
+}
+
+// ended is the end of a body: the error that reading it met, if any.
+type ended struct{ err error }
+
+func (e ended) Read([]byte) (int, error) {
+	if e.err != nil {
+		return 0, e.err
+	}
+	return 0, io.EOF
 }
 
 // recorder remembers the status for the metrics.
@@ -227,8 +252,8 @@ func (s *Server) health(w http.ResponseWriter, r *http.Request) {
 		h.Height = st.Totals.Height
 		err = st.Totals.Check()
 	}
-	if b := s.broken.Load(); err == nil && b != nil {
-		err = errors.New(*b)
+	if f := s.fault.Load(); err == nil && f != nil && time.Since(f.when) < faultTime {
+		err = f.err
 	}
 	if err != nil {
 		h.Status, h.Message = "failing", err.Error()
@@ -244,15 +269,14 @@ func (s *Server) submit(ctx context.Context, op ledger.Op) (ledger.Receipt, erro
 	refused, ok := errors.AsType[*ledger.RefusedError](err)
 	switch {
 	case err == nil:
-		s.broken.Store(nil)
+		s.fault.Store(nil)
 		s.metrics.applied.WithLabelValues(r.Kind.String()).Inc()
 		s.log.Info("transaction", "kind", r.Kind.String(), "amount", r.Amount, "fee", r.Fee, "height", r.Height, "hash", r.Hash.String())
 	case ok:
 		s.metrics.refused.WithLabelValues(refused.Code).Inc()
 		s.log.Debug("transaction refused", "code", refused.Code, "err", err)
 	case ctx.Err() == nil: // not merely a client who left
-		text := err.Error()
-		s.broken.Store(&text)
+		s.fault.Store(&fault{err, time.Now()})
 		s.metrics.failed.Inc()
 		s.log.Error("ledger write", "err", err)
 	}

@@ -449,6 +449,10 @@ func TestBroken(t *testing.T) {
 		t.Error("healthy on a full disk")
 	}
 	l.writes = nil
+	s.fault.Load().when = time.Now().Add(-faultTime) // nobody has tried since
+	if health() != http.StatusOK {
+		t.Error("not healthy a minute later")
+	}
 	if _, err := c.Faucet(t.Context(), order); err != nil {
 		t.Fatal(err)
 	}

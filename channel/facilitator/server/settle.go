@@ -153,7 +153,7 @@ func (s *Server) answerError(w http.ResponseWriter, payer *channel.Address, err 
 		return
 	}
 	out.ErrorReason = x402.ErrUnexpectedSettle
-	out.ErrorMessage = "the ledger cannot be written; nothing was changed"
+	out.ErrorMessage = "the ledger cannot be written at present; send the same request again"
 	writeJSON(w, http.StatusServiceUnavailable, out)
 }
 

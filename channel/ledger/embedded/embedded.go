@@ -232,8 +232,9 @@ func (l *Ledger) Address() channel.Address {
 func (l *Ledger) Close() error { return l.db.Close() }
 
 // Submit runs tx and returns once it is on the disk; see [ledger.Execute]. An
-// error that is no *ledger.RefusedError means that the store failed, and that
-// nothing of tx was kept.
+// error that is no *ledger.RefusedError means that the store failed. Then
+// nothing of tx was kept, or all of it if the very last sync failed; the same tx
+// again tells.
 func (l *Ledger) Submit(ctx context.Context, tx ledger.Tx) (r ledger.Receipt, err error) {
 	if err := ctx.Err(); err != nil {
 		return ledger.Receipt{}, err
