@@ -23,7 +23,8 @@ import (
 //	buyer aborts or cancels   the target is reset, what was read from it is
 //	                          still sent, and the stream ends in order, so that
 //	                          both sides count the same
-//	target resets             the stream is aborted behind the last byte
+//	target resets             the buyer reads an error behind the last byte,
+//	                          if it can be told so; if not, instead of it
 //	credit ends               both ends are closed
 //	connection or drain ends  likewise, whatever up and down wait for
 type leg struct {
@@ -134,6 +135,9 @@ func (l *leg) down(lane Lane) {
 		n, err := l.target.Read(b)
 		if n > 0 {
 			if werr := l.send(lane, b[:n]); werr != nil {
+				if l.canceled.Load() && l.stream.Close() == nil {
+					return // what waited for room or credit is dropped, unsent
+				}
 				l.stream.Abort(codeInternal)
 				l.stream.Stop(codeInternal) // which ends up
 				l.reset()
@@ -150,9 +154,7 @@ func (l *leg) down(lane Lane) {
 			}
 			return
 		default:
-			l.stream.Abort(codeConnect) // RFC 9114 §4.4: a TCP connection error
-			l.stream.Stop(codeConnect)
-			l.reset()
+			l.fail()
 			return
 		}
 	}
@@ -170,12 +172,20 @@ func (l *leg) send(lane Lane, b []byte) error {
 	return err
 }
 
-// cancel is the buyer's application gone: the target is reset, which ends
-// down behind what it has read.
+// fail ends both directions after a fault of the target's connection.
+func (l *leg) fail() {
+	if f, ok := l.stream.(Failer); !ok || f.Fail() != nil {
+		l.stream.Abort(codeConnect) // RFC 9114 §4.4: a TCP connection error
+	}
+	l.stream.Stop(codeConnect)
+	l.reset()
+}
+
+// cancel is the buyer's application gone: the target is reset, and down ends
+// behind what it has sent.
 func (l *leg) cancel() {
 	l.canceled.Store(true)
-	l.gate.remove()
-	l.resetTarget()
+	l.reset()
 }
 
 // reset ends both directions but for reads and writes on the stream.

@@ -38,7 +38,8 @@ type session struct {
 
 	inbox   chan tunnel.Capsule // from receive; unbuffered
 	drained chan struct{}       // closed when all flows have ended after a drain
-	leaving chan struct{}       // closed by leave: the agent stops
+	leaving chan struct{}       // closed by leave: the agent stops; nil from then on
+	left    time.Time           // when all flows had ended because the agent stops
 	leave   func()
 	done    chan struct{} // closed when the session has ended and its tally is stored
 
@@ -59,6 +60,7 @@ const (
 	idleTick   = time.Second
 	readEvery  = time.Second // between readings to the buyer, unless money asks for one
 	flowGrace  = 30 * time.Second
+	lastPay    = 3 * time.Second // for the last voucher, when the agent stops
 )
 
 // serve is the whole life of one connection.
@@ -264,7 +266,11 @@ func (x *session) drain(ctx context.Context, wg *sync.WaitGroup) {
 // sayDrained tells the buyer that no flow is left, behind the final counts.
 func (x *session) sayDrained() error {
 	x.account.update(x.meter.Reading())
-	if err := x.sayReading(time.Now()); err != nil {
+	now := time.Now()
+	if x.leaving == nil {
+		x.left = now
+	}
+	if err := x.sayReading(now); err != nil {
 		return err
 	}
 	return x.ctl.Send(agent.CapsuleDrain, nil)
@@ -288,6 +294,9 @@ func (x *session) update(now time.Time) (next time.Duration, err error) {
 	}
 	if x.meter.Blocked() && now.Sub(x.progress) > unpaidTime {
 		return 0, &refusal{tunnel.ReasonUnpaid, fmt.Sprintf("%s atomic units are owed and unpaid for %v", debt, unpaidTime)}
+	}
+	if !x.left.IsZero() && (debt == 0 || now.Sub(x.left) > lastPay) {
+		return 0, &refusal{tunnel.ReasonShutdown, "the agent stops"}
 	}
 	if !x.meter.Blocked() {
 		x.progress = now

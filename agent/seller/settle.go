@@ -10,6 +10,7 @@ import (
 
 	"github.com/depinsim/x402/agent"
 	"github.com/depinsim/x402/channel"
+	"github.com/depinsim/x402/channel/facilitator"
 	"github.com/depinsim/x402/channel/x402"
 )
 
@@ -170,6 +171,9 @@ func (s *Seller) claim(ctx context.Context, states []channel.State) (channel.Amo
 // payOut moves all that was claimed to the payout address.
 func (s *Seller) payOut(ctx context.Context) error {
 	res, err := s.fac.SettleReceiver(ctx, s.cfg.Payment.Network, s.cfg.Payment.PayTo, s.cfg.Payment.Asset)
+	if refused, ok := errors.AsType[*facilitator.RefusedError](err); ok && refused.Code == x402.ErrNothingToSettle {
+		return nil
+	}
 	if err != nil {
 		return fmt.Errorf("settle: %w", err)
 	}
