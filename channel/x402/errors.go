@@ -2,15 +2,14 @@ package x402
 
 // Codes of the standard, as they stand in errorReason and invalidReason.
 const (
-	ErrInsufficientFunds   = "insufficient_funds"
-	ErrInvalidNetwork      = "invalid_network"
-	ErrInvalidPayload      = "invalid_payload"
-	ErrInvalidRequirements = "invalid_payment_requirements"
-	ErrInvalidScheme       = "invalid_scheme"
-	ErrUnsupportedScheme   = "unsupported_scheme"
-	ErrInvalidVersion      = "invalid_x402_version"
-	ErrUnexpectedVerify    = "unexpected_verify_error"
-	ErrUnexpectedSettle    = "unexpected_settle_error"
+	ErrInsufficientFunds = "insufficient_funds"
+	ErrInvalidNetwork    = "invalid_network"
+	ErrInvalidPayload    = "invalid_payload"
+	ErrInvalidScheme     = "invalid_scheme"
+	ErrUnsupportedScheme = "unsupported_scheme"
+	ErrInvalidVersion    = "invalid_x402_version"
+	ErrUnexpectedVerify  = "unexpected_verify_error"
+	ErrUnexpectedSettle  = "unexpected_settle_error"
 )
 
 // Codes of the scheme exact on EVM.
@@ -55,7 +54,6 @@ const (
 	ErrRefundNoBalance       = batch + "refund_no_balance"
 	ErrRefundPayload         = batch + "refund_payload"
 	ErrBatchScheme           = batch + "scheme"
-	ErrSettleFailed          = batch + "settle_simulation_failed"
 	ErrToken                 = batch + "token_mismatch"
 	ErrVoucherSignature      = batch + "voucher_signature"
 	ErrWithdrawDelayMismatch = batch + "withdraw_delay_mismatch"

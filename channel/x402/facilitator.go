@@ -1,7 +1,6 @@
 package x402
 
 import (
-	"encoding/json"
 	"fmt"
 
 	"github.com/depinsim/x402/channel"
@@ -42,13 +41,12 @@ type Kind struct {
 // KindExtra is what our facilitator says about a network beyond the standard,
 // so that its URL is all that a payer or a payee has to know.
 type KindExtra struct {
-	ReceiverAuthorizer *channel.Address `json:"receiverAuthorizer,omitempty"` // the facilitator's, if it lends one
-	Asset              *channel.Address `json:"asset,omitempty"`
-	Name               string           `json:"name,omitempty"`    // EIP-712 domain of the asset
-	Version            string           `json:"version,omitempty"` //
-	Contract           *channel.Address `json:"settlementContract,omitempty"`
-	Collector          *channel.Address `json:"depositCollector,omitempty"`
-	FeeDivisor         uint64           `json:"feeDivisor,omitempty"` // a settled total of n has cost n/feeDivisor
+	Asset      *channel.Address `json:"asset,omitempty"`
+	Name       string           `json:"name,omitempty"`    // EIP-712 domain of the asset
+	Version    string           `json:"version,omitempty"` //
+	Contract   *channel.Address `json:"settlementContract,omitempty"`
+	Collector  *channel.Address `json:"depositCollector,omitempty"`
+	FeeDivisor uint64           `json:"feeDivisor,omitempty"` // a settled total of n has cost n/feeDivisor
 }
 
 // Token returns the asset of network in which batch-settlement is paid, as the
@@ -139,8 +137,3 @@ type FaucetRequest struct {
 	Amount  channel.Amount  `json:"amount"`
 	Ref     channel.Hash    `json:"ref"`
 }
-
-var (
-	_ json.Marshaler   = SettlementResponse{}
-	_ json.Unmarshaler = (*SettlementResponse)(nil)
-)
