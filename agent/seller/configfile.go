@@ -1,0 +1,235 @@
+package seller
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/BurntSushi/toml"
+)
+
+// rawFile is a configuration file as it is written; packaging/agent.toml
+// explains every key. The tag "want" is what its value must be.
+type rawFile struct {
+	StateDir  string   `toml:"state_dir" want:"a directory that survives reboots"`
+	Listen    string   `toml:"listen" want:"a UDP address such as ':4402' or '192.0.2.1:4402'"`
+	Endpoints []string `toml:"endpoints" want:"a list of HOST:PORT, such as ['agent.example.org:4402']"`
+	Control   string   `toml:"control" want:"the path of a socket"`
+
+	Log struct {
+		Level  string `toml:"level" want:"'debug', 'info', 'warn' or 'error'"`
+		Format string `toml:"format" want:"'text' or 'json'"`
+	} `toml:"log" want:"a table"`
+
+	Modem struct {
+		Port    string `toml:"port" want:"the modem's AT port such as '/dev/ttyUSB2', or 'none' to sell without naming a SIM"`
+		Baud    int64  `toml:"baud" want:"a number from 300 to 4000000"`
+		PIN     string `toml:"pin" want:"4 to 8 digits in quotes"`
+		PINFile string `toml:"pin_file" want:"the path of a file that holds 4 to 8 digits"`
+	} `toml:"modem" want:"a table"`
+
+	Price struct {
+		PerGB string `toml:"per_gb" want:"USD in quotes, such as '4.00'"`
+		Up    string `toml:"up" want:"USD in quotes, such as '2.00'"`
+		Down  string `toml:"down" want:"USD in quotes, such as '4.00'"`
+	} `toml:"price" want:"a table"`
+
+	Payment struct {
+		Facilitator   string `toml:"facilitator" want:"a URL such as 'https://facilitator.example.org'"`
+		Network       string `toml:"network" want:"a network's CAIP-2 name, such as 'eip155:84532'"`
+		Asset         string `toml:"asset" want:"the asset's address, '0x' and 40 hexadecimal digits"`
+		AssetName     string `toml:"asset_name" want:"the name in the asset's EIP-712 domain, such as 'USDC'"`
+		AssetVersion  string `toml:"asset_version" want:"the version in the asset's EIP-712 domain, such as '2'"`
+		PayTo         string `toml:"pay_to" want:"the address that is paid, '0x' and 40 hexadecimal digits"`
+		WithdrawDelay string `toml:"withdraw_delay" want:"a time from '24h' to '720h'"`
+		MinDeposit    string `toml:"min_deposit" want:"USD in quotes and more than 0, such as '0.10'"`
+	} `toml:"payment" want:"a table"`
+
+	Credit struct {
+		Cap         string `toml:"cap" want:"USD in quotes and more than 0, such as '0.05'"`
+		Total       string `toml:"total" want:"USD in quotes and more than 0, such as '1.00'"`
+		LossPercent int64  `toml:"loss_percent" want:"a number from 1 to 100"`
+	} `toml:"credit" want:"a table"`
+
+	Limits struct {
+		Sessions int64 `toml:"sessions" want:"a number from 1 to 10000"`
+		Flows    int64 `toml:"flows" want:"a number from 1 to 10000"`
+	} `toml:"limits" want:"a table"`
+
+	Policy struct {
+		AllowNetworks []string `toml:"allow_networks" want:"a list of networks such as ['192.168.7.0/24', 'fd00:7::/64']"`
+		DenyNetworks  []string `toml:"deny_networks" want:"a list of networks such as ['198.51.100.0/24']"`
+		AllowTCP      []string `toml:"allow_tcp" want:"a list of ports such as ['80', '443', '1000-2000']"`
+		DenyTCP       []string `toml:"deny_tcp" want:"a list of ports such as ['22', '6660-6669']"`
+		AllowUDP      []string `toml:"allow_udp" want:"a list of ports such as ['53', '443', '1000-2000']"`
+		DenyUDP       []string `toml:"deny_udp" want:"a list of ports such as ['123', '6660-6669']"`
+		Interface     string   `toml:"interface" want:"the name of a network interface, such as 'wwan0'"`
+	} `toml:"policy" want:"a table"`
+
+	Settle struct {
+		Every string `toml:"every" want:"a time from '1m' to '720h'"`
+		At    string `toml:"at" want:"USD in quotes and more than 0, such as '1.00'"`
+	} `toml:"settle" want:"a table"`
+}
+
+// A ConfigFile is what a configuration file says. Config has zero fields where
+// the file leaves the default.
+type ConfigFile struct {
+	Path   string
+	Config Config
+	Log    LogConfig
+	// Warnings are for the owner to hear; the agent sells all the same.
+	Warnings []string
+
+	pinFile string // not read yet
+}
+
+// LogConfig says what is logged, and how.
+type LogConfig struct {
+	Level slog.Level
+	JSON  bool // else text
+}
+
+// Handler returns a handler that writes to w.
+func (l LogConfig) Handler(w io.Writer) slog.Handler {
+	opts := &slog.HandlerOptions{Level: l.Level}
+	if l.JSON {
+		return slog.NewJSONHandler(w, opts)
+	}
+	return slog.NewTextHandler(w, opts)
+}
+
+// A ConfigError lists what is wrong with a configuration file.
+type ConfigError struct {
+	Path     string
+	Problems []string // each names its key and what is expected; at least one
+	// Facilitator is payment.facilitator if the file does not say which asset
+	// on which network its owner accepts. PayTo is payment.pay_to then.
+	Facilitator string
+}
+
+func (e *ConfigError) Error() string {
+	text := e.Path + ": " + e.Problems[0]
+	if n := len(e.Problems) - 1; n > 0 {
+		text += fmt.Sprintf(" (and %d more: `x402-agent check` lists them)", n)
+	}
+	return text
+}
+
+// LoadConfig reads a configuration file. The Config's Logger writes to the
+// standard error as the file says, and has been told the warnings. What is
+// wrong with the file's content is a *ConfigError.
+func LoadConfig(path string) (Config, error) {
+	f, err := ReadConfigFile(path)
+	if err != nil {
+		return Config{}, err
+	}
+	c := f.Config
+	c.Logger = slog.New(f.Log.Handler(os.Stderr))
+	if c.Modem != nil {
+		c.Modem.Logger = c.Logger
+	}
+	for _, w := range f.Warnings {
+		c.Logger.Warn("config", "file", path, "warning", w)
+	}
+	return c, nil
+}
+
+// ReadConfigFile reads a configuration file. Paths in it are relative to its
+// own directory. What is wrong with its content is a *ConfigError.
+func ReadConfigFile(path string) (ConfigFile, error) {
+	info, err := os.Stat(path)
+	if err != nil {
+		return ConfigFile{}, err
+	}
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return ConfigFile{}, err
+	}
+	f, err := parseConfig(path, b)
+	if err != nil {
+		return ConfigFile{}, err
+	}
+	if f.Config.Modem != nil && !f.Config.Modem.PIN.IsZero() {
+		f.warnIfOpen(path, info.Mode())
+	}
+	if f.pinFile != "" {
+		if err := f.readPIN(); err != nil {
+			return ConfigFile{}, &ConfigError{Path: path, Problems: []string{"modem.pin_file: " + err.Error()}}
+		}
+	}
+	return f, nil
+}
+
+// readPIN takes the PIN from the file that the configuration names.
+func (f *ConfigFile) readPIN() error {
+	info, err := os.Stat(f.pinFile)
+	if err != nil {
+		return err
+	}
+	b, err := os.ReadFile(f.pinFile)
+	if err != nil {
+		return err
+	}
+	if err := f.setPIN(strings.TrimSpace(string(b))); err != nil {
+		return fmt.Errorf("%s: want 4 to 8 digits", f.pinFile)
+	}
+	f.warnIfOpen(f.pinFile, info.Mode())
+	return nil
+}
+
+func (f *ConfigFile) warnIfOpen(path string, mode fs.FileMode) {
+	if mode.Perm()&0o004 != 0 {
+		f.Warnings = append(f.Warnings, fmt.Sprintf("%s holds the SIM's PIN and every user may read it: chmod 640 %s", path, path))
+	}
+}
+
+// ControlPathOf returns the path of the control socket that a configuration
+// file names. It reads nothing else of the file, so that the owner can talk to
+// his agent while the file is half edited.
+func ControlPathOf(path string) (string, error) {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return "", err
+	}
+	var raw struct {
+		StateDir string `toml:"state_dir"`
+		Control  string `toml:"control"`
+	}
+	if _, err := toml.Decode(string(b), &raw); err != nil {
+		return "", &ConfigError{Path: path, Problems: []string{syntaxProblem(err)}}
+	}
+	if raw.StateDir == "" && raw.Control == "" {
+		return "", &ConfigError{Path: path, Problems: []string{"state_dir: missing"}}
+	}
+	return Config{StateDir: beside(path, raw.StateDir), Control: beside(path, raw.Control)}.ControlPath(), nil
+}
+
+// beside is a path as a configuration file means it: relative to the file.
+func beside(file, path string) string {
+	if path == "" || filepath.IsAbs(path) {
+		return path
+	}
+	return filepath.Join(filepath.Dir(file), path)
+}
+
+// syntaxProblem puts an error of the TOML decoder into one line with its key.
+func syntaxProblem(err error) string {
+	parse, ok := errors.AsType[toml.ParseError](err)
+	if !ok {
+		return strings.Join(strings.Fields(err.Error()), " ")
+	}
+	at := fmt.Sprintf("line %d", parse.Position.Line)
+	if parse.LastKey != "" {
+		at += ": " + parse.LastKey
+	}
+	if strings.HasSuffix(parse.LastKey, "pin") { // the message may quote it
+		return at + ": not valid TOML"
+	}
+	return at + ": " + strings.Join(strings.Fields(parse.Message), " ")
+}

@@ -1,0 +1,124 @@
+package seller
+
+import (
+	"fmt"
+	"maps"
+	"reflect"
+	"slices"
+	"strings"
+)
+
+// expectations returns for each key of the file, with its table, what its
+// value must be.
+func expectations() map[string]string {
+	keys := map[string]string{}
+	for key, f := range fields() {
+		keys[key] = f.Tag.Get("want")
+	}
+	return keys
+}
+
+// fields returns the fields of rawFile, by key.
+func fields() map[string]reflect.StructField {
+	keys := map[string]reflect.StructField{}
+	var walk func(prefix string, t reflect.Type)
+	walk = func(prefix string, t reflect.Type) {
+		for i := range t.NumField() {
+			f := t.Field(i)
+			key := prefix + f.Tag.Get("toml")
+			keys[key] = f
+			if f.Type.Kind() == reflect.Struct {
+				walk(key+".", f.Type)
+			}
+		}
+	}
+	walk("", reflect.TypeFor[rawFile]())
+	return keys
+}
+
+// shapeProblems compares a decoded file with rawFile: keys that mean nothing,
+// with the one that was likely meant, and values of the wrong type. The decoder
+// would take keys in any case; here they have one spelling.
+func shapeProblems(tree map[string]any) []string {
+	var problems []string
+	known := fields()
+	var walk func(prefix string, table map[string]any)
+	walk = func(prefix string, table map[string]any) {
+		for _, name := range slices.Sorted(maps.Keys(table)) {
+			key := prefix + name
+			f, ok := known[key]
+			if !ok || strings.Contains(name, ".") {
+				problems = append(problems, unknownKey(key, known))
+				continue
+			}
+			inner, isTable := table[name].(map[string]any)
+			switch wantTable := f.Type.Kind() == reflect.Struct; {
+			case isTable && wantTable:
+				walk(key+".", inner)
+			case wantTable || !fits(table[name], f.Type):
+				problems = append(problems, key+": want "+f.Tag.Get("want"))
+			}
+		}
+	}
+	walk("", tree)
+	return problems
+}
+
+// fits says whether a decoded value goes into a field of rawFile.
+func fits(value any, t reflect.Type) bool {
+	switch v := value.(type) {
+	case string:
+		return t.Kind() == reflect.String
+	case int64:
+		return t.Kind() == reflect.Int64
+	case []any:
+		return t.Kind() == reflect.Slice && !slices.ContainsFunc(v, func(e any) bool { return !fits(e, t.Elem()) })
+	}
+	return false
+}
+
+func unknownKey(key string, known map[string]reflect.StructField) string {
+	text := fmt.Sprintf("unknown key %.60q", key)
+	if like := nearest(key, known); like != "" {
+		text += ": did you mean " + like + "?"
+	}
+	return text
+}
+
+// nearest is the key that key most likely stands for, "" if none is near: one
+// with few letters changed, or of the same name in another table.
+func nearest(key string, known map[string]reflect.StructField) string {
+	name := lastName(key)
+	best, at := "", 0
+	for k := range known {
+		d := min(2*distance(strings.ToLower(key), k), 2*distance(strings.ToLower(name), lastName(k))+1)
+		if d <= 2*max(1, len(name)/3)+1 && (best == "" || d < at || d == at && k < best) {
+			best, at = k, d
+		}
+	}
+	return best
+}
+
+func lastName(key string) string { return key[strings.LastIndexByte(key, '.')+1:] }
+
+// distance is how many letters to insert, remove or replace to get from a to b
+// (Levenshtein's).
+func distance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			cost := diagonal
+			if a[i] != b[j] {
+				cost++
+			}
+			diagonal = row[j+1]
+			row[j+1] = min(cost, row[j+1]+1, row[j]+1)
+		}
+	}
+	return row[len(b)]
+}
