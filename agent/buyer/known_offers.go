@@ -1,0 +1,68 @@
+package buyer
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/depinsim/x402/agent"
+	"github.com/depinsim/x402/channel"
+)
+
+// KnownOffers is a folder with the offer that each channel was opened for, so
+// that its deposit can be asked back later: where the agent is, and which
+// facilitator holds the money.
+type KnownOffers struct {
+	Dir string
+}
+
+// ErrNoOffer says that no offer is stored for a channel.
+var ErrNoOffer = errors.New("its offer is not stored")
+
+func (k KnownOffers) path(id channel.ID) string {
+	return filepath.Join(k.Dir, id.String()+".json")
+}
+
+// Save stores the offer of payer's channel and returns the channel's id.
+func (k KnownOffers) Save(payer channel.Address, o agent.Offer) (channel.ID, error) {
+	d, err := o.Payment.Domain()
+	if err != nil {
+		return channel.ID{}, err
+	}
+	id := d.ID(o.Channel(payer))
+	text, err := json.MarshalIndent(o, "", "\t")
+	if err != nil {
+		return id, err
+	}
+	if err := os.MkdirAll(k.Dir, 0o700); err != nil {
+		return id, err
+	}
+	return id, replaceFile(k.path(id), append(text, '\n'))
+}
+
+// Load returns the offer of a channel. It fails with ErrNoOffer if there is
+// none, and if the file is of another channel.
+func (k KnownOffers) Load(s channel.State) (agent.Offer, error) {
+	var o agent.Offer
+	text, err := os.ReadFile(k.path(s.ID))
+	if errors.Is(err, fs.ErrNotExist) {
+		return o, fmt.Errorf("channel %.10s: %w", s.ID, ErrNoOffer)
+	}
+	if err != nil {
+		return o, err
+	}
+	if err := json.Unmarshal(text, &o); err != nil {
+		return o, fmt.Errorf("%s: %w", k.path(s.ID), err)
+	}
+	d, err := o.Payment.Domain()
+	if err != nil {
+		return o, fmt.Errorf("%s: %w", k.path(s.ID), err)
+	}
+	if d != s.Domain || d.ID(o.Channel(s.Config.Payer)) != s.ID {
+		return o, fmt.Errorf("%s: is the offer of another channel", k.path(s.ID))
+	}
+	return o, nil
+}
