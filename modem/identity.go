@@ -22,7 +22,7 @@ type Identity struct {
 // Identity reads who the SIM and the modem are. It waits for a card that is
 // starting, and enters its PIN if there is one in the config. Besides the
 // errors of a modem that does not answer it returns ErrNoSIM, ErrSIMBusy,
-// ErrPINRequired, ErrPUKRequired and ErrPINRefused.
+// ErrPINRequired, ErrPUKRequired and ErrPINRefused. Other calls wait meanwhile.
 func (m *Modem) Identity(ctx context.Context) (Identity, error) {
 	var id Identity
 	err := m.do(ctx, func() (err error) {
@@ -54,9 +54,8 @@ func (m *Modem) identity(ctx context.Context) (Identity, error) {
 	return Identity{IMSI: imsi, ICCID: iccid, IMEI: d.imei, Maker: d.maker, Model: d.model, Revision: d.revision}, nil
 }
 
-// A device is the modem behind the port, read once.
+// A device is the modem behind the port, read until it has said who it is.
 type device struct {
-	known                        bool
 	imei, maker, model, revision string
 }
 
@@ -82,10 +81,10 @@ func (d device) dialect() dialect {
 // readDevice reads maker, model, revision and IMEI. A modem without them still
 // works, so only errors that end the whole call are returned.
 func (m *Modem) readDevice(ctx context.Context) error {
-	if m.device.known {
+	if m.device.imei != "" && m.device.maker != "" {
 		return nil
 	}
-	d := device{known: true}
+	var d device
 	text := func(cmd string, to *string) error {
 		_, err := m.try(ctx, cmd, func(lines []string) (ok bool) {
 			*to, ok = parseText(lines, cmd)

@@ -94,9 +94,9 @@ type Modem struct {
 	link        *link // nil after a time-out
 	gone        bool
 	device      device
-	ready       bool            // the card was ready when last asked
-	unconfirmed string          // the card that got the PIN and was not seen open since
-	unsupported map[string]bool // commands that this modem does not know
+	ready       bool                 // the card was ready when last asked
+	unconfirmed string               // the card that got the PIN and was not seen open since
+	skip        map[string]time.Time // commands that this modem does not know, and when to ask again
 }
 
 // A request is work for the owner. The reply is dropped when nobody waits.
@@ -113,11 +113,11 @@ func Open(ctx context.Context, cfg Config) (*Modem, error) {
 		return nil, err
 	}
 	m := &Modem{
-		cfg:         cfg,
-		requests:    make(chan request),
-		stop:        make(chan struct{}),
-		done:        make(chan struct{}),
-		unsupported: make(map[string]bool),
+		cfg:      cfg,
+		requests: make(chan request),
+		stop:     make(chan struct{}),
+		done:     make(chan struct{}),
+		skip:     make(map[string]time.Time),
 	}
 	m.running.Go(m.run)
 	if err := m.do(ctx, func() error { return m.connect(ctx) }); err != nil {
@@ -259,29 +259,36 @@ func (m *Modem) ask(ctx context.Context, cmd string, take func(lines []string) b
 	}
 }
 
+// skipTime is how long a command that the modem refused, or hung on, is left
+// out. A hang may have had another cause.
+const skipTime = time.Hour
+
 // try asks what not every modem knows, and says whether there was an answer. A
-// command that was refused, or that hung the modem, is not sent again until
-// the card changes its state. Errors are those that end the whole call.
+// command without one is left out for skipTime, or until the card changes its
+// state. Errors are those that end the whole call.
 func (m *Modem) try(ctx context.Context, cmd string, take func(lines []string) bool) (bool, error) {
-	if m.unsupported[cmd] {
+	if time.Now().Before(m.skip[cmd]) {
 		return false, nil
-	}
-	if m.link == nil {
-		if err := m.reconnect(ctx); err != nil {
-			return false, err
-		}
 	}
 	err := m.ask(ctx, cmd, take)
 	if err == nil {
 		return true, nil
 	}
-	hung := errors.Is(err, ErrTimeout)
 	cme, _ := errors.AsType[CMEError](err)
-	if hung || errors.Is(err, errRefused) || cme.Code == cmeNotSupported {
-		m.unsupported[cmd] = true
+	switch {
+	case errors.Is(err, ErrTimeout):
+		// Is it the modem or the command? What follows would tell too, but
+		// would then be blamed itself.
+		if m.link == nil {
+			if err := m.reconnect(ctx); err != nil {
+				return false, err
+			}
+		}
+	case !soft(err):
+		return false, err
+	case !errors.Is(err, errRefused) && cme.Code != cmeNotSupported:
+		return false, nil // the card's state, not the command
 	}
-	if hung || soft(err) {
-		return false, nil
-	}
-	return false, err
+	m.skip[cmd] = time.Now().Add(skipTime)
+	return false, nil
 }

@@ -301,6 +301,102 @@ func TestLateAnswer(t *testing.T) {
 	})
 }
 
+// A cable is a port that stays the same line when it is closed and opened, as a
+// tty does: what the modem says late arrives at whoever has it open then.
+type cable struct {
+	conn io.ReadWriteCloser
+	out  chan []byte // closed by the test
+	mu   sync.Mutex
+	open *io.PipeWriter
+}
+
+func (c *cable) send() {
+	for text := range c.out {
+		c.conn.Write(text) // fails when the modem is gone, as it should
+	}
+}
+
+func (c *cable) receive() {
+	buf := make([]byte, 256)
+	for {
+		n, err := c.conn.Read(buf)
+		if err != nil {
+			return
+		}
+		c.mu.Lock()
+		open := c.open
+		c.mu.Unlock()
+		if open != nil {
+			open.Write(buf[:n]) // fails when it was closed: nobody has the port
+		}
+	}
+}
+
+type cableEnd struct {
+	*io.PipeReader
+	out chan<- []byte // holds more than a test sends
+}
+
+func (c cableEnd) Write(p []byte) (int, error) {
+	c.out <- bytes.Clone(p)
+	return len(p), nil
+}
+
+func (c *cable) Open(context.Context) (io.ReadWriteCloser, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var r *io.PipeReader
+	r, c.open = io.Pipe()
+	return cableEnd{r, c.out}, nil
+}
+
+// TestLateCable is TestLateAnswer where the late answer does arrive, at any
+// moment of the next commands, and the card was swapped meanwhile: the old IMSI
+// must not come back.
+func TestLateCable(t *testing.T) {
+	for late := 10 * time.Second; late < 30*time.Second; late += 370 * time.Millisecond {
+		synctest.Test(t, func(t *testing.T) {
+			sim, cfg := simulate(t, modemtest.Config{})
+			conn, err := cfg.Open(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			line := &cable{conn: conn, out: make(chan []byte, 1000)}
+			var ends sync.WaitGroup
+			ends.Go(line.send)
+			ends.Go(line.receive)
+			defer ends.Wait()
+			defer conn.Close()
+			defer close(line.out)
+			m, err := modem.Open(t.Context(), modem.Config{Open: line.Open})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer m.Close()
+			identity(t, m)
+			sim.Break(func(f *modemtest.Faults) { f.Slow = map[string]time.Duration{"+CIMI": late} })
+			if _, err := m.Identity(t.Context()); late > 10*time.Second && !errors.Is(err, modem.ErrTimeout) {
+				t.Fatalf("%v late: %v", late, err)
+			}
+			sim.Break(func(f *modemtest.Faults) { f.Slow = nil })
+			if err := sim.SwapSIM(&modemtest.Card{IMSI: "262011234567890"}); err != nil {
+				t.Fatal(err)
+			}
+			for range 3 {
+				id, err := m.Identity(t.Context())
+				if errors.Is(err, modem.ErrTimeout) {
+					continue
+				}
+				if err != nil || id.IMSI.Digits() != "262011234567890" {
+					t.Errorf("%v late: %s, %v", late, id.IMSI.Digits(), err)
+				}
+				return
+			}
+			t.Errorf("%v late: never again", late)
+		})
+	}
+}
+
 // TestStaleDigits has the answer to AT+CGSN arrive as that to AT+CIMI.
 func TestStaleDigits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

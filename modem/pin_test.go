@@ -189,3 +189,63 @@ func TestPINCrash(t *testing.T) {
 		}
 	})
 }
+
+// TestPINImpatient has the caller leave while the PIN is on its way: it is still
+// seen to be right.
+func TestPINImpatient(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		sim, cfg := simulate(t, modemtest.Config{
+			Card:   modemtest.Card{PIN: "1234"},
+			Faults: modemtest.Faults{Slow: map[string]time.Duration{`+CPIN="1234"`: 5 * time.Second}},
+		})
+		cfg.PIN, cfg.PINGuard = pin(t, "1234"), filepath.Join(t.TempDir(), "pins")
+		m := open(t, cfg)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if _, err := m.Identity(ctx); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("got %v", err)
+		}
+		time.Sleep(10 * time.Second) // simulated
+		sim.Unplug()
+		<-m.Done()
+		sim.Replug()
+		identity(t, open(t, cfg))
+		if got := sim.PINAttempts(); got != 2 {
+			t.Errorf("sent %d times in 2 boots", got)
+		}
+	})
+}
+
+// TestPINUnconfirmed cannot record that the PIN was right: that is an error as
+// long as it lasts, since the next boot would not send it.
+func TestPINUnconfirmed(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		_, cfg := simulate(t, modemtest.Config{
+			Card:   modemtest.Card{PIN: "1234"},
+			Faults: modemtest.Faults{Slow: map[string]time.Duration{`+CPIN="1234"`: 5 * time.Second}},
+		})
+		dir := filepath.Join(t.TempDir(), "state")
+		if err := os.Mkdir(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		cfg.PIN, cfg.PINGuard = pin(t, "1234"), filepath.Join(dir, "pins")
+		m := open(t, cfg)
+		var caller sync.WaitGroup
+		caller.Go(func() {
+			time.Sleep(time.Second) // simulated: the PIN is on its way
+			if err := os.RemoveAll(dir); err != nil {
+				t.Error(err)
+			}
+		})
+		for range 2 {
+			if _, err := m.Identity(t.Context()); err == nil || !strings.Contains(err.Error(), "record that the card took the PIN") {
+				t.Errorf("got %v", err)
+			}
+		}
+		caller.Wait()
+		if err := os.Mkdir(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		identity(t, m)
+	})
+}

@@ -77,7 +77,7 @@ func (m *Modem) simState(ctx context.Context) (state SIMState, cause, err error)
 	}
 	if now := state == SIMReady; now != m.ready {
 		m.ready = now
-		clear(m.unsupported) // a card that is not ready makes modems refuse what they know
+		clear(m.skip) // a card that is not ready makes modems refuse what they know
 	}
 	return state, err, nil
 }
@@ -138,9 +138,21 @@ func (m *Modem) enterPIN(ctx context.Context) error {
 	if known && left < 2 {
 		return fmt.Errorf("%w: not sent, tries left: %d", ErrPINRequired, left)
 	}
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if m.link == nil { // so that what is recorded is also sent
+		if err := m.reconnect(ctx); err != nil {
+			return err
+		}
+	}
 	if err := m.guard().sending(iccid, m.cfg.PIN); err != nil {
 		return err
 	}
+	// From here to the confirmation the caller's patience does not count: half
+	// of it would leave a right PIN on record as one that may be wrong.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), m.cfg.SIMWait+3*m.cfg.Timeout)
+	defer cancel()
 	_, sent := m.command(ctx, `+CPIN="`+*m.cfg.PIN.digits+`"`)
 	if sent != nil && !soft(sent) && !errors.Is(sent, ErrTimeout) {
 		return sent

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 
 	"go.bug.st/serial"
 	"golang.org/x/sys/unix"
@@ -19,6 +20,11 @@ type tty struct {
 }
 
 func openTTY(name string, baud int) (*tty, error) {
+	// A link may point elsewhere by the time of the second open.
+	name, err := filepath.EvalSymlinks(name)
+	if err != nil {
+		return nil, err
+	}
 	file, err := os.OpenFile(name, os.O_RDWR|unix.O_NOCTTY|unix.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, err

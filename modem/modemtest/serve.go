@@ -51,7 +51,7 @@ func (m *Modem) Run(ctx context.Context) error {
 	}
 }
 
-// A chunk is a piece of an answer, sent after a pause.
+// A chunk is a piece of an answer, and the pause before it.
 type chunk struct {
 	pause time.Duration
 	text  string
@@ -62,10 +62,11 @@ type chunk struct {
 // closed then; Serve needs that to end while it reads.
 func (m *Modem) Serve(ctx context.Context, rw io.ReadWriter) error {
 	g, ctx := errgroup.WithContext(ctx)
-	// The port: its three loops are joined by channels that block, so that a
-	// slow answer holds up the next command and not the echo.
-	commands := make(chan string)
-	output := make(chan chunk)
+	// The three loops are joined by channels that hold as much as a port's
+	// buffers do, and block when they are full: a slow answer holds up the next
+	// command, not its echo.
+	commands := make(chan string, 64)
+	output := make(chan string, 64)
 	g.Go(func() error { return m.read(ctx, rw, commands, output) })
 	g.Go(func() error { return m.work(ctx, commands, output) })
 	g.Go(func() error { return write(ctx, rw, output) })
@@ -98,7 +99,7 @@ func (m *Modem) untilUnplugged(ctx context.Context) error {
 }
 
 // read echoes what comes and cuts it into commands.
-func (m *Modem) read(ctx context.Context, r io.Reader, commands chan<- string, output chan<- chunk) error {
+func (m *Modem) read(ctx context.Context, r io.Reader, commands, output chan<- string) error {
 	var line strings.Builder
 	buf := make([]byte, 256)
 	for {
@@ -113,7 +114,7 @@ func (m *Modem) read(ctx context.Context, r io.Reader, commands chan<- string, o
 			return err
 		}
 		if m.echoes() {
-			if err := send(ctx, output, chunk{text: string(buf[:n])}); err != nil {
+			if err := send(ctx, output, string(buf[:n])); err != nil {
 				return err
 			}
 		}
@@ -157,12 +158,15 @@ func (m *Modem) echoes() bool {
 }
 
 // work answers one command after the other.
-func (m *Modem) work(ctx context.Context, commands <-chan string, output chan<- chunk) error {
+func (m *Modem) work(ctx context.Context, commands <-chan string, output chan<- string) error {
 	for {
 		select {
 		case cmd := <-commands:
 			for _, c := range m.answer(cmd) {
-				if err := send(ctx, output, c); err != nil {
+				if err := pause(ctx, c.pause); err != nil {
+					return err
+				}
+				if err := send(ctx, output, c.text); err != nil {
 					return err
 				}
 			}
@@ -172,14 +176,11 @@ func (m *Modem) work(ctx context.Context, commands <-chan string, output chan<- 
 	}
 }
 
-func write(ctx context.Context, w io.Writer, output <-chan chunk) error {
+func write(ctx context.Context, w io.Writer, output <-chan string) error {
 	for {
 		select {
-		case c := <-output:
-			if err := pause(ctx, c.pause); err != nil {
-				return err
-			}
-			if _, err := io.WriteString(w, c.text); err != nil {
+		case text := <-output:
+			if _, err := io.WriteString(w, text); err != nil {
 				return err
 			}
 		case <-ctx.Done():
@@ -202,7 +203,7 @@ func pause(ctx context.Context, d time.Duration) error {
 	}
 }
 
-func send[T string | chunk](ctx context.Context, to chan<- T, value T) error {
+func send(ctx context.Context, to chan<- string, value string) error {
 	select {
 	case to <- value:
 		return nil
