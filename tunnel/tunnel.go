@@ -20,6 +20,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"syscall"
 )
 
 // Header is the head of a request, in the terms of RFC 9114 §4.3.1 and
@@ -38,8 +39,8 @@ type Stream interface {
 	io.ReadWriteCloser // Close ends the sending direction in order (a FIN)
 	// ID names the stream on its connection, alike on both sides.
 	ID() uint64
-	// Abort ends the sending direction with an error code of RFC 9114 §8.1;
-	// where the transport can, what was written before still arrives.
+	// Abort ends the sending direction with an error code of RFC 9114 §8.1.
+	// It ends a Write that waits; what was written before may be lost.
 	Abort(code uint64)
 	// Stop asks the peer to send no more; what is under way is lost.
 	Stop(code uint64)
@@ -51,6 +52,18 @@ type Packeter interface {
 	SendDatagram(b []byte) error
 	ReceiveDatagram(ctx context.Context) ([]byte, error)
 }
+
+// A Failer is a Stream that can end the sending direction like Close, so that
+// all that was written arrives, and say that it ends there by a fault of the
+// target's connection: the peer reads [ErrBroken]. Fail returns an error when
+// the peer did not ask to be told so.
+type Failer interface {
+	Fail() error
+}
+
+// ErrBroken is read behind the last byte of a flow whose target reset it. It
+// Is syscall.ECONNRESET.
+var ErrBroken = fmt.Errorf("tunnel: target: %w", syscall.ECONNRESET)
 
 // A Request is the buyer's end of a request: it may be written to at once and
 // read after Answer.

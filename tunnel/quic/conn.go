@@ -74,11 +74,12 @@ func (c *ClientConn) PeerKeyHash() [32]byte { return peerHash(c.conn.ConnectionS
 // Open sends the head of a request and returns without waiting for the answer.
 func (c *ClientConn) Open(ctx context.Context, h tunnel.Header) (tunnel.Request, error) {
 	req := &http.Request{
-		Method: h.Method, Host: h.Authority, Header: h.Fields,
+		Method: h.Method, Host: h.Authority, Header: http.Header{"User-Agent": nil},
 		URL: &url.URL{Scheme: "https", Host: h.Authority},
 	}
-	if req.Header == nil {
-		req.Header = http.Header{}
+	maps.Copy(req.Header, h.Fields)
+	if h.Method == http.MethodConnect && h.Protocol == "" {
+		req.Header["Te"] = []string{"trailers"} // see Fail
 	}
 	if h.Protocol != "" {
 		req.Proto = h.Protocol
@@ -94,7 +95,7 @@ func (c *ClientConn) Open(ctx context.Context, h tunnel.Header) (tunnel.Request,
 	if err != nil {
 		return nil, explain(err)
 	}
-	r := &request{str}
+	r := &request{RequestStream: str}
 	if err := str.SendRequestHeader(req); err != nil {
 		r.Abort(requestCanceled)
 		r.Stop(requestCanceled)
@@ -106,10 +107,16 @@ func (c *ClientConn) Open(ctx context.Context, h tunnel.Header) (tunnel.Request,
 const requestCanceled = uint64(http3.ErrCodeRequestCanceled)
 
 // request adapts an HTTP/3 request stream.
-type request struct{ *http3.RequestStream }
+type request struct {
+	*http3.RequestStream
+	answer *http.Response // set by Answer
+}
 
 func (r *request) Read(b []byte) (int, error) {
 	n, err := r.RequestStream.Read(b)
+	if err == io.EOF && r.answer.Trailer.Get("Proxy-Status") != "" {
+		return n, tunnel.ErrBroken
+	}
 	return n, explain(err)
 }
 
@@ -127,6 +134,7 @@ func (r *request) Answer() (int, http.Header, error) {
 	if err != nil {
 		return 0, nil, explain(err)
 	}
+	r.answer = res
 	return res.StatusCode, res.Header, nil
 }
 
@@ -151,13 +159,16 @@ func (c *serverConn) Serve(handle func(tunnel.Header, tunnel.Call)) error {
 			if r.Method == http.MethodConnect && r.Proto != "HTTP/3.0" {
 				h.Protocol = r.Proto
 			}
-			handle(h, &call{w})
+			handle(h, &call{w, r.Header.Get("Te") == "trailers"})
 		}),
 	}
 	return s.ServeQUICConn(c.conn)
 }
 
-type call struct{ w http.ResponseWriter }
+type call struct {
+	w        http.ResponseWriter
+	trailers bool // the buyer takes them
+}
 
 func (c *call) Accept(fields http.Header) (tunnel.Stream, error) {
 	c.answer(http.StatusOK, fields)
@@ -165,7 +176,7 @@ func (c *call) Accept(fields http.Header) (tunnel.Stream, error) {
 	if !ok {
 		return nil, errors.New("quic: the answer's writer gives no stream")
 	}
-	return &stream{s.HTTPStream()}, nil
+	return &stream{s.HTTPStream(), c.trailers}, nil
 }
 
 func (c *call) Refuse(status int, fields http.Header, text string) error {
@@ -181,17 +192,39 @@ func (c *call) answer(status int, fields http.Header) {
 }
 
 // stream adapts the agent's end of an HTTP/3 stream.
-type stream struct{ *http3.Stream }
-
-func (s *stream) ID() uint64       { return uint64(s.StreamID()) }
-func (s *stream) Stop(code uint64) { s.CancelRead(quicgo.StreamErrorCode(code)) }
-
-// Abort lets what was written before arrive (RESET_STREAM_AT,
-// draft-ietf-quic-reliable-stream-reset).
-func (s *stream) Abort(code uint64) {
-	s.QUICStream().SetReliableBoundary()
-	s.CancelWrite(quicgo.StreamErrorCode(code))
+type stream struct {
+	*http3.Stream
+	trailers bool
 }
+
+var _ tunnel.Failer = (*stream)(nil)
+
+func (s *stream) ID() uint64        { return uint64(s.StreamID()) }
+func (s *stream) Abort(code uint64) { s.CancelWrite(quicgo.StreamErrorCode(code)) }
+func (s *stream) Stop(code uint64)  { s.CancelRead(quicgo.StreamErrorCode(code)) }
+
+// broken is a HEADERS frame (RFC 9114 §7.2.2) of a trailer section with the
+// field that RFC 9209 §2 has for an answer that breaks off. In QPACK: a prefix
+// of two zeros (RFC 9204 §4.5.1), then name and value as literals (§4.5.6).
+const broken = "\x01\x38" + "\x00\x00" +
+	"\x27\x05" + "proxy-status" +
+	"\x27" + "x402-agent; error=connection_terminated"
+
+// Fail ends the sending direction behind what was written, by a trailer. A
+// reset would be RFC 9114 §4.4's way and is what others get, but may overtake
+// data that was counted as sent. Buyers that take trailers say so by TE (RFC
+// 9110 §10.1.4).
+func (s *stream) Fail() error {
+	if !s.trailers {
+		return errNoTrailers
+	}
+	if _, err := s.QUICStream().Write([]byte(broken)); err != nil {
+		return err
+	}
+	return s.Close()
+}
+
+var errNoTrailers = errors.New("quic: the buyer takes no trailers")
 
 func (s *stream) SendDatagram(b []byte) error {
 	return datagramError(s.Stream.SendDatagram(b))

@@ -57,13 +57,15 @@ const (
 	buyerConn                   = 128 << 20
 )
 
+// baseConfig leaves resets with partial delivery (RESET_STREAM_AT) off: with
+// quic-go v0.60 a peer that stops such a stream makes the process panic,
+// "numOutStandingFrames negative". Trailers do what they were for; see Fail.
 func baseConfig() *quicgo.Config {
 	return &quicgo.Config{
-		HandshakeIdleTimeout:             10 * time.Second,
-		MaxIdleTimeout:                   idle,
-		KeepAlivePeriod:                  KeepAlive,
-		EnableDatagrams:                  true,
-		EnableStreamResetPartialDelivery: true,
+		HandshakeIdleTimeout: 10 * time.Second,
+		MaxIdleTimeout:       idle,
+		KeepAlivePeriod:      KeepAlive,
+		EnableDatagrams:      true,
 	}
 }
 

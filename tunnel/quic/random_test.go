@@ -1,0 +1,357 @@
+package quic_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"os"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/depinsim/x402/tunnel"
+	"github.com/depinsim/x402/tunnel/tunneltest"
+)
+
+// A plan is what both ends of one flow do. Every plan ends by itself.
+type plan struct {
+	udp        bool
+	up, down   int // bytes, or packets
+	buyerTakes int // the buyer closes after so many bytes
+	agentTakes int // the target closes after so many bytes
+	halfClose  bool
+	reset      bool // the target resets when it has sent everything
+	deaf       bool // the target never reads
+	upPause    time.Duration
+	downPause  time.Duration // of the buyer's reader
+	seed       uint64
+}
+
+const never = 1 << 40
+
+func newPlan(r *rand.Rand) plan {
+	size := func() int {
+		switch r.IntN(10) {
+		case 0:
+			return 0
+		case 1:
+			return r.IntN(600_000)
+		case 2, 3, 4:
+			return r.IntN(40_000)
+		default:
+			return r.IntN(2_000)
+		}
+	}
+	pause := func() time.Duration {
+		return time.Duration(max(0, r.IntN(4)-2)) * time.Duration(r.IntN(3000)) * time.Millisecond
+	}
+	one := func(in int) bool { return r.IntN(in) == 0 }
+	p := plan{
+		udp: one(5), up: size(), down: size(), buyerTakes: never, agentTakes: never,
+		halfClose: one(2), reset: one(8), deaf: one(16), upPause: pause(), downPause: pause(), seed: r.Uint64(),
+	}
+	if one(5) {
+		p.buyerTakes = r.IntN(p.down + 1)
+	}
+	if one(8) {
+		p.agentTakes = r.IntN(p.up + 1)
+	}
+	if p.udp {
+		p.up, p.down = r.IntN(60), r.IntN(60)
+	}
+	return p
+}
+
+// A target is the far end of a TCP flow.
+type target interface {
+	net.Conn
+	CloseWrite() error
+	SetLinger(sec int) error
+}
+
+// target plays the target of a TCP flow; the caller closes c.
+func (p plan) target(c target) {
+	r := rand.New(rand.NewPCG(p.seed, 2))
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		if p.deaf {
+			return
+		}
+		took := transfer(io.Discard, c, p.agentTakes, p.upPause)
+		if took == p.agentTakes {
+			c.Close() // with more to come: a reset
+		}
+	})
+	for left := p.down; left > 0; {
+		n, err := c.Write(make([]byte, min(left, 1+r.IntN(20_000))))
+		if err != nil {
+			break
+		}
+		left -= n
+	}
+	switch {
+	case p.reset:
+		c.SetLinger(0)
+		c.Close()
+	default:
+		c.CloseWrite()
+	}
+	wg.Wait()
+}
+
+// transfer copies up to limit bytes and pauses once on the way. It returns
+// what it copied.
+func transfer(dst io.Writer, src io.Reader, limit int, pause time.Duration) int {
+	total := 0
+	buf := make([]byte, 10_000)
+	for total < limit {
+		n, err := src.Read(buf[:min(len(buf), limit-total)])
+		dst.Write(buf[:n])
+		total += n
+		if err != nil {
+			break
+		}
+		if pause > 0 {
+			pass(pause)
+			pause = 0
+		}
+	}
+	return total
+}
+
+// buyer plays the buyer's application and returns what it read.
+func (p plan) buyer(f *tunnel.Flow) (read int) {
+	r := rand.New(rand.NewPCG(p.seed, 3))
+	defer f.Close()
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	wg.Go(func() {
+		for left := p.up; left > 0; {
+			n, err := f.Write(make([]byte, min(left, 1+r.IntN(70_000))))
+			if err != nil {
+				return
+			}
+			left -= n
+		}
+		if p.halfClose {
+			f.CloseWrite()
+		}
+	})
+	read = transfer(io.Discard, f, p.buyerTakes, p.downPause)
+	f.Close() // which also ends a write that is stuck
+	return read
+}
+
+// packetTarget answers every packet with one of its own, and starts with some.
+func (p plan) packetTarget(c net.Conn) {
+	r := rand.New(rand.NewPCG(p.seed, 4))
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		b := make([]byte, 1<<16)
+		for {
+			if _, err := c.Read(b); err != nil {
+				return
+			}
+		}
+	})
+	for range p.down {
+		if _, err := c.Write(make([]byte, packetSize(r))); err != nil {
+			break
+		}
+		pass(time.Millisecond)
+	}
+	wg.Wait()
+}
+
+// packetSize is mostly one that fits a datagram.
+func packetSize(r *rand.Rand) int {
+	if r.IntN(8) == 0 {
+		return 1 + r.IntN(9000)
+	}
+	return 1 + r.IntN(1300)
+}
+
+func (p plan) packetBuyer(f *tunnel.PacketFlow) {
+	r := rand.New(rand.NewPCG(p.seed, 5))
+	defer f.Close()
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for range p.up {
+			if _, err := f.Write(make([]byte, packetSize(r))); err != nil {
+				return
+			}
+			pass(time.Millisecond)
+		}
+	})
+	b := make([]byte, 1<<16)
+	for {
+		f.SetReadDeadline(time.Now().Add(200 * time.Millisecond))
+		if _, err := f.Read(b); err != nil {
+			break
+		}
+	}
+	wg.Wait()
+}
+
+// seed is a new one for each run, or X402_SEED.
+func seed(t testing.TB) uint64 {
+	n := rand.Uint64()
+	if s := os.Getenv("X402_SEED"); s != "" {
+		var err error
+		if n, err = strconv.ParseUint(s, 10, 64); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("X402_SEED=%d", n)
+		}
+	})
+	return n
+}
+
+// TestRandomFlows holds both ends' counts together, and both with what really
+// passed at the targets, over flows of every kind on a network that loses
+// packets.
+func TestRandomFlows(t *testing.T) {
+	const flows, atOnce = 1000, 50
+	n := seed(t)
+	meters := &counting{}
+	o := options{delay: 10 * time.Millisecond, loss: 5, seed: n, config: tunnel.Config{Dialer: meters}}
+	simulated(t, o, func(t *testing.T, p *pair) {
+		meters.Dialer = &p.net
+		r := rand.New(rand.NewPCG(n, 0))
+		plans := make([]plan, flows)
+		for i := range plans {
+			plan := newPlan(r)
+			plans[i] = plan
+			host := fmt.Sprintf("%d.test:80", i)
+			p.net.HandleTCP(host, func(c *tunneltest.Conn) { plan.target(c) })
+			p.net.HandleUDP(host, plan.packetTarget)
+		}
+		p.run(t, plans, atOnce)
+		meters.check(t, p)
+	})
+}
+
+// run plays the buyer's side of all plans, then drains.
+func (p *pair) run(t testing.TB, plans []plan, atOnce int) {
+	var next, read atomic.Int64
+	var wg sync.WaitGroup
+	for range atOnce {
+		wg.Go(func() {
+			for {
+				i := int(next.Add(1)) - 1
+				if i >= len(plans) {
+					return
+				}
+				host := fmt.Sprintf("%d.test", i)
+				if plans[i].udp {
+					f, err := p.client.DialUDP(context.Background(), host, 80)
+					if err != nil {
+						t.Error(err)
+						return
+					}
+					plans[i].packetBuyer(f)
+					continue
+				}
+				f, err := p.client.DialTCP(context.Background(), host, 80)
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				read.Add(int64(plans[i].buyer(f)))
+			}
+		})
+	}
+	wg.Wait()
+	got := p.settled(t)
+	if uint64(read.Load()) > got.DownTCP {
+		t.Errorf("applications read %d bytes, %d are counted", read.Load(), got.DownTCP)
+	}
+	if got.DownTCP == 0 || got.DownUDP == 0 || got.UpUDP == 0 || got.UpTCP == 0 {
+		t.Errorf("nothing was counted: %+v", got)
+	}
+}
+
+// A counting dialer knows what really passed at the targets.
+type counting struct {
+	tunnel.Dialer
+	wroteTCP, readTCP, wroteUDP, readUDP atomic.Uint64
+}
+
+func (d *counting) DialTCP(ctx context.Context, host string, port uint16) (net.Conn, error) {
+	c, err := d.Dialer.DialTCP(ctx, host, port)
+	if err != nil {
+		return nil, err
+	}
+	t, ok := c.(target)
+	if !ok {
+		return nil, errors.New("not like TCP")
+	}
+	return &countedTCP{t, d}, nil
+}
+
+func (d *counting) DialUDP(ctx context.Context, host string, port uint16) (net.Conn, error) {
+	c, err := d.Dialer.DialUDP(ctx, host, port)
+	if err != nil {
+		return nil, err
+	}
+	return &countedUDP{c, d}, nil
+}
+
+// check holds the agent's count against what passed: uploads were written to
+// targets to the byte, downloads were read from them.
+func (d *counting) check(t testing.TB, p *pair) {
+	t.Helper()
+	a := p.agent.Totals()
+	if a.UpTCP != d.wroteTCP.Load() || a.UpUDP != d.wroteUDP.Load() {
+		t.Errorf("targets took %d and %d, the agent counts %+v", d.wroteTCP.Load(), d.wroteUDP.Load(), a)
+	}
+	if a.DownTCP > d.readTCP.Load() || a.DownUDP > d.readUDP.Load() {
+		t.Errorf("targets gave %d and %d, the agent counts %+v", d.readTCP.Load(), d.readUDP.Load(), a)
+	}
+}
+
+type countedTCP struct {
+	target
+	d *counting
+}
+
+func (c *countedTCP) Read(b []byte) (int, error) {
+	n, err := c.target.Read(b)
+	c.d.readTCP.Add(uint64(n))
+	return n, err
+}
+
+func (c *countedTCP) Write(b []byte) (int, error) {
+	n, err := c.target.Write(b)
+	c.d.wroteTCP.Add(uint64(n))
+	return n, err
+}
+
+type countedUDP struct {
+	net.Conn
+	d *counting
+}
+
+func (c *countedUDP) Read(b []byte) (int, error) {
+	n, err := c.Conn.Read(b)
+	if err == nil {
+		c.d.readUDP.Add(uint64(n + tunnel.PacketOverhead))
+	}
+	return n, err
+}
+
+func (c *countedUDP) Write(b []byte) (int, error) {
+	n, err := c.Conn.Write(b)
+	if err == nil {
+		c.d.wroteUDP.Add(uint64(n + tunnel.PacketOverhead))
+	}
+	return n, err
+}
