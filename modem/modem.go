@@ -33,7 +33,9 @@ type Config struct {
 	Port string
 	// Baud is its speed, 115200 when zero. USB modems do not care.
 	Baud int
-	// PIN unlocks the SIM if it asks for one. The zero PIN: it must not ask.
+	// PIN unlocks the SIM if it asks for one. The zero PIN: it must not ask. It
+	// is sent with two tries left or more; if the modem cannot tell how many
+	// there are, once to a card that never got it.
 	PIN PIN
 	// PINGuard is the file that records which PINs were sent to which cards.
 	// It is needed with PIN, and must outlive a restart of the machine.
