@@ -218,18 +218,21 @@ func beside(file, path string) string {
 	return filepath.Join(filepath.Dir(file), path)
 }
 
-// syntaxProblem puts an error of the TOML decoder into one line with its key.
+// syntaxProblem puts an error of the TOML decoder into one line with its place.
+// Digits are masked: the decoder quotes what it cannot read, and that may be
+// the PIN.
 func syntaxProblem(err error) string {
-	parse, ok := errors.AsType[toml.ParseError](err)
-	if !ok {
-		return strings.Join(strings.Fields(err.Error()), " ")
+	place, text := "", err.Error()
+	if parse, ok := errors.AsType[toml.ParseError](err); ok {
+		place, text = fmt.Sprintf("line %d: ", parse.Position.Line), parse.Message
+		if parse.LastKey != "" {
+			text = parse.LastKey + ": " + text
+		}
 	}
-	at := fmt.Sprintf("line %d", parse.Position.Line)
-	if parse.LastKey != "" {
-		at += ": " + parse.LastKey
-	}
-	if strings.HasSuffix(parse.LastKey, "pin") { // the message may quote it
-		return at + ": not valid TOML"
-	}
-	return at + ": " + strings.Join(strings.Fields(parse.Message), " ")
+	return place + strings.Map(func(r rune) rune {
+		if r >= '0' && r <= '9' {
+			return '#'
+		}
+		return r
+	}, strings.Join(strings.Fields(text), " "))
 }

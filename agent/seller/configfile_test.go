@@ -202,7 +202,7 @@ func TestConfigFaults(t *testing.T) {
 		"two PINs":             {[]string{`port = "none"|port = "/dev/x"` + "\n" + `pin = "1234"` + "\n" + `pin_file = "p"`}, `modem.pin: remove it, or modem.pin_file: there is one PIN`},
 		"short PIN":            {[]string{`port = "none"|port = "/dev/x"` + "\n" + `pin = "123"`}, `modem.pin: want 4 to 8 digits in quotes`},
 		"PIN as a number":      {[]string{`port = "none"|port = "/dev/x"` + "\n" + `pin = 1234`}, `modem.pin: want 4 to 8 digits in quotes`},
-		"PIN not in quotes":    {[]string{`port = "none"|port = "/dev/x"` + "\n" + `pin = 12.34.5`}, `line 5: modem.pin: not valid TOML`},
+		"PIN not in quotes":    {[]string{`port = "none"|port = "/dev/x"` + "\n" + `pin = 12.34.5`}, `line 5: modem.pin: Invalid float value: "##.##.#"`},
 		"baud":                 {[]string{`port = "none"|port = "/dev/x"` + "\n" + `baud = 0`}, `modem.baud: 0 is out of range; want a number from 300 to 4000000`},
 		"price as a number":    {[]string{`per_gb = "4.00"|per_gb = 4.00`}, `price.per_gb: want USD in quotes, such as '4.00'`},
 		"price with a comma":   {[]string{`"4.00"|"4,00"`}, `price.per_gb: amount "4,00" in USD: not a decimal number; want USD in quotes, such as '4.00'`},
@@ -464,7 +464,8 @@ func FuzzConfig(f *testing.F) {
 			if strings.ContainsAny(p, "\n\r\x1b") {
 				t.Errorf("not one line: %q", p)
 			}
-			if strings.Contains(p, "86420975") && !bytes.Contains(content, []byte("86420975 ")) {
+			about := strings.HasPrefix(p, "line ") || strings.HasPrefix(p, "modem.pin: ")
+			if about && strings.Contains(p, "86420975") {
 				t.Errorf("the PIN in %q", p)
 			}
 		}

@@ -10,14 +10,24 @@ import (
 	"io/fs"
 	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"sync"
+	"syscall"
 	"time"
+
+	"github.com/depinsim/x402/channel"
 )
 
-// controlPath is the path of the control socket of an agent.
-func (c Config) controlPath() string {
+// ErrNotRunning is returned when no agent answers on a control socket.
+var ErrNotRunning = errors.New("no agent answers")
+
+// OfferPath returns the path of the file that holds the agent's signed offer.
+func (c Config) OfferPath() string { return filepath.Join(c.StateDir, offerFile) }
+
+// ControlPath returns the path of the agent's control socket.
+func (c Config) ControlPath() string {
 	if c.Control != "" {
 		return c.Control
 	}
@@ -27,7 +37,7 @@ func (c Config) controlPath() string {
 // serveControl answers the owner's commands until ctx ends. The socket's mode
 // is 0600: who may open it may do everything.
 func (s *Seller) serveControl(ctx context.Context) error {
-	path := s.cfg.controlPath()
+	path := s.cfg.ControlPath()
 	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return fmt.Errorf("control socket: %w", err)
 	}
@@ -48,6 +58,10 @@ func (s *Seller) serveControl(ctx context.Context) error {
 	})
 	err = srv.Serve(ln)
 	wg.Wait()
+	// The journal's lock is still held: no other agent has the path.
+	if rerr := os.Remove(path); rerr != nil {
+		s.log.Debug("control socket", "err", rerr)
+	}
 	if errors.Is(err, http.ErrServerClosed) {
 		return nil
 	}
@@ -94,13 +108,22 @@ func (s *Seller) handleSettle(w http.ResponseWriter, r *http.Request) {
 	s.answer(w, res)
 }
 
+// A Settlement is what settling on request came to.
+type Settlement struct {
+	Claimed  channel.Amount `json:"claimed"`  // over all channels
+	Channels int            `json:"channels"` // with something to claim
+}
+
 // A Control talks to a running agent over its control socket.
-type Control struct{ client http.Client }
+type Control struct {
+	path   string
+	client http.Client
+}
 
 // DialControl returns the control of the agent with socket path. It connects
 // with the first call.
 func DialControl(path string) *Control {
-	return &Control{http.Client{
+	return &Control{path, http.Client{
 		Timeout: 2 * settleTimeout,
 		Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 			return (&net.Dialer{}).DialContext(ctx, "unix", path)
@@ -108,14 +131,17 @@ func DialControl(path string) *Control {
 	}}
 }
 
-// Get asks for name, such as "status", and decodes the answer into v.
+// Get asks for status, sessions or earnings and decodes the answer into v, a
+// *Status, *[]SessionStatus or *Earnings. It is ErrNotRunning when there is
+// nobody to ask.
 func (c *Control) Get(ctx context.Context, name string, v any) error {
 	return c.call(ctx, http.MethodGet, name, v)
 }
 
 // Settle claims and settles now.
-func (c *Control) Settle(ctx context.Context, v any) error {
-	return c.call(ctx, http.MethodPost, "settle", v)
+func (c *Control) Settle(ctx context.Context) (s Settlement, err error) {
+	err = c.call(ctx, http.MethodPost, "settle", &s)
+	return s, err
 }
 
 // maxAnswer bounds an answer: a thousand channels' numbers fit.
@@ -127,8 +153,14 @@ func (c *Control) call(ctx context.Context, method, name string, v any) error {
 		return err
 	}
 	res, err := c.client.Do(req)
-	if err != nil {
-		return err
+	if u, ok := errors.AsType[*url.Error](err); ok {
+		err = u.Err // the URL is made up
+	}
+	switch {
+	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
+		return fmt.Errorf("%s: %w", c.path, ErrNotRunning)
+	case err != nil:
+		return fmt.Errorf("%s: %w", name, err)
 	}
 	defer res.Body.Close()
 	b, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer))

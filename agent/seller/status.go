@@ -1,6 +1,7 @@
 package seller
 
 import (
+	"os"
 	"slices"
 	"time"
 
@@ -12,6 +13,11 @@ import (
 // Status is what the control socket says of the whole agent. Amounts are in
 // atomic units, sizes in bytes, durations in seconds.
 type Status struct {
+	// Refusing is why no new session is served, "" while the agent sells.
+	Refusing string `json:"refusing,omitempty"`
+	// Problems are what the owner should look at, the worst first.
+	Problems    []Problem       `json:"problems"`
+	PID         int             `json:"pid"`
 	Agent       channel.Address `json:"agent"`
 	Listen      string          `json:"listen"`
 	Uptime      int64           `json:"uptime"`
@@ -34,8 +40,8 @@ type ModemStatus struct {
 	Model        string       `json:"model,omitempty"`
 	IMEI         string       `json:"imei,omitempty"`
 	ICCID        string       `json:"iccid,omitempty"`
-	IMSI         modem.IMSI   `json:"imsi"` // prints as redacted
-	MCC          string       `json:"mcc,omitempty"`
+	IMSI         string       `json:"imsi,omitempty"` // redacted: says that it was read
+	MCC          string       `json:"mcc,omitempty"`  // of the card, like MNC
 	MNC          string       `json:"mnc,omitempty"`
 	SIM          string       `json:"sim"`
 	Operator     string       `json:"operator,omitempty"`
@@ -109,7 +115,7 @@ func (x *session) publish(debt channel.Amount) {
 // status is a snapshot of the agent.
 func (s *Seller) status() Status {
 	st := Status{
-		Agent: s.key.Address(), Listen: s.addr.String(), Uptime: int64(time.Since(s.started) / time.Second),
+		PID: os.Getpid(), Agent: s.key.Address(), Listen: s.addr.String(), Uptime: int64(time.Since(s.started) / time.Second),
 		Network: s.cfg.Payment.Network, PayTo: s.cfg.Payment.PayTo, Price: s.cfg.Price,
 		Modem: s.sim.report(s.cfg.Modem), Sessions: s.sessionViews(), Earnings: s.earnings(),
 		FlashWrites: FlashWrites{Syncs: s.journal.SyncCount(), Bytes: s.journal.Written()},
@@ -117,6 +123,10 @@ func (s *Seller) status() Status {
 	s.mu.Lock()
 	st.OfferSeq = s.offerSeq
 	s.mu.Unlock()
+	if n := s.sim.refuses(); n != nil {
+		st.Refusing = n.Text
+	}
+	st.Problems = s.problems(st)
 	return st
 }
 
@@ -173,7 +183,7 @@ func (w *simWatch) report(cfg *modem.Config) *ModemStatus {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	m := &ModemStatus{Port: cfg.Port, SIM: w.status.SIM.String(), IMSI: w.identity.IMSI}
+	m := &ModemStatus{Port: cfg.Port, SIM: w.status.SIM.String()}
 	if w.err != nil {
 		m.Error = w.err.Error()
 	}
@@ -182,6 +192,7 @@ func (w *simWatch) report(cfg *modem.Config) *ModemStatus {
 	}
 	m.Age = int64(time.Since(w.readAt) / time.Second)
 	m.Maker, m.Model, m.IMEI, m.ICCID = w.identity.Maker, w.identity.Model, w.identity.IMEI, w.identity.ICCID
+	m.IMSI = w.identity.IMSI.String()
 	m.MCC, m.MNC = w.identity.IMSI.MCC(), w.identity.IMSI.MNC()
 	m.Operator, m.Registration = w.status.Operator.Name, w.status.Registration.String()
 	m.Technology, m.Signal, m.Roaming = w.status.Technology.String(), w.status.Signal, w.status.Roaming

@@ -1,0 +1,117 @@
+package seller
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"syscall"
+
+	"github.com/depinsim/x402/modem"
+)
+
+// A Problem is something that the owner should look at.
+type Problem struct {
+	What string `json:"what"`
+	Do   string `json:"do,omitempty"` // what to do about it first
+}
+
+// weakRSRP is the power, in dBm, below which LTE and 5G lose much of their
+// rate; weakRSSI is about the same for what does not measure RSRP.
+const (
+	weakRSRP = -115
+	weakRSSI = -105
+)
+
+// problems looks through a status for what the owner should know, the worst
+// first.
+func (s *Seller) problems(st Status) []Problem {
+	found := []Problem{}
+	add := func(what, do string) { found = append(found, Problem{what, do}) }
+	s.sim.mu.Lock()
+	simErr, sim, read := s.sim.err, s.sim.status, !s.sim.readAt.IsZero()
+	s.sim.mu.Unlock()
+	switch {
+	case simErr != nil:
+		add("modem: "+simErr.Error(), modemAdvice(simErr))
+	case st.Refusing != "":
+		add(st.Refusing, "")
+	}
+	if read && simErr == nil {
+		found = append(found, radioProblems(sim)...)
+	}
+	if udp, ok := s.addr.(*net.UDPAddr); ok && len(s.cfg.Endpoints) == 0 && udp.IP.IsUnspecified() {
+		add(fmt.Sprintf("the offer names %s, which buyers cannot reach", s.addr), "set endpoints in the config file")
+	}
+	waiting := 0
+	for _, v := range st.Sessions {
+		if v.Blocked {
+			waiting++
+		}
+	}
+	if waiting > 0 {
+		add(fmt.Sprintf("%d of %d buyers wait until they have paid or their deposit is topped up", waiting, len(st.Sessions)), "")
+	}
+	return found
+}
+
+// radioProblems is what is wrong with a modem that answers.
+func radioProblems(st modem.Status) []Problem {
+	switch r := st.Registration; {
+	case st.SIM != modem.SIMReady:
+		return []Problem{{"SIM: " + st.SIM.String(), simAdvice(st.SIM)}}
+	case r == modem.Denied:
+		return []Problem{{"the network refuses this SIM", "ask the carrier whether the SIM is active and paid for"}}
+	case r == modem.Searching:
+		return []Problem{{"the modem is looking for a network", "check the antennas; move the modem to a window"}}
+	case !r.Registered():
+		return []Problem{{"the modem is on no network: " + r.String(), "check the antennas, and whether the SIM is active"}}
+	}
+	var found []Problem
+	if s := st.Signal; s.RSRP != 0 && s.RSRP < weakRSRP || s.RSRP == 0 && s.RSSI != 0 && s.RSSI < weakRSSI {
+		found = append(found, Problem{"the signal is weak", "move the modem to a window, or connect an outside antenna"})
+	}
+	if st.Roaming {
+		found = append(found, Problem{"the SIM is roaming", "ask the carrier what roaming costs before you sell it"})
+	}
+	return found
+}
+
+func simAdvice(s modem.SIMState) string {
+	switch s {
+	case modem.SIMAbsent:
+		return "insert the SIM, contacts first, and start the modem again"
+	case modem.SIMPIN:
+		return "set modem.pin in the config file"
+	case modem.SIMPUK:
+		return "unlock the SIM in a phone, with the PUK on its letter"
+	case modem.SIMLocked:
+		return "use a SIM that is not tied to another device or network"
+	case modem.SIMFailed:
+		return "try the SIM in a phone"
+	}
+	return ""
+}
+
+// modemAdvice is what to do about an error of the modem, "" if we do not know.
+func modemAdvice(err error) string {
+	switch {
+	case errors.Is(err, modem.ErrNoSIM):
+		return simAdvice(modem.SIMAbsent)
+	case errors.Is(err, modem.ErrPINRequired):
+		return simAdvice(modem.SIMPIN)
+	case errors.Is(err, modem.ErrPUKRequired):
+		return simAdvice(modem.SIMPUK)
+	case errors.Is(err, modem.ErrPINRefused):
+		return "the PIN is wrong and is not sent again: set the right one as modem.pin"
+	case errors.Is(err, fs.ErrPermission):
+		return "add the agent's user to the group of the port: usermod -aG dialout USER"
+	case errors.Is(err, syscall.EBUSY):
+		return "stop what else uses the port, such as ModemManager"
+	case errors.Is(err, fs.ErrNotExist):
+		return "plug the modem in, or set modem.port: `ls /dev/ttyUSB* /dev/ttyACM*` lists ports"
+	case errors.Is(err, modem.ErrTimeout):
+		return "try the modem's other ports (it has several), and stop ModemManager"
+	}
+	return ""
+}
