@@ -109,9 +109,10 @@ func refuse(conn tunnel.ServerConn, err error) {
 }
 
 // run serves until the session ends and says why.
-func (x *session) run(ctx context.Context) error {
+func (x *session) run(ctx context.Context) (err error) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
+	defer func() { refuse(x.conn, err) }() // which ends receive
 	rctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	defer x.meter.Close(net.ErrClosed) // flows that wait for credit end with the session
@@ -142,11 +143,11 @@ func (x *session) run(ctx context.Context) error {
 		case <-x.conn.Context().Done():
 			return context.Cause(x.conn.Context())
 		}
-		busy, err := x.update(time.Now())
+		next, err := x.update(time.Now())
 		if err != nil {
 			return err
 		}
-		tick.Reset(busy)
+		tick.Reset(next)
 	}
 }
 
@@ -377,7 +378,6 @@ func (x *session) end(cause error) {
 	owed, _ := t.Owed() // an overflow ended the session before
 	x.log.Info("session closed", "session", t.Session, "up", t.Up-t.BaseUp, "down", t.Down-t.BaseDown,
 		"amount", owed, "paid", x.account.paid, "lost", x.account.gap(), "reason", cause)
-	refuse(x.conn, cause)
 	x.s.remove(x)
 	x.s.countLeftBehind()
 	close(x.done)
