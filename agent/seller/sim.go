@@ -63,11 +63,11 @@ func (s *Seller) readSIM(ctx context.Context) (read bool, err error) {
 		return false, err
 	}
 	defer func() { err = errors.Join(err, m.Close()) }()
-	id, err := m.Identity(ctx)
-	if err != nil {
-		return false, err
-	}
 	for {
+		id, err := m.Identity(ctx) // each time: a card can be changed while the modem stays
+		if err != nil {
+			return read, err
+		}
 		status, err := m.Status(ctx)
 		if err != nil {
 			return read, err
