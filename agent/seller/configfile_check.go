@@ -1,0 +1,346 @@
+package seller
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/depinsim/x402/channel"
+	"github.com/depinsim/x402/channel/facilitator"
+	"github.com/depinsim/x402/channel/x402"
+	"github.com/depinsim/x402/modem"
+)
+
+// Results of a check.
+const (
+	CheckOK      = "ok"
+	CheckWarning = "warning" // the agent sells all the same
+	CheckFailed  = "failed"
+)
+
+// A Finding is what one check came to.
+type Finding struct {
+	Name   string   `json:"name"`
+	Result string   `json:"result"`
+	Text   string   `json:"text"`
+	Do     string   `json:"do,omitempty"`    // what to do about it first
+	Paste  []string `json:"paste,omitempty"` // lines for the config file
+}
+
+func ok(name, text string) Finding          { return Finding{Name: name, Result: CheckOK, Text: text} }
+func warning(name, text, do string) Finding { return Finding{name, CheckWarning, text, do, nil} }
+func failed(name, text, do string) Finding  { return Finding{name, CheckFailed, text, do, nil} }
+
+// Bounds of a check.
+const (
+	checkTime      = 45 * time.Second // for everything
+	checkShortTime = 5 * time.Second  // for what should be there at once
+	leastFree      = 1 << 20          // bytes on the state directory's disk
+	maxOffered     = 8                // networks of a facilitator that are listed
+)
+
+// Check looks at everything that can be looked at without selling, given what
+// ReadConfigFile returned. It changes nothing: no key is made, no PIN is sent,
+// and a running agent is asked rather than disturbed.
+func Check(ctx context.Context, f ConfigFile, err error) []Finding {
+	ctx, cancel := context.WithTimeout(ctx, checkTime)
+	defer cancel()
+	if err != nil {
+		return checkUnread(ctx, err)
+	}
+	c, err := f.Config.withDefaults()
+	if err != nil {
+		return []Finding{failed("config", f.Path+": "+err.Error(), "")}
+	}
+	found := []Finding{ok("config", f.Path)}
+	for _, w := range f.Warnings {
+		found = append(found, warning("config", w, ""))
+	}
+	running := askRunning(ctx, c)
+	found = append(found, checkState(c), checkKeys(c), checkClock(c, time.Now()))
+	if running != nil {
+		found = append(found, ok("agent", fmt.Sprintf("runs as process %d", running.PID)))
+	} else {
+		found = append(found, checkListenAddress(c))
+	}
+	// The rest waits for others, so it is done at once.
+	later := make([][]Finding, 3)
+	var wg sync.WaitGroup
+	wg.Go(func() { later[0] = checkModem(ctx, c, running) })
+	wg.Go(func() { later[1] = []Finding{checkDNS(ctx, c)} })
+	wg.Go(func() { later[2] = checkFacilitator(ctx, c) })
+	wg.Wait()
+	return append(found, slices.Concat(later...)...)
+}
+
+// checkUnread explains a file that could not be read. If it lacks what its
+// owner accepts, the facilitator is asked what there is.
+func checkUnread(ctx context.Context, err error) []Finding {
+	e, isContent := errors.AsType[*ConfigError](err)
+	if !isContent {
+		return []Finding{failed("config", err.Error(), "")}
+	}
+	var found []Finding
+	for _, p := range e.Problems {
+		found = append(found, failed("config", p, ""))
+	}
+	if e.Facilitator == "" {
+		return found
+	}
+	s, err := askSupported(ctx, e.Facilitator)
+	if err != nil {
+		return append(found, failed("facilitator", err.Error(), ""))
+	}
+	return append(found, offered(e.Facilitator, s)...)
+}
+
+func askRunning(ctx context.Context, c Config) *Status {
+	ctx, cancel := context.WithTimeout(ctx, checkShortTime)
+	defer cancel()
+	var st Status
+	if DialControl(c.ControlPath()).Get(ctx, "status", &st) != nil {
+		return nil
+	}
+	return &st
+}
+
+// checkState looks whether the state directory, or the place where it will be
+// made, can be written.
+func checkState(c Config) Finding {
+	dir, made := c.StateDir, true
+	for {
+		info, err := os.Stat(dir)
+		if err == nil && !info.IsDir() {
+			return failed("state", dir+" is not a directory", "set another state_dir")
+		}
+		if !errors.Is(err, fs.ErrNotExist) {
+			break
+		}
+		parent := filepath.Dir(dir)
+		if parent == dir {
+			break
+		}
+		dir, made = parent, false
+	}
+	if err := unix.Access(dir, unix.W_OK|unix.X_OK); err != nil {
+		return failed("state", fmt.Sprintf("%s cannot be written: %v", dir, err), "run this as the agent's user, who must be able to write there")
+	}
+	switch free, inMemory := disk(dir); {
+	case inMemory:
+		return warning("state", c.StateDir+" is in memory: keys and vouchers are lost at a reboot", "set state_dir to a directory on flash or disk")
+	case free < leastFree:
+		return failed("state", fmt.Sprintf("%s: only %d KiB free", dir, free>>10), "make room: vouchers must be stored before traffic flows")
+	case !made:
+		return ok("state", c.StateDir+" will be made")
+	default:
+		return ok("state", fmt.Sprintf("%s, %d MiB free", dir, free>>20))
+	}
+}
+
+// checkKeys looks at the device key, which is the agent's identity.
+func checkKeys(c Config) Finding {
+	path := filepath.Join(c.StateDir, deviceKeyFile)
+	info, err := os.Stat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return ok("key", "will be made at the first start")
+	}
+	var b []byte
+	if err == nil {
+		b, err = os.ReadFile(path)
+	}
+	if err != nil {
+		return failed("key", err.Error(), "run this as the agent's user")
+	}
+	raw, err := hex.DecodeString(strings.TrimSpace(string(b)))
+	if err != nil {
+		return failed("key", path+" is not a hexadecimal key", "restore it from a backup")
+	}
+	key, err := channel.ParseKey(raw)
+	switch {
+	case err != nil:
+		return failed("key", path+": "+err.Error(), "restore it from a backup")
+	case info.Mode().Perm()&0o077 != 0:
+		return warning("key", path+" can be read by others", "chmod 600 "+path)
+	}
+	return ok("key", "agent "+key.Address().String())
+}
+
+// checkClock: nothing about money depends on the clock, but TLS does.
+func checkClock(c Config, now time.Time) Finding {
+	text := now.UTC().Format("2006-01-02 15:04 MST")
+	switch {
+	case now.Year() >= 2026:
+		return ok("clock", text)
+	case strings.HasPrefix(c.Payment.Facilitator, "https:"):
+		return failed("clock", text+" is in the past: the facilitator's certificate is not valid yet", "set the clock, or have it set by NTP")
+	}
+	return warning("clock", text+" is in the past", "set the clock, or have it set by NTP")
+}
+
+func checkListenAddress(c Config) Finding {
+	conn, err := net.ListenPacket("udp", c.Listen)
+	if err != nil {
+		do := ""
+		if errors.Is(err, syscall.EADDRINUSE) {
+			do = "stop what uses the port, or set listen to another one"
+		}
+		return failed("listen", err.Error(), do)
+	}
+	at := conn.LocalAddr().String()
+	if err := conn.Close(); err != nil {
+		return failed("listen", err.Error(), "")
+	}
+	return ok("listen", "UDP "+at+" is free")
+}
+
+// checkDNS looks up a name that exists wherever there is DNS (RFC 7050).
+func checkDNS(ctx context.Context, c Config) Finding {
+	ctx, cancel := context.WithTimeout(ctx, checkShortTime)
+	defer cancel()
+	lookup := c.Policy.Lookup
+	if lookup == nil {
+		out, err := newOutlet(c.Policy.Interface)
+		if err != nil {
+			return failed("dns", err.Error(), "")
+		}
+		lookup = out.resolver().LookupNetIP
+	}
+	start := time.Now()
+	if _, err := lookup(ctx, "ip", nat64Name); err != nil {
+		return warning("dns", "names are not resolved: "+err.Error(), "check /etc/resolv.conf and the line; without DNS buyers reach addresses only")
+	}
+	return ok("dns", fmt.Sprintf("answers in %v", time.Since(start).Round(time.Millisecond)))
+}
+
+// checkModem reads the SIM, or asks the running agent about it: a port has one
+// user. The PIN is not sent.
+func checkModem(ctx context.Context, c Config, running *Status) []Finding {
+	switch {
+	case c.Modem == nil:
+		return []Finding{ok("modem", "none; the offer names no SIM")}
+	case running != nil && running.Modem != nil:
+		return checkRunningModem(*running.Modem, running.Problems)
+	}
+	cfg := *c.Modem
+	cfg.PIN, cfg.PINGuard, cfg.Logger = modem.PIN{}, "", nil
+	cfg.SIMWait = checkShortTime
+	m, err := modem.Open(ctx, cfg)
+	if err != nil {
+		return []Finding{failed("modem", err.Error(), modemAdvice(err))}
+	}
+	defer m.Close() // it was only read
+	id, err := m.Identity(ctx)
+	if errors.Is(err, modem.ErrPINRequired) && !c.Modem.PIN.IsZero() {
+		return []Finding{ok("modem", cfg.Port+" answers"), ok("sim", "locked; the agent enters its PIN when it starts")}
+	}
+	if err != nil {
+		return []Finding{ok("modem", cfg.Port+" answers"), failed("sim", err.Error(), modemAdvice(err))}
+	}
+	found := []Finding{
+		ok("modem", strings.TrimSpace(id.Maker+" "+id.Model)+" on "+cfg.Port),
+		ok("sim", fmt.Sprintf("%v, home network %s-%s", id.IMSI, id.IMSI.MCC(), id.IMSI.MNC())),
+	}
+	st, err := m.Status(ctx)
+	if err != nil {
+		return append(found, failed("network", err.Error(), modemAdvice(err)))
+	}
+	for _, p := range radioProblems(st) {
+		found = append(found, warning("network", p.What, p.Do))
+	}
+	if st.Registration.Registered() {
+		found = append(found, ok("network", fmt.Sprintf("%s, %v, %v", st.Operator.Name, st.Technology, st.Registration)))
+	}
+	return found
+}
+
+func checkRunningModem(m ModemStatus, problems []Problem) []Finding {
+	if m.Error != "" {
+		do := ""
+		for _, p := range problems {
+			if strings.Contains(p.What, m.Error) {
+				do = p.Do
+			}
+		}
+		return []Finding{failed("modem", m.Error, do)}
+	}
+	return []Finding{
+		ok("modem", strings.TrimSpace(m.Maker+" "+m.Model)+" on "+m.Port+", used by the running agent"),
+		ok("sim", fmt.Sprintf("%s, home network %s-%s, %s", m.IMSI, m.MCC, m.MNC, m.SIM)),
+	}
+}
+
+func askSupported(ctx context.Context, url string) (x402.Supported, error) {
+	client, err := facilitator.New(facilitator.Config{URL: url})
+	if err != nil {
+		return x402.Supported{}, err
+	}
+	return client.Supported(ctx)
+}
+
+// checkFacilitator compares what the owner accepts with what there is.
+func checkFacilitator(ctx context.Context, c Config) []Finding {
+	p := c.Payment
+	client, err := facilitator.New(facilitator.Config{URL: p.Facilitator})
+	if err != nil {
+		return []Finding{failed("facilitator", err.Error(), "")}
+	}
+	s, err := client.Supported(ctx)
+	if err != nil {
+		return []Finding{failed("facilitator", err.Error(), "check payment.facilitator, and that this device is online")}
+	}
+	found := []Finding{ok("facilitator", p.Facilitator+" answers")}
+	token, err := s.Token(p.Network)
+	want, _ := p.Token() // the network was checked with the file
+	switch {
+	case !slices.Contains(s.Networks(), p.Network):
+		found = append(found, failed("asset", "the facilitator does not settle channels on "+p.Network, "list another network only if you trust it"))
+		return append(found, offered(p.Facilitator, s)...)
+	case err != nil:
+		found = append(found, warning("asset", "the facilitator does not say in which asset it settles", "make sure that asset, asset_name and asset_version are right"))
+	case token != want:
+		found = append(found, failed("asset", fmt.Sprintf("%s (%q version %q) on %s, but the facilitator settles %s (%q version %q)",
+			want.Address, want.Name, want.Version, p.Network, token.Address, token.Name, token.Version), "list another asset only if you trust it"))
+		return append(found, offered(p.Facilitator, s)...)
+	default:
+		found = append(found, ok("asset", fmt.Sprintf("%s %s on %s", p.AssetName, p.Asset, p.Network)))
+	}
+	info, err := client.Balance(ctx, p.Network, p.PayTo)
+	if err != nil {
+		return append(found, warning("account", fmt.Sprintf("%s: %v", p.PayTo, err), ""))
+	}
+	return append(found, ok("account", fmt.Sprintf("%s has %s USD", p.PayTo, info.Balance.USD())))
+}
+
+// offered lists what a facilitator settles channels in, for the config file.
+func offered(url string, s x402.Supported) []Finding {
+	var found []Finding
+	for _, network := range s.Networks() {
+		if _, err := channel.ParseNetwork(network); err != nil || len(found) == maxOffered {
+			continue
+		}
+		f := Finding{Name: "offer", Result: CheckWarning, Text: url + " settles on " + network, Do: "put this under [payment] if you trust it"}
+		f.Paste = []string{"network = " + strconv.Quote(network)}
+		if t, err := s.Token(network); err == nil {
+			f.Paste = append(f.Paste, "asset = "+strconv.Quote(t.Address.String()),
+				"asset_name = "+strconv.QuoteToASCII(t.Name), "asset_version = "+strconv.QuoteToASCII(t.Version))
+		}
+		found = append(found, f)
+	}
+	if found == nil {
+		found = append(found, failed("offer", url+" settles no channels", "use another facilitator"))
+	}
+	return found
+}
