@@ -24,5 +24,15 @@ mips64_ | mips64le_) export GOMIPS64="$variant" ;;
 	;;
 esac
 export CGO_ENABLED=0 GOOS="$os" GOARCH="$arch"
-"${GO:-go}" build -tags nethttpomithttp2 -trimpath -buildvcs=false -ldflags "$ldflags" -o "dist/$target/" ./cmd/x402-agent
+
+# What runs once or seldom is built without inlining, which is 0.5 MB; the packet
+# path, QUIC and the ciphers are not in this list.
+small=
+for p in crypto/tls crypto/x509 encoding/asn1 encoding/json fmt log/slog math/big net net/http reflect time \
+	github.com/BurntSushi/toml github.com/depinsim/x402/agent/... github.com/depinsim/x402/modem \
+	github.com/warthog618/modem/...; do
+	small="$small -gcflags=$p=-l"
+done
+# shellcheck disable=SC2086 # a list of words
+"${GO:-go}" build $small -tags nethttpomithttp2 -trimpath -buildvcs=false -ldflags "$ldflags" -o "dist/$target/" ./cmd/x402-agent
 echo "dist/$target/x402-agent"
