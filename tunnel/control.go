@@ -3,7 +3,6 @@ package tunnel
 import (
 	"bufio"
 	"fmt"
-	"sync"
 )
 
 // A Capsule is one message on the control stream.
@@ -22,7 +21,7 @@ type Control struct {
 	known  func(typ uint64) bool
 	r      *bufio.Reader // Receive's own
 
-	mu sync.Mutex // serialises writes; held across one small Write
+	sending chan struct{} // holds a token while a capsule is written
 }
 
 func newControl(s Stream, steer func(typ, id uint64), known func(typ uint64) bool) *Control {
@@ -32,7 +31,8 @@ func newControl(s Stream, steer func(typ, id uint64), known func(typ uint64) boo
 		known: func(typ uint64) bool {
 			return known(typ) || steer != nil && isSteering(typ)
 		},
-		r: bufio.NewReaderSize(s, 1024),
+		r:       bufio.NewReaderSize(s, 1024),
+		sending: make(chan struct{}, 1),
 	}
 }
 
@@ -47,8 +47,8 @@ func (c *Control) Send(typ uint64, value []byte) error {
 		return fmt.Errorf("tunnel: capsule %#x of %d bytes, at most %d are allowed", typ, len(value), MaxCapsule)
 	}
 	b := appendCapsule(make([]byte, 0, 16+len(value)), typ, value)
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	c.sending <- struct{}{}
+	defer func() { <-c.sending }()
 	_, err := c.stream.Write(b)
 	return err
 }

@@ -15,14 +15,14 @@ type packets struct {
 	stream Stream
 	dgram  Packeter // nil: capsules only
 
-	mu     sync.Mutex // serialises sending; held across one SendDatagram or Write
-	framed []byte     // what a payload is framed in
+	sending chan struct{} // holds a token while a payload is sent, or closing
+	framed  []byte        // what a payload is framed in; the token's
 
 	closing sync.Once
 }
 
 func newPackets(s Stream) *packets {
-	p := &packets{stream: s}
+	p := &packets{stream: s, sending: make(chan struct{}, 1)}
 	p.dgram, _ = s.(Packeter)
 	return p
 }
@@ -37,8 +37,8 @@ const (
 
 // send sends one payload.
 func (p *packets) send(payload []byte) error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
+	p.sending <- struct{}{}
+	defer func() { <-p.sending }()
 	p.framed = append(append(p.framed[:0], make([]byte, capsuleHead)...), contextPayload)
 	p.framed = append(p.framed, payload...)
 	datagram := p.framed[capsuleHead:]
@@ -60,12 +60,13 @@ func (p *packets) send(payload []byte) error {
 // which may be stuck. It may be called again.
 func (p *packets) close() {
 	p.closing.Do(func() {
-		if !p.mu.TryLock() {
+		select {
+		case p.sending <- struct{}{}:
+			defer func() { <-p.sending }()
+			_ = p.stream.Close() // the peer may have stopped it first
+		default:
 			p.stream.Abort(codeCanceled)
-			return
 		}
-		defer p.mu.Unlock()
-		_ = p.stream.Close() // the peer may have stopped it first
 	})
 }
 

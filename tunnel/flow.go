@@ -51,8 +51,11 @@ const (
 	// covers what is under way on a path of 1 Gbit/s and 60 ms. When all flows
 	// hold twice clientBuffer, minFlowBuffer does.
 	hardBuffer = 8 << 20
-	// lingerRead is how long a closed flow is read for the agent's end of it.
-	lingerRead = 30 * time.Second
+	// lingerRead and lingerBytes are how long and how far a closed flow is read
+	// for the agent's end of it: what was under way when the agent learned that
+	// the application has gone. An agent that sends more is stopped.
+	lingerRead  = 30 * time.Second
+	lingerBytes = hardBuffer
 )
 
 func newFlow(c *Client, req Request, target string) *Flow {
@@ -117,7 +120,7 @@ func (f *Flow) pump() {
 func (f *Flow) receive() error {
 	lane := f.client.lanes.DownTCP
 	ctx := f.client.conn.Context()
-	class := 0
+	class, unwanted := 0, 0
 	for {
 		c := f.client.store.get(class)
 		n, err := f.req.Read(c.buf)
@@ -135,6 +138,11 @@ func (f *Flow) receive() error {
 				class++
 			}
 			c.to = n
+			if f.closed.Load() {
+				if unwanted += n; unwanted > lingerBytes {
+					return net.ErrClosed
+				}
+			}
 			held := f.queue.push(c, f.share())
 			if most := f.most(); held > most {
 				if err := f.queue.waitBelow(ctx, most); err != nil {
