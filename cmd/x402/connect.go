@@ -1,0 +1,384 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"slices"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"golang.org/x/term"
+
+	"github.com/depinsim/x402/agent"
+	"github.com/depinsim/x402/agent/buyer"
+	"github.com/depinsim/x402/channel"
+	"github.com/depinsim/x402/tunnel/proxy"
+)
+
+// connectFlags are the flags of connect.
+type connectFlags struct {
+	places
+	agent, offer, key                      string
+	budget, maxPrice, deposit              string
+	socks, http, user, passwordFile, ready string
+	logLevel                               string
+	strict, keep, json                     bool
+	timeout                                time.Duration
+}
+
+func connect(ctx context.Context, args []string, stdout, stderr io.Writer) error {
+	var f connectFlags
+	fs := newFlags("connect")
+	f.walletFlags(fs)
+	f.stateFlag(fs)
+	fs.StringVar(&f.agent, "agent", "", "")
+	fs.StringVar(&f.offer, "offer", "", "")
+	fs.StringVar(&f.key, "agent-key", "", "")
+	fs.StringVar(&f.budget, "budget", "", "")
+	fs.StringVar(&f.maxPrice, "max-price", "", "")
+	fs.StringVar(&f.deposit, "deposit", "0.25", "")
+	fs.StringVar(&f.socks, "socks", "127.0.0.1:1080", "")
+	fs.StringVar(&f.http, "http", "127.0.0.1:8080", "")
+	fs.StringVar(&f.user, "user", "", "")
+	fs.StringVar(&f.passwordFile, "password-file", "", "")
+	fs.StringVar(&f.ready, "ready-file", "", "")
+	fs.StringVar(&f.logLevel, "log-level", "warn", "")
+	fs.BoolVar(&f.strict, "strict", false, "")
+	fs.BoolVar(&f.keep, "keep", false, "")
+	fs.BoolVar(&f.json, "json", false, "")
+	fs.DurationVar(&f.timeout, "timeout", 10*time.Second, "")
+	if done, err := parse(fs, connectHelp, args, stdout); done {
+		return prefix("connect", err)
+	}
+	p, err := f.purchase()
+	if err == nil {
+		p.stdout, p.stderr = stdout, stderr
+		err = p.run(ctx)
+	}
+	return prefix("connect", err)
+}
+
+// prefix names the command in its error.
+func prefix(name string, err error) error {
+	if err == nil {
+		return nil
+	}
+	return fmt.Errorf("%s: %w", name, err)
+}
+
+// A purchase is one run of connect.
+type purchase struct {
+	connectFlags
+	budget, maxPrice, deposit channel.Amount
+	key                       *channel.Address // the agent's, as the user named it
+	proxy                     proxy.Config
+	level                     slog.Level
+	stdout, stderr            io.Writer
+
+	wallet *buyer.Wallet
+	offer  agent.Offer
+	origin string // where the offer is from, and why the agent is trusted
+	id     channel.ID
+	socks  net.Listener // nil: none
+	http   net.Listener
+}
+
+// purchase checks the flags.
+func (f connectFlags) purchase() (p *purchase, err error) {
+	p = &purchase{connectFlags: f}
+	switch {
+	case (f.agent == "") == (f.offer == ""):
+		return nil, usage("--agent HOST:PORT or --offer FILE: name one of them")
+	case f.budget == "":
+		return nil, withHint(usage("--budget: missing"), "it is the most that this run may cost, in USD; 1.00 is a careful start, and what is not used comes back")
+	case f.maxPrice == "":
+		return nil, withHint(usage("--max-price: missing"), "it is the most that a GB may cost, in USD; the agent's owner says what he asks, and nothing is bought above it")
+	case f.socks == "" && f.http == "":
+		return nil, usage("--socks and --http are both left out: nothing could use the tunnel")
+	case (f.user == "") != (f.passwordFile == ""):
+		return nil, usage("--user and --password-file: set both or neither")
+	case f.timeout <= 0:
+		return nil, usage("--timeout: %v, want more than 0", f.timeout)
+	}
+	if f.agent != "" {
+		if err := agent.CheckEndpoint(f.agent); err != nil {
+			return nil, usage("--agent: %w", err)
+		}
+	}
+	for _, a := range []struct {
+		name, text string
+		to         *channel.Amount
+	}{{"budget", f.budget, &p.budget}, {"max-price", f.maxPrice, &p.maxPrice}, {"deposit", f.deposit, &p.deposit}} {
+		if *a.to, err = usd(a.name, a.text); err != nil {
+			return nil, err
+		}
+		if *a.to == 0 {
+			return nil, usage("--%s: is zero", a.name)
+		}
+	}
+	if f.key != "" {
+		a, err := channel.ParseAddress(f.key)
+		if err != nil {
+			return nil, usage("--agent-key: %w", err)
+		}
+		p.key = &a
+	}
+	if err := p.level.UnmarshalText([]byte(f.logLevel)); err != nil {
+		return nil, usage("--log-level: %q, want debug, info, warn or error", f.logLevel)
+	}
+	p.proxy = proxy.Config{Strict: f.strict, User: f.user}
+	if f.passwordFile != "" {
+		if p.proxy.Password, err = readSecret(f.passwordFile); err != nil {
+			return nil, usage("--password-file: %w", err)
+		}
+	}
+	return p, p.resolve()
+}
+
+// run buys until ctx ends or the budget is used up.
+func (p *purchase) run(ctx context.Context) (err error) {
+	if p.wallet, err = buyer.LoadWallet(p.places.wallet); err != nil {
+		return err
+	}
+	if err := p.listen(); err != nil {
+		return err
+	}
+	defer p.closeListeners()
+	store, err := p.openStore()
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, store.Close()) }()
+	if err := p.findOffer(ctx); err != nil {
+		return err
+	}
+	if p.id, err = p.offers().Save(p.wallet.Address(), p.offer); err != nil {
+		return err
+	}
+	if err := p.announce(store); err != nil {
+		return err
+	}
+	key, err := p.openKey(p.wallet)
+	if err != nil {
+		return err
+	}
+	if ctx.Err() != nil {
+		return errInterrupted
+	}
+	return p.buy(ctx, key, store)
+}
+
+// listen opens the proxies' ports, so that a port in use is said before
+// anything is spent.
+func (p *purchase) listen() error {
+	for _, l := range []struct {
+		name, addr string
+		to         *net.Listener
+	}{{"socks", p.connectFlags.socks, &p.socks}, {"http", p.connectFlags.http, &p.http}} {
+		if l.addr == "" {
+			continue
+		}
+		ln, err := net.Listen("tcp", l.addr)
+		if err == nil {
+			*l.to = ln
+			err = p.proxy.CheckListener(ln.Addr())
+		}
+		if _, open := errors.AsType[*proxy.OpenListenerError](err); open {
+			err = usageError{err}
+		}
+		if err != nil {
+			p.closeListeners()
+			return fmt.Errorf("--%s: %w", l.name, err)
+		}
+	}
+	return nil
+}
+
+// closeListeners does no harm to those that buyer.Run has closed.
+func (p *purchase) closeListeners() {
+	for _, ln := range []net.Listener{p.socks, p.http} {
+		if ln != nil {
+			_ = ln.Close() // buyer.Run closes them too
+		}
+	}
+}
+
+// findOffer reads or fetches the offer and makes sure of the agent.
+func (p *purchase) findOffer(ctx context.Context) error {
+	if p.connectFlags.offer != "" {
+		b, err := os.ReadFile(p.connectFlags.offer)
+		if err == nil {
+			p.offer, err = agent.ParseOffer(b)
+		}
+		if err != nil {
+			return fmt.Errorf("--offer: %w", err)
+		}
+		p.origin = "named by the file " + p.connectFlags.offer
+		return p.checkKey()
+	}
+	fctx, cancel := context.WithTimeout(ctx, p.timeout)
+	defer cancel()
+	var err error
+	if p.offer, err = buyer.FetchOffer(fctx, p.agent); err != nil {
+		if ctx.Err() != nil {
+			return errInterrupted
+		}
+		return withHint(err, "is the agent running there, and does UDP get through to it?")
+	}
+	// Where it has just answered comes first: it may not know its own address.
+	p.offer.Endpoints = append([]string{p.agent}, slices.DeleteFunc(p.offer.Endpoints, func(e string) bool { return e == p.agent })...)
+	if p.key != nil {
+		if err := p.checkKey(); err != nil {
+			return err
+		}
+		p.origin = "as --agent-key says"
+		return p.known().Pin(p.agent, p.offer.Agent)
+	}
+	known, err := p.known().Check(p.agent, p.offer.Agent)
+	if err != nil {
+		return err
+	}
+	if known {
+		p.origin = "known, as in " + p.known().Path
+		return nil
+	}
+	p.origin = "new: from now on only this one is accepted at " + p.agent
+	return p.known().Pin(p.agent, p.offer.Agent)
+}
+
+func (p *purchase) checkKey() error {
+	if p.key != nil && *p.key != p.offer.Agent {
+		return withHint(fmt.Errorf("the agent is %s, --agent-key says %s", p.offer.Agent, *p.key),
+			"ask its owner which is right: someone else may be answering")
+	}
+	return nil
+}
+
+// announce says in one block what is about to be bought and spent. It refuses
+// what costs too much.
+func (p *purchase) announce(store channel.Store) error {
+	states, err := store.Load()
+	if err != nil {
+		return err
+	}
+	var holds channel.Amount
+	for _, s := range states {
+		if s.ID == p.id {
+			holds = s.Balance - min(s.Balance, max(s.Max, s.Claimed))
+		}
+	}
+	o, pay := p.offer, p.offer.Payment
+	first := max(min(p.deposit, p.budget), pay.MinDeposit)
+	deposit := fmt.Sprintf("%s USD at a time, by the wallet %s", first.USD(), p.wallet.Address())
+	if holds > 0 {
+		deposit += ", which has " + holds.USD() + " there"
+	}
+	back := "what is left comes back at the end"
+	if p.keep {
+		back = "what is left stays there (--keep)"
+	}
+	rows := [][2]string{
+		{"agent", fmt.Sprintf("%s at %q", o.Agent, o.Endpoints)},
+		{"", p.origin},
+		{"sim", simText(o.SIM)},
+		{"price", priceText(o.Price, p.maxPrice)},
+		{"budget", budgetText(p.budget, o.Price)},
+		{"network", fmt.Sprintf("%s, asset %s %q, kept by %s", pay.Network, pay.Asset, pay.AssetName, pay.Facilitator)},
+		{"channel", p.id.String()},
+		{"deposit", deposit},
+		{"", fmt.Sprintf("%s; without the agent it takes %s", back, duration(pay.WithdrawDelay))},
+		{"proxies", proxiesText(p.socks, p.http)},
+	}
+	if err := printRows(p.says(), rows); err != nil {
+		return err
+	}
+	if o.Price.Max() > p.maxPrice {
+		return fmt.Errorf("%w: the agent asks %s USD per GB, --max-price allows %s", buyer.ErrPrice, o.Price.Max().USD(), p.maxPrice.USD())
+	}
+	return nil
+}
+
+// says is where text for people goes: with --json the output is a program's.
+func (p *purchase) says() io.Writer {
+	if p.json {
+		return p.stderr
+	}
+	return p.stdout
+}
+
+func proxiesText(socks, http net.Listener) (text string) {
+	if socks != nil {
+		text = "socks5://" + socks.Addr().String()
+	}
+	if http != nil {
+		text += " http://" + http.Addr().String()
+	}
+	return text
+}
+
+// buy runs the purchase and its view.
+func (p *purchase) buy(ctx context.Context, key *channel.Key, store channel.Store) (err error) {
+	v := newView(p.stdout)
+	v.json, v.budget = p.json, p.budget
+	if fd, ok := terminal(p.stdout); ok && !p.json {
+		v.width = func() int { return columns(fd) }
+	}
+	logs := p.stderr
+	if _, ok := terminal(p.stderr); ok && v.width != nil {
+		logs = v // one terminal, one writer
+	}
+	if p.ready != "" {
+		if err := removeReady(p.ready); err != nil { // of a run that was killed
+			return fmt.Errorf("--ready-file: %w", err)
+		}
+		v.connected = func(buyer.Status) error { return p.writeReady() }
+		defer func() { err = errors.Join(err, removeReady(p.ready)) }()
+	}
+	cfg := buyer.Config{
+		Key: key, Store: store, Offer: p.offer, Budget: p.budget, MaxPrice: p.maxPrice, Deposit: p.deposit, Keep: p.keep,
+		SOCKS: p.socks, HTTP: p.http, Proxy: p.proxy, OnStatus: v.status,
+		Logger: slog.New(slog.NewTextHandler(logs, &slog.HandlerOptions{Level: p.level})),
+	}
+	bctx, stop := context.WithCancel(ctx)
+	defer stop()
+	context.AfterFunc(ctx, func() { v.Write([]byte(p.farewell())) })
+	vctx, hide := context.WithCancel(context.WithoutCancel(ctx))
+	var g errgroup.Group
+	g.Go(func() error {
+		defer stop() // without a view, by a ready file that cannot be written, it ends in order
+		return v.run(vctx)
+	})
+	result, err := buyer.Run(bctx, cfg)
+	hide()
+	return p.conclude(result, v.now, errors.Join(err, g.Wait()))
+}
+
+func (p *purchase) farewell() string {
+	text := "ending: no new connections; waiting for the open ones, then paying what is owed, claiming and refunding"
+	if p.keep {
+		text = "ending: no new connections; waiting for the open ones, then paying what is owed"
+	}
+	return text + " (again to kill)"
+}
+
+// terminal returns w's descriptor if it is a terminal.
+func terminal(w io.Writer) (fd int, ok bool) {
+	f, ok := w.(*os.File)
+	if !ok || !term.IsTerminal(int(f.Fd())) {
+		return 0, false
+	}
+	return int(f.Fd()), true
+}
+
+// columns is the terminal's width; 80 if it does not say.
+func columns(fd int) int {
+	if w, _, err := term.GetSize(fd); err == nil && w > 0 {
+		return w
+	}
+	return 80
+}

@@ -1,0 +1,120 @@
+package main
+
+const rootHelp = `NAME
+    x402 - buy mobile traffic and pay for it as it is counted
+
+SYNOPSIS
+    x402 COMMAND [flags]
+
+DESCRIPTION
+    An agent is a machine with a SIM card that sells its connection. x402 opens
+    a tunnel to one, offers it to the programs on this machine as a SOCKS5 and
+    an HTTP proxy, counts what comes out of it and pays for that, in small
+    signed vouchers, with the money of a wallet. It never pays more than a
+    budget, nor more than what it counted itself plus a small credit.
+
+COMMANDS
+    connect     buy from an agent
+    wallet      the key that pays: make it, look at it, get deposits back
+    demo        the whole story on this machine: sell, buy, crash, settle, refund
+    modemsim    play a modem with a SIM card, to try an agent without one
+    version     print the version
+    Each explains itself with --help.
+
+FILES
+    $XDG_CONFIG_HOME/x402/wallet.json    wallet, by default in ~/.config
+    $XDG_STATE_HOME/x402/                state, by default in ~/.local/state:
+        channels.db                      what was signed; losing it costs no money
+        offers/                          what each channel was opened for
+        known_agents                     which agent answered where
+
+EXIT STATUS
+    0 done, 1 failed while running, 2 wrong flags.
+
+EXAMPLES
+    x402 wallet new
+    x402 wallet fund --facilitator https://facilitator.example
+    x402 connect --agent agent.example:4402 --budget 2.00 --max-price 0.80
+    curl --proxy socks5h://127.0.0.1:1080 https://example.com/
+`
+
+const connectHelp = `NAME
+    x402 connect - buy from an agent, and offer its connection as a proxy
+
+SYNOPSIS
+    x402 connect --agent HOST:PORT --budget USD --max-price USD [flags]
+    x402 connect --offer FILE --budget USD --max-price USD [flags]
+
+DESCRIPTION
+    Fetches the agent's offer, says what it costs, moves a deposit from the
+    wallet into a payment channel with this agent, and opens a tunnel. Programs
+    use it through the two proxies; names are resolved at the agent's end. While
+    traffic flows, vouchers pay for what was counted here.
+
+    It ends when it is interrupted, or when the budget is used up: no new
+    connections, open ones have 45 seconds to finish, what is owed is paid, the
+    agent claims it and refunds the rest of the deposit. A second interrupt
+    kills; what was deposited is safe then too: x402 wallet refund gets it back.
+    If the agent is gone at the end, the withdrawal of the rest is begun, which
+    takes as long as was said at the start, a day or more: x402 wallet withdraw.
+
+    The agent is known by the address of its key. The first time that one
+    answers at HOST:PORT its address is noted, and from then on no other is
+    accepted there, as ssh does with hosts.
+
+    On a terminal two lines show how things stand: state, rate, bytes of the
+    channel, what is spent and left of the budget, and what the agent said last.
+    Elsewhere a line is printed every 5 seconds and when something changes.
+
+FLAGS
+    --agent HOST:PORT       Agent to buy from, as its owner told you.
+    --offer FILE            Its signed offer, instead of fetching it. The file
+                            says which agent is meant.
+    --agent-key ADDRESS     Address that the agent must have, 0x and 40 digits.
+                            With --agent it replaces the one that was noted.
+    --budget USD            The most that this run may cost. Required.
+    --max-price USD         The most that a GB may cost in either direction.
+                            Required.
+    --deposit USD           How much to put into the channel at a time, at least
+                            what the agent asks for. Default 0.25.
+    --keep                  Leave what is left in the channel for the next run,
+                            which saves the deposit's round trip.
+    --socks ADDR            Where to offer SOCKS5 (CONNECT and UDP ASSOCIATE),
+                            host:port; port 0 takes a free one, "" leaves it
+                            out. Default 127.0.0.1:1080.
+    --http ADDR             Where to offer an HTTP proxy (CONNECT and plain),
+                            likewise. Default 127.0.0.1:8080.
+    --user NAME             User that programs must name to the proxies.
+    --password-file FILE    File with the password of --user. Both are required
+                            if others can reach the proxies.
+    --strict                Wait for the agent's answer before a program is told
+                            that it is connected: a round trip slower, but it
+                            learns why a connection failed.
+    --wallet FILE           The wallet. Default: see FILES.
+    --passphrase-file FILE  File with its passphrase. Default: the variable
+                            X402_PASSPHRASE, or a question on the terminal.
+    --state DIR             Folder for channels, offers and known agents; one
+                            x402 at a time uses it. Default: see FILES.
+    --timeout TIME          How long to wait for the offer. Default 10s.
+    --json                  Print one JSON object a second instead, amounts in
+                            atomic units, and last {"result": …}. Text for
+                            people goes to the standard error.
+    --ready-file FILE       File to write when connected, with the proxies'
+                            addresses, the agent and the channel as JSON. It is
+                            removed at the end.
+    --log-level LEVEL       debug, info, warn or error. Default warn.
+    --help                  Show this text.
+
+FILES
+    $XDG_CONFIG_HOME/x402/wallet.json    wallet, by default in ~/.config
+    $XDG_STATE_HOME/x402/                state, by default in ~/.local/state
+
+EXIT STATUS
+    0 ended in order, interrupted or at the end of the budget; 1 failed while
+    running; 2 wrong flags.
+
+EXAMPLES
+    x402 connect --agent agent.example:4402 --budget 2.00 --max-price 0.80
+    x402 connect --offer sim.json --budget 0.10 --max-price 1 --socks "" \
+        --http 127.0.0.1:0 --ready-file /tmp/ready --json
+`

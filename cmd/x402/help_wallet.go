@@ -1,0 +1,180 @@
+package main
+
+const walletHelp = `NAME
+    x402 wallet - the key that pays for traffic
+
+SYNOPSIS
+    x402 wallet new|import|backup|show|fund|refund|withdraw [flags]
+
+DESCRIPTION
+    A wallet is a file with one key, encrypted with a passphrase, in the format
+    that other Ethereum wallets read (Web3 Secret Storage, version 3). Its
+    account is on the network that an agent is paid on. Deposits in channels are
+    the wallet's too: an agent can only take what was signed for it.
+
+COMMANDS
+    new         make a wallet
+    import      make one of a key that exists
+    backup      copy it
+    show        its address, its accounts, its channels
+    fund        how to pay money into it
+    refund      have agents give deposits back, at once
+    withdraw    take deposits back without the agent, after the channel's delay
+    Each explains itself with --help.
+
+FILES
+    $XDG_CONFIG_HOME/x402/wallet.json    wallet, by default in ~/.config
+    $XDG_STATE_HOME/x402/                state, by default in ~/.local/state
+
+EXIT STATUS
+    0 done, 1 failed while running, 2 wrong flags.
+
+EXAMPLES
+    x402 wallet new
+    x402 wallet backup /media/stick/wallet.json
+    x402 wallet show
+    x402 wallet refund --channel all
+`
+
+// placesHelp are the flags that all commands of the wallet have.
+const placesHelp = `    --wallet FILE           The wallet. Default wallet.json in
+                            $XDG_CONFIG_HOME/x402 or ~/.config/x402.
+`
+
+const passphraseHelp = `    --passphrase-file FILE  File with the passphrase. Default: the variable
+                            X402_PASSPHRASE, or a question on the terminal.
+`
+
+const stateHelp = `    --state DIR             Folder of channels and offers; one x402 at a time
+                            uses it. Default $XDG_STATE_HOME/x402 or
+                            ~/.local/state/x402.
+`
+
+const helpFlagHelp = `    --help                  Show this text.
+
+EXIT STATUS
+    0 done, 1 failed while running, 2 wrong flags.
+`
+
+const newHelp = `NAME
+    x402 wallet new - make a wallet
+
+SYNOPSIS
+    x402 wallet new [flags]
+
+DESCRIPTION
+    Draws a key and writes it, encrypted, to a new file. Nothing can replace a
+    lost file or a forgotten passphrase: make a backup. A file that exists is
+    never overwritten. On a terminal the passphrase is asked for twice.
+
+FLAGS
+` + placesHelp + passphraseHelp + helpFlagHelp
+
+const importHelp = `NAME
+    x402 wallet import - make a wallet of a key that exists
+
+SYNOPSIS
+    x402 wallet import --keystore FILE [flags]
+    x402 wallet import --hex-file FILE [flags]
+
+DESCRIPTION
+    Takes the key of another wallet, or of a backup. A keystore keeps its
+    passphrase, which is asked for; a key in clear gets a new one. A wallet that
+    exists is never overwritten.
+
+FLAGS
+    --keystore FILE         Web3 Secret Storage file, version 3.
+    --hex-file FILE         File with the key in clear, 64 hexadecimal digits.
+                            Delete it afterwards.
+` + placesHelp + passphraseHelp + helpFlagHelp
+
+const backupHelp = `NAME
+    x402 wallet backup - copy the wallet
+
+SYNOPSIS
+    x402 wallet backup [flags] FILE
+
+DESCRIPTION
+    Copies the wallet to a new file, which the same passphrase opens. Keep it
+    on another device.
+
+FLAGS
+` + placesHelp + helpFlagHelp
+
+const showHelp = `NAME
+    x402 wallet show - the wallet's address, accounts and channels
+
+SYNOPSIS
+    x402 wallet show [flags]
+
+DESCRIPTION
+    Asks the facilitators of all known channels what is in the wallet's account
+    and in each channel, in USD: what was deposited, what of it is signed away,
+    what the agent has claimed of that, and what is left. With a facilitator
+    that does not answer it shows what was known last, and fails. It needs no
+    passphrase.
+
+FLAGS
+    --facilitator URL       Look there too, and for channels whose offer is not
+                            stored.
+    --json                  Print one JSON object, amounts in atomic units.
+` + placesHelp + stateHelp + helpFlagHelp
+
+const fundHelp = `NAME
+    x402 wallet fund - how to pay money into the wallet
+
+SYNOPSIS
+    x402 wallet fund [--facilitator URL [--dev USD]] [flags]
+
+DESCRIPTION
+    Prints the address to pay to, and how: an agent's offer names a network and
+    a facilitator; the money has to be on that network. With --facilitator it
+    says which network and asset are meant, and what is there already.
+
+FLAGS
+    --facilitator URL       Facilitator that your agents use.
+    --dev USD               Take so much of its development faucet. Such credit
+                            is worth nothing outside of a trial.
+` + placesHelp + helpFlagHelp
+
+const refundHelp = `NAME
+    x402 wallet refund - have agents give deposits back
+
+SYNOPSIS
+    x402 wallet refund [--channel ID|all] [flags]
+
+DESCRIPTION
+    Connects to the agent of a channel, buys nothing, pays what is owed from
+    before, and has the agent claim that and refund the rest, at once. An agent
+    that cannot be reached is named; the channel's money can then be taken back
+    with x402 wallet withdraw, which takes a day or more. An agent that
+    disappears in the middle has the withdrawal begun.
+
+FLAGS
+    --channel ID            Channel to close: its id, or the beginning of it as
+                            x402 wallet show prints it, or all. Default all.
+    --timeout TIME          How long to wait for each agent. Default 10s.
+    --log-level LEVEL       debug, info, warn or error. Default error.
+` + placesHelp + passphraseHelp + stateHelp + helpFlagHelp
+
+const withdrawHelp = `NAME
+    x402 wallet withdraw - take deposits back without the agent
+
+SYNOPSIS
+    x402 wallet withdraw [--channel ID|all] [flags]
+
+DESCRIPTION
+    Begins the withdrawal of what is left in a channel, or finishes one that is
+    due, through the facilitator. Between the two is the channel's delay, a day
+    or more, in which the agent can still claim what was signed for it. While a
+    withdrawal is under way the agent does not serve this channel. Ask for a
+    refund first: it is there at once.
+
+    Without --channel, withdrawals that were begun are finished if they are due.
+    If none was begun and only one channel has something left, that one's is.
+
+FLAGS
+    --channel ID            Channel to withdraw from: its id, or the beginning
+                            of it as x402 wallet show prints it, or all.
+    --facilitator URL       Facilitator of channels whose offer is not stored.
+` + placesHelp + passphraseHelp + stateHelp + helpFlagHelp

@@ -1,0 +1,147 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/depinsim/x402/agent"
+	"github.com/depinsim/x402/agent/buyer"
+	"github.com/depinsim/x402/channel"
+	"github.com/depinsim/x402/channel/facilitator"
+)
+
+// A cupboard is a wallet's channels, open for looking and for changing.
+type cupboard struct {
+	places
+	wallet  *buyer.Wallet
+	store   channel.Store
+	payer   *channel.Payer
+	extra   string // --facilitator, for channels without an offer
+	clients map[string]*facilitator.Client
+	key     *channel.Key // once it was needed
+}
+
+func (p places) openCupboard(extra string) (*cupboard, error) {
+	if err := p.resolve(); err != nil {
+		return nil, err
+	}
+	c := &cupboard{places: p, extra: extra, clients: make(map[string]*facilitator.Client)}
+	var err error
+	if c.wallet, err = buyer.LoadWallet(p.wallet); err != nil {
+		return nil, err
+	}
+	if extra != "" {
+		if _, err := c.client(extra); err != nil {
+			return nil, usage("--facilitator: %w", err)
+		}
+	}
+	store, err := p.openStore()
+	if err != nil {
+		return nil, err
+	}
+	c.store = store
+	if c.payer, err = channel.NewPayer(store); err != nil {
+		return nil, errors.Join(err, store.Close())
+	}
+	return c, nil
+}
+
+func (c *cupboard) close() error { return c.store.Close() }
+
+// client returns the one client of a facilitator.
+func (c *cupboard) client(url string) (*facilitator.Client, error) {
+	if known := c.clients[url]; known != nil {
+		return known, nil
+	}
+	fac, err := facilitator.New(facilitator.Config{URL: url})
+	if err == nil {
+		c.clients[url] = fac
+	}
+	return fac, err
+}
+
+// A drawer is one channel of a cupboard.
+type drawer struct {
+	buyer.Holding
+	offer agent.Offer
+	url   string // the facilitator's; empty: not known
+	err   error  // why Holding is not what the ledger says now
+}
+
+func (d drawer) short() string { return d.State.ID.String()[:10] }
+
+// drawers looks into the channels of this wallet that match selects: "all", or
+// the beginning of an id.
+func (c *cupboard) drawers(ctx context.Context, match string) ([]drawer, error) {
+	var out []drawer
+	for _, s := range c.payer.All() {
+		if s.Config.Payer != c.wallet.Address() || match != "all" && !strings.HasPrefix(s.ID.String(), strings.ToLower(match)) {
+			continue
+		}
+		d := drawer{Holding: buyer.Holding{State: s, WithdrawAt: s.WithdrawAt}}
+		if d.offer, d.err = c.offers().Load(s); d.err == nil {
+			d.url = d.offer.Payment.Facilitator
+		} else if errors.Is(d.err, buyer.ErrNoOffer) && c.extra != "" {
+			d.url, d.err = c.extra, nil
+		}
+		if d.err == nil {
+			d.Holding, d.err = c.look(ctx, d)
+		}
+		out = append(out, d)
+	}
+	switch {
+	case match == "all":
+	case len(out) == 0:
+		return nil, usage("--channel: this wallet has no channel %.70q; x402 wallet show lists them", match)
+	case len(out) > 1:
+		return nil, usage("--channel: %d channels begin with %.70q; name more of the id", len(out), match)
+	}
+	return out, nil
+}
+
+// holdings are those of a drawer's facilitator.
+func (c *cupboard) holdings(d drawer) (buyer.Holdings, error) {
+	fac, err := c.client(d.url)
+	return buyer.Holdings{Payer: c.payer, Facilitator: fac, Key: c.key}, err
+}
+
+func (c *cupboard) look(ctx context.Context, d drawer) (buyer.Holding, error) {
+	x, err := c.holdings(d)
+	if err != nil {
+		return d.Holding, err
+	}
+	return x.Look(ctx, d.State.ID)
+}
+
+// unlock asks for the passphrase, once.
+func (c *cupboard) unlock() (err error) {
+	if c.key == nil {
+		c.key, err = c.openKey(c.wallet)
+	}
+	return err
+}
+
+// channelFlag checks a --channel.
+func channelFlag(match string) error {
+	if match == "all" || match == "" {
+		return nil
+	}
+	const least = len("0x") + 4
+	if !strings.HasPrefix(match, "0x") || len(match) < least {
+		return usage("--channel: %.70q, want all, an id, or its beginning such as 0x12ab34cd", match)
+	}
+	return nil
+}
+
+// failures joins what went wrong with single channels.
+func failures(drawers []drawer) error {
+	var errs []error
+	for _, d := range drawers {
+		if d.err != nil {
+			errs = append(errs, fmt.Errorf("channel %s: %w", d.short(), d.err))
+		}
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,117 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"time"
+
+	"github.com/depinsim/x402/agent"
+	"github.com/depinsim/x402/agent/buyer"
+)
+
+// closeTime bounds how long one agent may take to claim and refund.
+const closeTime = 3 * time.Minute
+
+func walletRefund(ctx context.Context, args []string, stdout, stderr io.Writer) (err error) {
+	var p places
+	fs := newFlags("wallet refund")
+	p.walletFlags(fs)
+	p.stateFlag(fs)
+	match := fs.String("channel", "all", "")
+	timeout := fs.Duration("timeout", 10*time.Second, "")
+	level := slog.LevelError
+	fs.TextVar(&level, "log-level", level, "")
+	if done, err := parse(fs, refundHelp, args, stdout); done {
+		return err
+	}
+	if *timeout <= 0 {
+		return usage("--timeout: %v, want more than 0", *timeout)
+	}
+	if err := channelFlag(*match); err != nil {
+		return err
+	}
+	c, err := p.openCupboard("")
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, c.close()) }()
+	drawers, err := c.drawers(ctx, *match)
+	if err != nil {
+		return err
+	}
+	r := refunder{c, stdout, *timeout, slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: level}))}
+	done := 0
+	for i := range drawers {
+		d := &drawers[i]
+		if d.err == nil && d.State.Balance == d.State.Claimed {
+			continue // nothing in it
+		}
+		done++
+		if d.err == nil {
+			d.err = r.refund(ctx, *d)
+		}
+	}
+	if done == 0 {
+		_, err := fmt.Fprintln(stdout, "nothing to refund: no deposit is in a channel")
+		return err
+	}
+	return failures(drawers)
+}
+
+// A refunder has agents close channels.
+type refunder struct {
+	*cupboard
+	stdout  io.Writer
+	timeout time.Duration
+	log     *slog.Logger
+}
+
+// refund has one channel closed.
+func (r refunder) refund(ctx context.Context, d drawer) error {
+	if d.WithdrawAt != 0 {
+		return withHint(fmt.Errorf("a withdrawal of %s USD is under way and can be finished from %s", d.Withdrawing.USD(), clock(d.WithdrawAt)),
+			"x402 wallet withdraw finishes it then")
+	}
+	offer, err := r.reach(ctx, d.offer)
+	if err != nil {
+		return withHint(fmt.Errorf("the agent cannot be reached: %w", err),
+			"try again later, or take the rest back without it after %s: x402 wallet withdraw --channel %s", duration(d.State.Config.WithdrawDelay), d.short())
+	}
+	if err := r.unlock(); err != nil {
+		return err
+	}
+	rctx, cancel := context.WithTimeout(ctx, closeTime)
+	defer cancel()
+	result, err := buyer.Run(rctx, buyer.Config{Key: r.key, Store: r.store, Offer: offer, CloseOnly: true, Logger: r.log})
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(r.stdout, "channel %s: claimed %s USD, refunded %s USD\n", d.short(), result.Claimed.USD(), result.Refunded.USD())
+	return err
+}
+
+// reach asks the agent where the offer says it is for its present offer, and
+// returns the channel's own with what may have changed since.
+func (r refunder) reach(ctx context.Context, o agent.Offer) (agent.Offer, error) {
+	var errs []error
+	for _, e := range o.Endpoints {
+		fctx, cancel := context.WithTimeout(ctx, r.timeout)
+		fresh, err := buyer.FetchOffer(fctx, e)
+		cancel()
+		switch {
+		case ctx.Err() != nil:
+			return o, errInterrupted
+		case err != nil:
+		case fresh.Agent != o.Agent:
+			err = &buyer.ChangedAgentError{Endpoint: e, Pinned: o.Agent, Now: fresh.Agent, Path: r.offers().Dir}
+		default:
+			o.Endpoints, o.TunnelKey, o.Price = []string{e}, fresh.TunnelKey, fresh.Price
+			return o, nil
+		}
+		errs = append(errs, err)
+	}
+	return o, errors.Join(errs...)
+}

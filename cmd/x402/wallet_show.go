@@ -1,0 +1,244 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/depinsim/x402/agent/buyer"
+	"github.com/depinsim/x402/channel"
+	"github.com/depinsim/x402/channel/facilitator"
+	"github.com/depinsim/x402/channel/x402"
+)
+
+// shown is what wallet show prints with --json.
+type shown struct {
+	Address  channel.Address `json:"address"`
+	File     string          `json:"file"`
+	Accounts []shownAccount  `json:"accounts"`
+	Channels []shownChannel  `json:"channels"`
+}
+
+type shownAccount struct {
+	Network     string         `json:"network"`
+	Facilitator string         `json:"facilitator"`
+	Balance     channel.Amount `json:"balance"`
+}
+
+type shownChannel struct {
+	Channel     channel.ID      `json:"channel"`
+	Agent       channel.Address `json:"agent"`
+	Network     string          `json:"network"`
+	Facilitator string          `json:"facilitator,omitempty"`
+	Deposited   channel.Amount  `json:"deposited"` // less what came back
+	Signed      channel.Amount  `json:"signed"`
+	Claimed     channel.Amount  `json:"claimed"`
+	Left        channel.Amount  `json:"left"`
+	Withdrawing channel.Amount  `json:"withdrawing"`
+	WithdrawAt  uint64          `json:"withdrawAt,omitempty"` // Unix seconds
+	Error       string          `json:"error,omitempty"`      // why this is what was known last
+}
+
+func walletShow(ctx context.Context, args []string, stdout, _ io.Writer) (err error) {
+	var p places
+	fs := newFlags("wallet show")
+	fs.StringVar(&p.wallet, "wallet", "", "")
+	p.stateFlag(fs)
+	url := fs.String("facilitator", "", "")
+	asJSON := fs.Bool("json", false, "")
+	if done, err := parse(fs, showHelp, args, stdout); done {
+		return err
+	}
+	c, err := p.openCupboard(*url)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, c.close()) }()
+	drawers, err := c.drawers(ctx, "all")
+	if err != nil {
+		return err
+	}
+	accounts, accountErr := c.accounts(ctx, drawers)
+	out := shown{Address: c.wallet.Address(), File: c.places.wallet, Accounts: accounts, Channels: channelsOf(drawers)}
+	print := out.print
+	if *asJSON {
+		print = out.printJSON
+	}
+	if accountErr == nil { // else the same is wrong with the channels
+		accountErr = failures(drawers)
+	}
+	return errors.Join(accountErr, print(stdout))
+}
+
+// accounts asks each facilitator that is known what is in the wallet's account.
+func (c *cupboard) accounts(ctx context.Context, drawers []drawer) ([]shownAccount, error) {
+	accounts := []shownAccount{}
+	var errs []error
+	seen := map[[2]string]bool{}
+	ask := func(url, network string) {
+		if url == "" || seen[[2]string{url, network}] {
+			return
+		}
+		seen[[2]string{url, network}] = true
+		fac, err := c.client(url)
+		if err == nil {
+			var info x402.AccountInfo
+			if info, err = fac.Balance(ctx, network, c.wallet.Address()); err == nil {
+				accounts = append(accounts, shownAccount{network, url, info.Balance})
+			}
+		}
+		errs = append(errs, err)
+	}
+	if c.extra != "" {
+		fac, err := c.client(c.extra)
+		var s x402.Supported
+		if err == nil {
+			s, err = fac.Supported(ctx)
+		}
+		errs = append(errs, err)
+		for _, network := range s.Networks() {
+			ask(c.extra, network)
+		}
+	}
+	for _, d := range drawers {
+		ask(d.url, channel.NetworkName(d.State.Domain.ChainID))
+	}
+	return accounts, errors.Join(errs...)
+}
+
+func channelsOf(drawers []drawer) []shownChannel {
+	out := []shownChannel{}
+	for _, d := range drawers {
+		s := d.State
+		row := shownChannel{
+			Channel: s.ID, Agent: s.Config.ReceiverAuthorizer, Network: channel.NetworkName(s.Domain.ChainID), Facilitator: d.url,
+			Deposited: s.Balance, Signed: s.Max, Claimed: s.Claimed, Left: d.Left(), Withdrawing: d.Withdrawing, WithdrawAt: d.WithdrawAt,
+		}
+		if d.err != nil {
+			row.Error = d.err.Error()
+		}
+		out = append(out, row)
+	}
+	return out
+}
+
+func (s shown) printJSON(w io.Writer) error {
+	b, err := json.MarshalIndent(s, "", "  ")
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(w, "%s\n", b)
+	return err
+}
+
+func (s shown) print(w io.Writer) error {
+	rows := [][2]string{{"address", s.Address.String()}, {"file", s.File}}
+	for _, a := range s.Accounts {
+		rows = append(rows, [2]string{"account", fmt.Sprintf("%s USD on %s, kept by %s", a.Balance.USD(), a.Network, a.Facilitator)})
+	}
+	if len(s.Channels) == 0 {
+		return printRows(w, append(rows, [2]string{"channels", "none"}))
+	}
+	if err := printRows(w, rows); err != nil {
+		return err
+	}
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "\nCHANNEL\tAGENT\tDEPOSITED\tSIGNED\tCLAIMED\tLEFT\tWITHDRAWAL")
+	for _, c := range s.Channels {
+		withdrawal := "-"
+		switch {
+		case c.Error != "":
+			withdrawal = "as known last"
+		case c.WithdrawAt != 0:
+			withdrawal = c.Withdrawing.USD() + " from " + clock(c.WithdrawAt)
+		}
+		fmt.Fprintln(t, strings.Join([]string{
+			c.Channel.String()[:10], c.Agent.String(), c.Deposited.USD(), c.Signed.USD(), c.Claimed.USD(), c.Left.USD(), withdrawal,
+		}, "\t"))
+	}
+	return t.Flush()
+}
+
+func walletFund(ctx context.Context, args []string, stdout, _ io.Writer) error {
+	var p places
+	fs := newFlags("wallet fund")
+	fs.StringVar(&p.wallet, "wallet", "", "")
+	url := fs.String("facilitator", "", "")
+	dev := fs.String("dev", "", "")
+	if done, err := parse(fs, fundHelp, args, stdout); done {
+		return err
+	}
+	if err := p.resolve(); err != nil {
+		return err
+	}
+	if *dev != "" && *url == "" {
+		return usage("--dev: --facilitator says whose faucet is meant")
+	}
+	w, err := buyer.LoadWallet(p.wallet)
+	if err != nil {
+		return err
+	}
+	if *url == "" {
+		return printRows(stdout, [][2]string{
+			{"address", w.Address().String()},
+			{"how", "pay to this address on the network that the agent's offer names: x402 connect prints it,"},
+			{"", "and x402 wallet fund --facilitator URL says what its operator settles on"},
+		})
+	}
+	fac, err := facilitator.New(facilitator.Config{URL: *url})
+	if err != nil {
+		return usage("--facilitator: %w", err)
+	}
+	if *dev != "" {
+		if err := faucet(ctx, fac, w.Address(), *dev); err != nil {
+			return err
+		}
+	}
+	return fundHow(ctx, fac, *url, w.Address(), stdout)
+}
+
+// faucet takes credit of a facilitator in development mode.
+func faucet(ctx context.Context, fac *facilitator.Client, to channel.Address, amount string) error {
+	r := x402.FaucetRequest{Address: to}
+	var err error
+	if r.Amount, err = usd("dev", amount); err != nil {
+		return err
+	}
+	rand.Read(r.Ref[:]) // never fails (Go 1.24)
+	_, err = fac.Faucet(ctx, r)
+	if _, refused := errors.AsType[*facilitator.RefusedError](err); refused {
+		return withHint(fmt.Errorf("faucet: %w", err), "only a facilitator that runs with --dev has one")
+	}
+	return err
+}
+
+// fundHow says what the facilitator settles on and what is there.
+func fundHow(ctx context.Context, fac *facilitator.Client, url string, a channel.Address, stdout io.Writer) error {
+	s, err := fac.Supported(ctx)
+	if err != nil {
+		return err
+	}
+	rows := [][2]string{{"address", a.String()}}
+	for _, network := range s.Networks() {
+		token, err := s.Token(network)
+		if err != nil {
+			return err
+		}
+		info, err := fac.Balance(ctx, network, a)
+		if err != nil {
+			return err
+		}
+		rows = append(rows,
+			[2]string{"network", fmt.Sprintf("%s, asset %s %s", network, token.Address, printable(token.Name))},
+			[2]string{"account", info.Balance.USD() + " USD"})
+	}
+	rows = append(rows,
+		[2]string{"how", "pay this asset to the address. On a ledger of the facilitator's own its operator takes your money"},
+		[2]string{"", "and then gives you credit: x402-facilitator issue --to " + a.String() + " --amount USD"})
+	return printRows(stdout, rows)
+}
