@@ -1,0 +1,106 @@
+package main
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/depinsim/x402/agent"
+	"github.com/depinsim/x402/agent/buyer"
+)
+
+func TestBytesText(t *testing.T) {
+	for n, want := range map[uint64]string{
+		0: "0 B", 999: "999 B", 1000: "1.00 kB", 1_009: "1.00 kB", 1_010: "1.01 kB", 9_999: "9.99 kB", 10_000: "10.0 kB",
+		99_999: "99.9 kB", 100_000: "100 kB", 999_999: "999 kB", 1_000_000: "1.00 MB", 1_234_567_890: "1.23 GB",
+		1 << 63: "9.22 EB", ^uint64(0): "18.4 EB",
+	} {
+		if got := bytesText(n); got != want {
+			t.Errorf("%d: got %q, want %q", n, got, want)
+		}
+	}
+}
+
+// running is a status in mid-purchase, of a budget of 2 USD.
+func running() buyer.Status {
+	return buyer.Status{
+		State: "connected", Session: 3, Flows: 12, Rate: 1_234_567, Up: 4_500_000, Down: 1_230_000_000,
+		BudgetLeft: 1_508_000, Balance: 750_000,
+	}
+}
+
+func TestLiveLines(t *testing.T) {
+	quiet, troubled := running(), running()
+	troubled.State, troubled.Error, troubled.Notice = "reconnecting", "the agent\x1b[2J is\ngone", "an older notice"
+	tests := []struct {
+		name  string
+		s     buyer.Status
+		width int
+		want  []string
+	}{
+		{"running", quiet, 100, []string{
+			"connected       1.23 MB/s  down 1.23 GB  up 4.50 MB  flows 12",
+			"spent 0.492 of 2.00 USD, left 1.508, in the channel 0.75",
+		}},
+		{"before the terms", buyer.Status{State: "connecting"}, 100, []string{
+			"connecting          0 B/s  down 0 B      up 0 B      flows 0",
+			"spent 0.00 of 2.00 USD, left 2.00, in the channel 0.00",
+		}},
+		{"nothing known", buyer.Status{}, 100, []string{
+			"starting            0 B/s  down 0 B      up 0 B      flows 0",
+			"spent 0.00 of 2.00 USD, left 2.00, in the channel 0.00",
+		}},
+		{"trouble", troubled, 100, []string{
+			"reconnecting    1.23 MB/s  down 1.23 GB  up 4.50 MB  flows 12",
+			"spent 0.492 of 2.00 USD, left 1.508, in the channel 0.75 - the agent [2J is gone",
+		}},
+		{"narrow", troubled, 30, []string{
+			"reconnecting    1.23 MB/s  d~",
+			"spent 0.492 of 2.00 USD, lef~",
+		}},
+		{"no room", quiet, 1, []string{"~", "~"}},
+	}
+	for _, test := range tests {
+		t.Run(test.name, func(t *testing.T) {
+			got := liveLines(test.s, 2_000_000, test.width)
+			for i, l := range got {
+				if test.name == "narrow" && len([]rune(l)) >= test.width {
+					t.Errorf("%d columns in a terminal of %d", len(l), test.width)
+				}
+				got[i] = strings.TrimRight(l, " ")
+			}
+			if diff := cmp.Diff(test.want, got); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
+func TestPlainLine(t *testing.T) {
+	s := running()
+	s.Notice = "cr\redit"
+	want := "connected: 1.23 MB/s, down 1.23 GB, up 4.50 MB, spent 0.492 USD, left 1.508, flows 12 - cr edit"
+	if got := plainLine(s, 2_000_000); got != want {
+		t.Errorf("got  %s\nwant %s", got, want)
+	}
+}
+
+func TestOfferTexts(t *testing.T) {
+	sim := agent.SIM{Operator: "Example Mobile", MCC: "262", MNC: "01", Technology: "LTE", Roaming: true, Evidence: agent.EvidenceClaimed}
+	carrier := agent.SIM{Operator: "Example", Evidence: "carrier"}
+	for _, test := range [][2]string{
+		{simText(sim), "Example Mobile, MCC 262 MNC 01, LTE, roaming; so says the agent, nobody has checked it"},
+		{simText(carrier), "Example; evidence: carrier"},
+		{simText(agent.SIM{}), "the agent does not say"},
+		{priceText(agent.Price{Up: 800_000, Down: 800_000}, 1_000_000), "0.80 USD per GB; at most 1.00 is allowed"},
+		{priceText(agent.Price{Up: 1, Down: 800_000}, 1_000_000), "0.80 USD per GB down, 0.000001 up; at most 1.00 is allowed"},
+		{budgetText(2_000_000, agent.Price{Up: 1, Down: 800_000}), "2.00 USD, enough for 2.50 GB at least"},
+		{budgetText(2_000_000, agent.Price{}), "2.00 USD, and the traffic is free"},
+		{duration(86_400), "24 hours"}, {duration(172_800), "2 days"}, {duration(119), "119 seconds"}, {duration(900), "15 minutes"},
+	} {
+		if test[0] != test[1] {
+			t.Errorf("got  %s\nwant %s", test[0], test[1])
+		}
+	}
+}
