@@ -37,6 +37,19 @@ var layers = map[string][]string{
 	"docs":      nil,
 }
 
+// passages are single edges that layers forbid.
+var passages = map[string]string{"cmd/x402": "scripts/demo"}
+
+// demoFolder runs the real commands as processes, so it imports nothing of what
+// is inside them: only the words of money and the client that looks into the
+// ledger, and what demoForeign lists of other modules.
+const demoFolder = "scripts/demo"
+
+var (
+	demoOurs    = []string{"channel", "channel/facilitator"}
+	demoForeign = []string{"golang.org/x/sync/errgroup"}
+)
+
 // vague names say nothing about what is inside: a helper lives beside its user.
 var vague = []string{"util", "utils", "common", "types", "pkg", "misc", "helper", "helpers"}
 
@@ -151,7 +164,9 @@ func layerFaults(s source) []string {
 		switch {
 		case p == "testing" && !s.isTest() && !strings.HasSuffix(s.folder(), "test"):
 			fault(p, "only tests and …test packages do")
-		case !ours(p):
+		case s.folder() == demoFolder && !s.isTest() && !inDemo(p):
+			fault(p, "the demo knows the commands from outside")
+		case !ours(p) || passages[s.folder()] == p:
 		case s.part() != top(p) && !slices.Contains(layers[s.part()], top(p)):
 			fault(p, s.part()+" may not import "+top(p))
 		case s.part() == top(p) && s.folder() == top(p) && p != top(p) && !s.isTest():
@@ -159,6 +174,15 @@ func layerFaults(s source) []string {
 		}
 	}
 	return faults
+}
+
+// inDemo says whether demoFolder may import p. The standard library's paths
+// have no dot in their first name.
+func inDemo(p string) bool {
+	if ours(p) {
+		return slices.Contains(demoOurs, p)
+	}
+	return !strings.Contains(top(p), ".") || slices.Contains(demoForeign, p)
 }
 
 // circleFaults finds circles between the subfolders of a part, which the
@@ -292,6 +316,9 @@ func TestImportsGuilty(t *testing.T) {
 			"channel/channeltest/t.go":      imports("testing", module+"/channel"),
 			"channel/ledger/embedded/e.go":  imports(module+"/channel/ledger", "go.etcd.io/bbolt"),
 			"tunnel/quic/testdata/ignored/": imports(module + "/meter"),
+			"cmd/x402/demo.go":              imports(module + "/scripts/demo"),
+			"scripts/demo/demo.go":          imports("net/http", "golang.org/x/sync/errgroup", module+"/channel/facilitator"),
+			"scripts/demo/demo_test.go":     imports("testing", module+"/agent/seller"),
 		}, nil},
 		"parts meet": {fstest.MapFS{"tunnel/quic/a.go": imports(module + "/meter")},
 			[]string{"tunnel/quic/a.go imports meter: tunnel may not import meter"}},
@@ -299,8 +326,12 @@ func TestImportsGuilty(t *testing.T) {
 			[]string{"tunnel/a_test.go imports channel/x402: tunnel may not import channel"}},
 		"upwards": {fstest.MapFS{"modem/a.go": imports(module + "/agent"), "agent/a.go": imports(module + "/cmd/x402")},
 			[]string{"agent/a.go imports cmd/x402: agent may not import cmd", "modem/a.go imports agent: modem may not import agent"}},
-		"scripts imported": {fstest.MapFS{"cmd/x402/a.go": imports(module + "/scripts/demo")},
-			[]string{"cmd/x402/a.go imports scripts/demo: cmd may not import scripts"}},
+		"scripts imported": {fstest.MapFS{"cmd/x402/a.go": imports(module + "/scripts/bench"), "cmd/x402-agent/a.go": imports(module + "/scripts/demo")},
+			[]string{"cmd/x402-agent/a.go imports scripts/demo: cmd may not import scripts", "cmd/x402/a.go imports scripts/bench: cmd may not import scripts"}},
+		"demo inside": {fstest.MapFS{"scripts/demo/a.go": imports(module+"/agent/seller", "golang.org/x/net/proxy")}, []string{
+			"scripts/demo/a.go imports agent/seller: the demo knows the commands from outside",
+			"scripts/demo/a.go imports golang.org/x/net/proxy: the demo knows the commands from outside",
+		}},
 		"root imports home": {fstest.MapFS{"tunnel/a.go": imports(module + "/tunnel/quic")},
 			[]string{"tunnel/a.go imports tunnel/quic: a part's root does not import what is below it"}},
 		"circle": {fstest.MapFS{
