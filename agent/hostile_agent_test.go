@@ -199,6 +199,7 @@ func victim(t *testing.T, m *market, c *crook, up int) (buyer.Result, error) {
 }
 
 func TestAgentWhoOvercounts(t *testing.T) {
+	t.Parallel()
 	m := newMarket(t)
 	defer m.agent.stop(t)
 	const up = 100_000
@@ -237,6 +238,7 @@ func TestAgentWhoOvercounts(t *testing.T) {
 // TestAgentWhoAsksForMore owes nothing but claims a debt in its readings; the
 // buyer goes by its own count and signs no more.
 func TestAgentWhoAsksForMore(t *testing.T) {
+	t.Parallel()
 	m := newMarket(t)
 	defer m.agent.stop(t)
 	c := &crook{terms: honest, lie: func(r *agent.Reading) { r.Owed, r.SentTCP = 500_000, r.SentTCP+1<<30 }}
@@ -265,6 +267,7 @@ func TestAgentWhoAsksForMore(t *testing.T) {
 		t.Fatal(err)
 	}
 	res.Body.Close()
+	until(t, "for a voucher", func() bool { return c.last() > 0 })
 	p.cancel()
 	<-p.done
 	if most := channel.Amount(110_000*4/1000 + 1); result.Signed > most || result.Signed == 0 {
@@ -278,6 +281,7 @@ func TestAgentWhoAsksForMore(t *testing.T) {
 // TestUnreachableAgent has a deposit in a channel whose agent is gone: the
 // buyer begins the withdrawal and says until when it has to wait.
 func TestUnreachableAgent(t *testing.T) {
+	t.Parallel()
 	m := newMarket(t)
 	p := m.buy(func(c *buyer.Config) { c.Keep = true })
 	fetch(t, p.through(), web(t).URL+"/1000", 1000)

@@ -32,6 +32,7 @@ type cheat struct {
 	ctl    *tunnel.Control
 	client *tunnel.Client
 	meter  *meter.Meter
+	base   uint64              // of the terms: what was downloaded before the session
 	in     chan tunnel.Capsule // closed when the session ends
 	wg     sync.WaitGroup
 }
@@ -118,11 +119,11 @@ func (c *cheat) connect(change func(*agent.Hello)) {
 	c.meter = meter.New(meter.Config{})
 	c.client = tunnel.NewClient(c.conn, c.ctl, tunnel.Lanes{UpTCP: c.meter.UpTCP, DownTCP: c.meter.DownTCP, UpUDP: c.meter.UpUDP, DownUDP: c.meter.DownUDP})
 	c.in = make(chan tunnel.Capsule, 10_000)
-	in := c.in
+	in, ctl := c.in, c.ctl // connect may be called again
 	c.wg.Go(func() {
 		defer close(in)
 		for {
-			capsule, err := c.ctl.Receive()
+			capsule, err := ctl.Receive()
 			if err != nil {
 				return
 			}
@@ -163,6 +164,7 @@ func (c *cheat) terms() agent.Terms {
 	if err != nil {
 		c.t.Fatal(err)
 	}
+	c.base = terms.BaseDown
 	return terms
 }
 
@@ -175,30 +177,31 @@ func (c *cheat) notice() agent.Notice {
 	return n
 }
 
-// download begins a download of the site's and returns when nothing more has
-// come for a while: how much came.
+// download begins a download of the site's and returns how much of it comes
+// before the agent waits for money, by the agent's own word.
 func (c *cheat) download(site string, size int) uint64 {
 	c.t.Helper()
 	host, port, _ := net.SplitHostPort(strings.TrimPrefix(site, "http://"))
 	n, _ := strconv.Atoi(port)
+	before := c.meter.Reading().Down()
 	f, err := c.client.DialTCP(c.t.Context(), host, uint16(n))
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	defer f.Close()
 	if _, err := io.WriteString(f, "GET /"+strconv.Itoa(size)+" HTTP/1.0\r\n\r\n"); err != nil {
 		c.t.Fatal(err)
 	}
-	var total uint64
-	buf := make([]byte, 64<<10)
-	for {
-		f.SetReadDeadline(time.Now().Add(700 * time.Millisecond))
-		n, err := f.Read(buf)
-		total += uint64(n)
-		if err != nil {
-			return total
-		}
-	}
+	until(c.t, "for the agent to wait for money", func() bool {
+		x, ok := c.m.session(c.id)
+		sent := x.Gap + x.Down - c.base
+		return ok && x.Blocked && sent == c.meter.Reading().Down()
+	})
+	f.Close()
+	until(c.t, "for the agent to give the download up", func() bool {
+		x, ok := c.m.session(c.id)
+		return ok && !x.Blocked
+	})
+	return c.meter.Reading().Down() - before
 }
 
 func (c *cheat) reading(received uint64) {
@@ -215,6 +218,7 @@ func (c *cheat) pay(v channel.Voucher) {
 const stranger = 128<<10 + 1000
 
 func TestBuyerWhoNeverPays(t *testing.T) {
+	t.Parallel()
 	m := newMarket(t)
 	site := web(t)
 	c := newCheat(m, 1_000_000)
@@ -235,6 +239,7 @@ func TestBuyerWhoNeverPays(t *testing.T) {
 
 // TestBuyerWhoDenies acknowledges nothing, or less than it got.
 func TestBuyerWhoDenies(t *testing.T) {
+	t.Parallel()
 	m := newMarket(t)
 	site := web(t)
 	c := newCheat(m, 1_000_000)
@@ -251,6 +256,7 @@ func TestBuyerWhoDenies(t *testing.T) {
 }
 
 func TestBuyersBadVouchers(t *testing.T) {
+	t.Parallel()
 	m := newMarket(t)
 	site := web(t)
 	c := newCheat(m, 100_000)
@@ -313,6 +319,7 @@ func highS(s channel.Signature) channel.Signature {
 }
 
 func TestRefusedHellos(t *testing.T) {
+	t.Parallel()
 	m := newMarket(t)
 	c := newCheat(m, 100_000)
 	for name, tt := range map[string]struct {
@@ -345,6 +352,7 @@ func TestRefusedHellos(t *testing.T) {
 // TestSecondSessionReplacesFirst is a buyer who comes back before the agent
 // has noticed that the old connection is dead.
 func TestSecondSessionReplacesFirst(t *testing.T) {
+	t.Parallel()
 	m := newMarket(t)
 	c := newCheat(m, 100_000)
 	c.connect(nil)

@@ -13,6 +13,7 @@ import (
 	"net/netip"
 	"net/url"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"sync"
 	"testing"
@@ -28,6 +29,9 @@ import (
 	"github.com/depinsim/x402/channel/ledger"
 	"github.com/depinsim/x402/channel/x402"
 )
+
+// wealth is what a market's wallet begins with.
+const wealth = 10_000_000
 
 // A market is a facilitator, an agent and a wallet with money, on loopback.
 type market struct {
@@ -70,7 +74,14 @@ func (r *running) stop(t *testing.T) {
 	}
 }
 
+// newMarket returns a market that ends with the test.
 func newMarket(t *testing.T) *market {
+	t.Helper()
+	return newMarketOf(t, nil)
+}
+
+// newMarketOf returns a market whose agent is set up differently.
+func newMarketOf(t *testing.T, change func(*seller.Config)) *market {
 	t.Helper()
 	m := &market{
 		t: t, dir: t.TempDir(), payTo: channel.Address{0xaa}, log: slog.New(slog.NewTextHandler(testWriter{t}, nil)),
@@ -89,26 +100,39 @@ func newMarket(t *testing.T) *market {
 	if m.wallet, err = channel.GenerateKey(); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := m.fac.Faucet(t.Context(), x402.FaucetRequest{Address: m.wallet.Address(), Amount: 10_000_000, Ref: channel.Hash{1}}); err != nil {
+	if _, err := m.fac.Faucet(t.Context(), x402.FaucetRequest{Address: m.wallet.Address(), Amount: wealth, Ref: channel.Hash{1}}); err != nil {
 		t.Fatal(err)
 	}
-	socket, err := net.ListenPacket("udp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	listen := socket.LocalAddr().String()
-	socket.Close()
+	socket := listenUDP(t) // held all the time: tests beside this one would be given a port that is free
 	m.cfg = seller.Config{
-		StateDir: filepath.Join(m.dir, "agent"), Listen: listen, Price: agent.Price{Up: 4_000_000, Down: 4_000_000},
+		StateDir: filepath.Join(m.dir, "agent"), Listen: socket.LocalAddr().String(), Socket: socket, Price: agent.Price{Up: 4_000_000, Down: 4_000_000},
 		Payment: agent.Payment{
 			Network: m.params.Network(), Facilitator: hs.URL, Asset: m.params.Token,
 			AssetName: "USDC", AssetVersion: "2", PayTo: m.payTo,
 		},
-		Policy: seller.PolicyConfig{AllowNetworks: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}},
+		Policy: seller.PolicyConfig{
+			AllowNetworks: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}, Lookup: lookup,
+		},
 		Logger: m.log.With("side", "agent"),
 	}
+	if change != nil {
+		change(&m.cfg)
+	}
 	m.startAgent()
+	t.Cleanup(func() { m.agent.stop(t) })
 	return m
+}
+
+// lookup is the agent's resolver: it knows a name for this machine, which is
+// in the certificate of httptest too, and one of a private address.
+func lookup(_ context.Context, _, host string) ([]netip.Addr, error) {
+	switch host {
+	case "example.com.":
+		return []netip.Addr{netip.AddrFrom4([4]byte{127, 0, 0, 1})}, nil
+	case "inside.test.":
+		return []netip.Addr{netip.AddrFrom4([4]byte{10, 0, 0, 1})}, nil
+	}
+	return nil, &net.DNSError{Err: "no such host", Name: host, IsNotFound: true}
 }
 
 type testWriter struct{ t *testing.T }
@@ -143,6 +167,7 @@ type purchase struct {
 	store  channel.Store
 }
 
+// buy starts a purchase that ends with the test.
 func (m *market) buy(change func(*buyer.Config)) *purchase {
 	m.t.Helper()
 	store, err := bolt.Open(filepath.Join(m.dir, "channels.db"))
@@ -163,7 +188,101 @@ func (m *market) buy(change func(*buyer.Config)) *purchase {
 		p.result, err = buyer.Run(ctx, cfg)
 		return err
 	})
+	m.t.Cleanup(func() {
+		p.cancel()
+		<-p.done
+	})
 	return p
+}
+
+// settled holds all there is about a purchase that has ended in order against
+// each other: both sides' counts, what is owed, signed and claimed, and where
+// the money went. All purchases of the market have been on the same channel.
+func (m *market) settled(p *purchase) {
+	m.t.Helper()
+	m.settledBut(p, 0)
+}
+
+// settledBut allows that up to unpaid is owed and never paid.
+func (m *market) settledBut(p *purchase, unpaid channel.Amount) {
+	m.t.Helper()
+	<-p.done
+	control := seller.DialControl(m.cfg.ControlPath())
+	if _, err := control.Settle(m.t.Context()); err != nil {
+		m.t.Fatal(err)
+	}
+	var all seller.Earnings
+	if err := control.Get(m.t.Context(), "earnings", &all); err != nil {
+		m.t.Fatal(err)
+	}
+	r := p.result
+	i := slices.IndexFunc(all.Channels, func(c seller.ChannelEarnings) bool { return c.Channel == r.Channel })
+	if i < 0 {
+		m.t.Fatalf("the agent does not know channel %s", r.Channel)
+	}
+	e := all.Channels[i]
+	if r.Up != e.Up || r.Down != e.Down {
+		m.t.Errorf("the buyer counts %d up and %d down, the agent %d and %d", r.Up, r.Down, e.Up, e.Down)
+	}
+	if r.Owed != e.Owed || r.Owed < r.Signed || r.Owed-r.Signed > unpaid {
+		m.t.Errorf("owed are %d to the buyer and %d to the agent, signed %d", r.Owed, e.Owed, r.Signed)
+	}
+	if r.Signed != e.Paid || r.Signed != r.Claimed || r.Signed != e.Claimed {
+		m.t.Errorf("signed are %d, claimed %d to the buyer, %d and %d to the agent", r.Signed, r.Claimed, e.Paid, e.Claimed)
+	}
+	if spent := wealth - m.balance(m.wallet.Address()); spent != r.Claimed {
+		m.t.Errorf("the payer spent %d, claimed are %d", spent, r.Claimed)
+	}
+	fee := r.Claimed / 100_000
+	if got := m.balance(m.payTo); got != r.Claimed-fee {
+		m.t.Errorf("the receiver has %d, want %d less %d", got, r.Claimed, fee)
+	}
+	totals, err := m.fac.Totals(m.t.Context(), m.params.Network())
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	if totals.Escrow != 0 || totals.Unsettled != 0 || totals.Fees != fee {
+		m.t.Errorf("the ledger has %+v, want a fee of %d", totals, fee)
+	}
+}
+
+// session is what the agent says of a channel's session now.
+func (m *market) session(id channel.ID) (x seller.SessionStatus, ok bool) {
+	m.t.Helper()
+	var all []seller.SessionStatus
+	if err := seller.DialControl(m.cfg.ControlPath()).Get(m.t.Context(), "sessions", &all); err != nil {
+		m.t.Fatal(err)
+	}
+	i := slices.IndexFunc(all, func(x seller.SessionStatus) bool { return x.Channel == id })
+	if i < 0 {
+		return x, false
+	}
+	return all[i], true
+}
+
+// until asks until the answer is yes.
+func until(t *testing.T, what string, yes func() bool) {
+	t.Helper()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	timeout := time.After(30 * time.Second)
+	for !yes() {
+		select {
+		case <-tick.C:
+		case <-timeout:
+			t.Fatalf("waited in vain: %s", what)
+		}
+	}
+}
+
+func listenUDP(t *testing.T) net.PacketConn {
+	t.Helper()
+	socket, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { socket.Close() })
+	return socket
 }
 
 func listen(t *testing.T) net.Listener {
@@ -175,25 +294,31 @@ func listen(t *testing.T) net.Listener {
 	return ln
 }
 
-// web serves n random bytes under /n, and takes uploads.
+// web is a server of pages.
 func web(t *testing.T) *httptest.Server {
 	t.Helper()
-	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if r.Method == http.MethodPut {
-			n, _ := io.Copy(io.Discard, r.Body)
-			io.WriteString(w, strconv.FormatInt(n, 10))
-			return
-		}
-		n, err := strconv.Atoi(r.URL.Path[1:])
-		if err != nil {
-			http.Error(w, err.Error(), http.StatusBadRequest)
-			return
-		}
-		io.CopyN(w, rand.NewChaCha8([32]byte{1}), int64(n))
-	}))
+	s := httptest.NewServer(http.HandlerFunc(pages))
 	t.Cleanup(s.Close)
 	return s
 }
+
+// pages serves n bytes of page under /n, and takes uploads.
+func pages(w http.ResponseWriter, r *http.Request) {
+	if r.Method == http.MethodPut {
+		n, _ := io.Copy(io.Discard, r.Body)
+		io.WriteString(w, strconv.FormatInt(n, 10))
+		return
+	}
+	n, err := strconv.Atoi(r.URL.Path[1:])
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	io.CopyN(w, page(), int64(n))
+}
+
+// page is a long text that nothing can compress.
+func page() io.Reader { return rand.NewChaCha8([32]byte{1}) }
 
 // through returns a client that uses the purchase's SOCKS5 proxy.
 func (p *purchase) through() *http.Client {
@@ -223,61 +348,78 @@ func (m *market) balance(a channel.Address) channel.Amount {
 	return info.Balance
 }
 
-func TestPurchase(t *testing.T) {
-	m := newMarket(t)
-	site := web(t)
-	p := m.buy(nil)
-	c := p.through()
-	fetch(t, c, site.URL+"/5000000", 5_000_000)
-	res, err := c.Do(must(http.NewRequest(http.MethodPut, site.URL+"/x", bytes.NewReader(make([]byte, 3_000_000)))))
+func upload(t *testing.T, c *http.Client, url string, n int) {
+	t.Helper()
+	res, err := c.Do(must(http.NewRequest(http.MethodPut, url, io.LimitReader(page(), int64(n)))))
 	if err != nil {
 		t.Fatal(err)
 	}
-	b, _ := io.ReadAll(res.Body)
-	res.Body.Close()
-	if string(b) != "3000000" {
-		t.Errorf("uploaded %s bytes", b)
-	}
-	p.stop(t)
-	m.agent.stop(t)
-	r := p.result
-	if r.Owed != r.Signed || r.Signed != r.Claimed {
-		t.Errorf("owed %d, signed %d, claimed %d", r.Owed, r.Signed, r.Claimed)
-	}
-	if r.Down < 5_000_000 || r.Up < 3_000_000 {
-		t.Errorf("%d up, %d down", r.Up, r.Down)
-	}
-	if spent := 10_000_000 - m.balance(m.wallet.Address()); spent != r.Claimed {
-		t.Errorf("the payer spent %d, claimed are %d", spent, r.Claimed)
-	}
-	fee := r.Claimed / 100_000
-	if got := m.balance(m.payTo); got != r.Claimed-fee {
-		t.Errorf("the receiver has %d, want %d less %d", got, r.Claimed, fee)
+	defer res.Body.Close()
+	if b, err := io.ReadAll(res.Body); string(b) != strconv.Itoa(n) || err != nil {
+		t.Fatalf("uploaded %s of %d bytes: %v", b, n, err)
 	}
 }
 
-func TestBudgetEndsPurchase(t *testing.T) {
+func TestPurchase(t *testing.T) {
+	t.Parallel()
 	m := newMarket(t)
 	site := web(t)
-	p := m.buy(func(c *buyer.Config) { c.Budget = 50_000 }) // 12.5 MB
-	res, err := p.through().Get(site.URL + "/40000000")
-	if err == nil {
-		_, err = io.Copy(io.Discard, res.Body)
-		res.Body.Close()
+	p := m.buy(nil)
+	fetch(t, p.through(), site.URL+"/5000000", 5_000_000)
+	upload(t, p.through(), site.URL+"/", 3_000_000)
+	p.stop(t)
+	if r := p.result; r.Down < 5_000_000 || r.Up < 3_000_000 || r.Owed != channel.Amount(4*(r.Up+r.Down)+999)/1000 {
+		t.Errorf("result %+v", r)
 	}
-	if err == nil {
-		t.Error("40 MB came through on a budget for 12.5")
+	m.settled(p)
+}
+
+// TestFee is at a price at which the ledger's fee is something, and different
+// for the two directions.
+func TestFee(t *testing.T) {
+	t.Parallel()
+	m := newMarketOf(t, func(c *seller.Config) { c.Price = agent.Price{Up: 700_000_000, Down: 300_000_000} })
+	site := web(t)
+	p := m.buy(func(c *buyer.Config) { c.MaxPrice, c.Budget, c.Deposit = 700_000_000, 5_000_000, 2_000_000 })
+	fetch(t, p.through(), site.URL+"/1000000", 1_000_000)
+	upload(t, p.through(), site.URL+"/", 1_000_000)
+	p.stop(t)
+	if r := p.result; r.Claimed < 1_000_000 {
+		t.Errorf("result %+v", r)
 	}
-	<-p.done
-	if !errors.Is(p.err, buyer.ErrBudget) {
-		t.Errorf("ended with %v", p.err)
-	}
-	if p.result.Signed > 50_000 || p.result.Signed < 45_000 {
-		t.Errorf("signed %d on a budget of 50000", p.result.Signed)
-	}
-	m.agent.stop(t)
-	if spent := 10_000_000 - m.balance(m.wallet.Address()); spent != p.result.Signed {
-		t.Errorf("spent %d, signed %d", spent, p.result.Signed)
+	m.settled(p)
+}
+
+func TestBudgetEndsPurchase(t *testing.T) {
+	t.Parallel()
+	for name, tt := range map[string]struct{ budget, unpaid channel.Amount }{
+		// The deposit is the budget, so the agent stops by itself.
+		"as deposit": {200_000, 0},
+		// The least deposit is more, so what is under way when the buyer
+		// stops is the agent's loss, up to its credit.
+		"below the least deposit": {50_000, 50_000},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			m := newMarket(t)
+			p := m.buy(func(c *buyer.Config) { c.Budget = tt.budget })
+			res, err := p.through().Get(web(t).URL + "/60000000") // 240,000
+			if err == nil {
+				_, err = io.Copy(io.Discard, res.Body)
+				res.Body.Close()
+			}
+			if err == nil {
+				t.Error("60 MB came through")
+			}
+			<-p.done
+			if !errors.Is(p.err, buyer.ErrBudget) {
+				t.Errorf("ended with %v", p.err)
+			}
+			if s := p.result.Signed; s > tt.budget || s < tt.budget*9/10 {
+				t.Errorf("signed %d on a budget of %d", s, tt.budget)
+			}
+			m.settledBut(p, tt.unpaid)
+		})
 	}
 }
 
@@ -291,6 +433,7 @@ func must[T any](v T, err error) T {
 // TestKeepThenClose leaves the deposit in the channel, uses it again in a
 // second run, and has it refunded by a third that buys nothing.
 func TestKeepThenClose(t *testing.T) {
+	t.Parallel()
 	m := newMarket(t)
 	site := web(t)
 	for range 2 {
@@ -306,11 +449,8 @@ func TestKeepThenClose(t *testing.T) {
 	if p.err != nil {
 		t.Fatal(p.err)
 	}
-	if p.result.Refunded == 0 || p.result.Claimed != p.result.Signed {
+	if p.result.Refunded == 0 {
 		t.Errorf("result %+v", p.result)
 	}
-	m.agent.stop(t)
-	if spent := 10_000_000 - m.balance(m.wallet.Address()); spent != p.result.Signed {
-		t.Errorf("spent %d, signed %d", spent, p.result.Signed)
-	}
+	m.settled(p)
 }
