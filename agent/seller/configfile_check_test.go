@@ -277,7 +277,7 @@ func TestCheckRunning(t *testing.T) {
 	b.file.Config.Listen = "192.0.2.1:1" // not an address here
 	b.expect(t, nil, "agent ok process 4711", "modem ok Quectel EC25 on /dev/ttyTest, used by the running agent", "sim ok imsi(redacted), home network 001-01, ready")
 
-	answer = `{"pid":4711,"modem":{"port":"/dev/ttyTest","error":"modem: timed out","sim":"unknown"},"problems":[{"what":"modem: modem: timed out","do":"try the modem's other ports"}]}`
+	answer = `{"pid":4711,"modem":{"port":"/dev/ttyTest","error":"modem: timed out","sim":"unknown"},"problems":[{"what":"modem: timed out","do":"try the modem's other ports"}]}`
 	found := b.expect(t, nil, "modem failed timed out do: try the modem's other ports")
 	if slices.ContainsFunc(found, func(f Finding) bool { return f.Name == "listen" }) {
 		t.Error("the running agent's port was tried")

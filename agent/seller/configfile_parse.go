@@ -225,7 +225,7 @@ func (r *fileReader) readModem() {
 		}
 		return
 	}
-	m := &modem.Config{Port: raw.Port}
+	m := &modem.Config{Port: beside(r.path, raw.Port)}
 	r.file.Config.Modem = m
 	r.number("modem.baud", raw.Baud, 300, 4_000_000, func(n int64) { m.Baud = int(n) })
 	if r.defined("modem.pin") && r.defined("modem.pin_file") {

@@ -168,7 +168,7 @@ func (c *Control) call(ctx context.Context, method, name string, v any) error {
 		return err
 	}
 	if res.StatusCode != http.StatusOK {
-		return fmt.Errorf("%s: %s", name, bytes.TrimSpace(b))
+		return errors.New(string(bytes.TrimSpace(b))) // says itself what failed
 	}
 	return json.Unmarshal(b, v)
 }

@@ -33,7 +33,7 @@ func (s *Seller) problems(st Status) []Problem {
 	s.sim.mu.Unlock()
 	switch {
 	case simErr != nil:
-		add("modem: "+simErr.Error(), modemAdvice(simErr))
+		add(simErr.Error(), modemAdvice(simErr))
 	case st.Refusing != "":
 		add(st.Refusing, "")
 	}

@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"runtime"
 
 	"github.com/peterbourgon/ff/v3/ffcli"
@@ -85,11 +87,17 @@ func (p program) show(ctx context.Context, c *seller.Control, name string, f con
 	return err
 }
 
+// errNotSettled says that the agent was reached and could not settle.
+var errNotSettled = errors.New("not settled")
+
 func (p program) settleCommand(help io.Writer) *ffcli.Command {
 	return controlCommand(help, "settle", settleHelp, func(ctx context.Context, c *seller.Control, f controlFlags) error {
 		s, err := c.Settle(ctx)
-		if err != nil {
+		switch {
+		case errors.Is(err, seller.ErrNotRunning), errors.Is(err, fs.ErrPermission):
 			return err
+		case err != nil:
+			return fmt.Errorf("%w: %w", errNotSettled, err)
 		}
 		if f.json {
 			return p.printJSON(s)

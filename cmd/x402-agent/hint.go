@@ -20,6 +20,8 @@ func hint(err error) string {
 	switch {
 	case errors.Is(err, errChecks):
 		return "" // each check says what to do
+	case errors.Is(err, errNotSettled):
+		return "nothing is lost: the agent tries again by itself; `x402-agent check` looks at the facilitator"
 	case errors.Is(err, seller.ErrNotRunning):
 		return "is the agent running? Start it with `x402-agent run`, or name its socket with --control"
 	case errors.Is(err, channel.ErrInUse):

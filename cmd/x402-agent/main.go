@@ -37,17 +37,20 @@ type (
 func (e usageError) Unwrap() error  { return e.error }
 func (e configError) Unwrap() error { return e.error }
 
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	context.AfterFunc(ctx, stop) // the second signal kills
-	os.Exit(program{out: os.Stdout, err: os.Stderr}.execute(ctx, os.Args[1:]))
-}
+func main() { os.Exit(program{out: os.Stdout, err: os.Stderr}.main()) }
 
 // A program is what a command line works with.
 type program struct {
 	out, err io.Writer
 	// lookup replaces the device's resolver in tests.
 	lookup func(ctx context.Context, network, host string) ([]netip.Addr, error)
+}
+
+// main runs the command line of this process until a signal.
+func (p program) main() int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // the second signal kills
+	return p.execute(ctx, os.Args[1:])
 }
 
 // execute runs one command line and returns the exit code.

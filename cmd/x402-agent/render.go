@@ -7,7 +7,6 @@ import (
 	"strconv"
 	"strings"
 	"text/tabwriter"
-	"time"
 
 	"github.com/depinsim/x402/agent"
 	"github.com/depinsim/x402/agent/seller"
@@ -220,13 +219,12 @@ func size(n uint64) string {
 
 // ago is a time in its two largest units.
 func ago(seconds int64) string {
-	d := time.Duration(seconds) * time.Second
 	switch {
-	case d < time.Minute:
+	case seconds < 60:
 		return fmt.Sprintf("%d s", seconds)
-	case d < time.Hour:
+	case seconds < 3600:
 		return fmt.Sprintf("%d min", seconds/60)
-	case d < 24*time.Hour:
+	case seconds < 86400:
 		return fmt.Sprintf("%d h %d min", seconds/3600, seconds/60%60)
 	}
 	return fmt.Sprintf("%d d %d h", seconds/86400, seconds/3600%24)

@@ -45,13 +45,20 @@ func (p program) runCommand(help io.Writer) *ffcli.Command {
 
 // runAnnounced runs the agent and keeps the ready file meanwhile.
 func runAnnounced(ctx context.Context, cfg seller.Config, path string) error {
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("ready file: %w", err)
+	if err := removeFile(path); err != nil { // one of an agent that was killed
+		return err
 	}
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return seller.Run(gctx, cfg) })
 	g.Go(func() error { return announce(gctx, cfg, path) })
 	return g.Wait()
+}
+
+func removeFile(path string) error {
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("ready file: %w", err)
+	}
+	return nil
 }
 
 // A readiness is the content of the ready file.
@@ -83,7 +90,7 @@ func announce(ctx context.Context, cfg seller.Config, path string) error {
 				return fmt.Errorf("ready file: %w", err)
 			}
 			<-ctx.Done()
-			return os.Remove(path)
+			return removeFile(path)
 		}
 		select {
 		case <-ctx.Done():
