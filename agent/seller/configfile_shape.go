@@ -23,8 +23,7 @@ func fields() map[string]reflect.StructField {
 	keys := map[string]reflect.StructField{}
 	var walk func(prefix string, t reflect.Type)
 	walk = func(prefix string, t reflect.Type) {
-		for i := range t.NumField() {
-			f := t.Field(i)
+		for f := range t.Fields() {
 			key := prefix + f.Tag.Get("toml")
 			keys[key] = f
 			if f.Type.Kind() == reflect.Struct {

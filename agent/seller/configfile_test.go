@@ -380,7 +380,7 @@ func TestShippedFile(t *testing.T) {
 			t.Fatalf("problems: %q, want %s", got, want)
 		}
 	}
-	for _, line := range strings.Split(string(shipped), "\n") {
+	for line := range strings.SplitSeq(string(shipped), "\n") {
 		if len(line) > 80 {
 			t.Errorf("over 80 columns: %s", line)
 		}
@@ -414,7 +414,7 @@ func TestShippedFile(t *testing.T) {
 
 	table := ""
 	named := map[string]bool{}
-	for _, line := range strings.Split(string(all), "\n") {
+	for line := range strings.SplitSeq(string(all), "\n") {
 		if strings.HasPrefix(line, "[") {
 			table = strings.Trim(line, "[]")
 			named[table] = true
