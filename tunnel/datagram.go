@@ -39,17 +39,33 @@ const (
 func (p *packets) send(payload []byte) error {
 	p.sending <- struct{}{}
 	defer func() { <-p.sending }()
-	p.framed = append(append(p.framed[:0], make([]byte, capsuleHead)...), contextPayload)
-	p.framed = append(p.framed, payload...)
-	datagram := p.framed[capsuleHead:]
+	p.frame(payload)
 	if p.dgram != nil {
-		err := p.dgram.SendDatagram(datagram)
+		err := p.dgram.SendDatagram(p.framed[capsuleHead:])
 		if !errors.Is(err, ErrTooLarge) {
 			return err
 		}
 	}
+	return p.writeCapsule()
+}
+
+// sendCapsule sends one payload in the stream.
+func (p *packets) sendCapsule(payload []byte) error {
+	p.sending <- struct{}{}
+	defer func() { <-p.sending }()
+	p.frame(payload)
+	return p.writeCapsule()
+}
+
+// frame makes a datagram of payload, behind room for a capsule's head.
+func (p *packets) frame(payload []byte) {
+	p.framed = append(append(p.framed[:0], make([]byte, capsuleHead)...), contextPayload)
+	p.framed = append(p.framed, payload...)
+}
+
+func (p *packets) writeCapsule() error {
 	var head [capsuleHead]byte
-	h := appendVarint(append(head[:0], capsuleDatagram), uint64(len(datagram)))
+	h := appendVarint(append(head[:0], capsuleDatagram), uint64(len(p.framed)-capsuleHead))
 	start := capsuleHead - len(h)
 	copy(p.framed[start:], h)
 	_, err := p.stream.Write(p.framed[start:])

@@ -24,6 +24,7 @@ type PacketFlow struct {
 
 	answered chan struct{} // closed when refused is set
 	refused  error         // read after answered
+	early    atomic.Int32  // packets written before
 }
 
 const (
@@ -32,6 +33,10 @@ const (
 	packetQueue = 400
 	// maxPayload is the largest UDP payload, RFC 768.
 	maxPayload = 65535 - 8
+	// earlyPackets is how many packets that are written before the answer
+	// travel in the stream, where they wait for the agent to reach the target:
+	// a datagram that overtakes its request is dropped.
+	earlyPackets = 16
 )
 
 func newPacketFlow(c *Client, req Request, target string) *PacketFlow {
@@ -118,7 +123,11 @@ func (f *PacketFlow) Write(b []byte) (int, error) {
 		lane.Deliver(n, 0)
 		return 0, context.Cause(f.ctx)
 	}
-	if err := f.packets.send(b); err != nil {
+	send := f.packets.send
+	if f.isEarly() {
+		send = f.packets.sendCapsule
+	}
+	if err := send(b); err != nil {
 		lane.Deliver(n, 0)
 		if f.ctx.Err() != nil {
 			err = context.Cause(f.ctx)
@@ -127,6 +136,15 @@ func (f *PacketFlow) Write(b []byte) (int, error) {
 	}
 	lane.Deliver(n, n)
 	return len(b), nil
+}
+
+func (f *PacketFlow) isEarly() bool {
+	select {
+	case <-f.answered:
+		return false
+	default:
+		return f.early.Add(1) <= earlyPackets
+	}
 }
 
 // Close ends the flow.

@@ -77,8 +77,27 @@ type Session struct {
 	opened   bool            // the control stream came
 	draining bool            // no new flows
 	flows    map[uint64]flow // established ones, by stream
-	dialing  int
-	early    map[uint64]bool // canceled while being dialled
+	early    recent          // streams canceled that were not among them
+}
+
+// recent remembers the last stream IDs that it was given.
+type recent struct {
+	ids  [256]uint64 // and one, so that zero is none
+	next int
+}
+
+func (r *recent) add(id uint64) {
+	r.ids[r.next%len(r.ids)] = id + 1
+	r.next++
+}
+
+// take reports whether id is remembered, and forgets it.
+func (r *recent) take(id uint64) bool {
+	i := slices.Index(r.ids[:], id+1)
+	if i >= 0 {
+		r.ids[i] = 0
+	}
+	return i >= 0
 }
 
 // A flow is what can be done to a running one.
@@ -95,7 +114,6 @@ func NewSession(conn ServerConn, c Config) *Session {
 		control:  make(chan *Control, 1),
 		admitted: make(chan struct{}),
 		flows:    make(map[uint64]flow),
-		early:    make(map[uint64]bool),
 	}
 	s.ctx, s.end = context.WithCancelCause(conn.Context())
 	return s
@@ -250,20 +268,15 @@ func (s *Session) enter() (release func(), status int) {
 // reach connects a flow to its target and accepts it, or refuses it and
 // returns nil. The caller owns both; it enlists the flow next.
 func (s *Session) reach(c Call, fields http.Header, dial func(context.Context) (net.Conn, error)) (Stream, net.Conn) {
-	s.mu.Lock()
-	s.dialing++
-	s.mu.Unlock()
 	ctx, cancel := context.WithTimeout(s.ctx, s.cfg.DialTimeout)
 	target, err := dial(ctx)
 	cancel()
 	if err != nil {
-		s.dialed()
 		s.refuseDial(c, err)
 		return nil, nil
 	}
 	str, err := c.Accept(fields)
 	if err != nil {
-		s.dialed()
 		s.cfg.Logger.Debug("accept flow", "err", err)
 		_ = target.Close() // unused
 		return nil, nil
@@ -271,22 +284,12 @@ func (s *Session) reach(c Call, fields http.Header, dial func(context.Context) (
 	return str, target
 }
 
-// dialed says that a flow is not being dialled any more.
-func (s *Session) dialed() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.dialing--; s.dialing == 0 {
-		clear(s.early)
-	}
-}
-
 // enlist makes a flow known to steer and Drain.
 func (s *Session) enlist(id uint64, f flow) Lanes {
 	s.mu.Lock()
 	s.flows[id] = f
-	lanes, canceled := s.lanes, s.early[id]
+	lanes, canceled := s.lanes, s.early.take(id)
 	s.mu.Unlock()
-	s.dialed()
 	if canceled {
 		f.cancel()
 	}
@@ -316,13 +319,13 @@ func (s *Session) refuseEntry(c Call, status int) {
 	}
 }
 
-// steer acts on a buyer's capsule about the flow on stream id. One that has
-// ended already is none; one that is not yet established can be cancelled.
+// steer acts on a buyer's capsule about the flow on stream id. There may be
+// none any more, or none yet: then a cancel waits for it.
 func (s *Session) steer(typ, id uint64) {
 	s.mu.Lock()
 	f, ok := s.flows[id]
-	if !ok && typ == capsuleCancel && s.dialing > 0 && len(s.early) < s.cfg.MaxFlows {
-		s.early[id] = true
+	if !ok && typ == capsuleCancel {
+		s.early.add(id)
 	}
 	s.mu.Unlock()
 	switch {
