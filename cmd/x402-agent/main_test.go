@@ -284,7 +284,7 @@ func scriptUnwritable(ts *testscript.TestScript, _ bool, args []string) {
 		exe := filepath.Join(dir, "x402-agent")
 		b, err := os.ReadFile(cmd.Path)
 		ts.Check(err)
-		ts.Check(os.WriteFile(exe, b, 0o755))
+		ts.Check(errors.Join(os.WriteFile(exe, b, 0o700), os.Chmod(exe, 0o755)))
 		cmd.Path = exe
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
 	} else {

@@ -96,7 +96,7 @@ modem     not read yet on /dev/ttyUSB2
 // names are.
 func TestRenderWidth(t *testing.T) {
 	st := fixedStatus()
-	st.Uptime, st.PID, st.Network = 1<<40, 1<<31, "eip155:9007199254740992"
+	st.Uptime, st.PID, st.Network = 1<<40, 1<<31-1, "eip155:9007199254740992"
 	st.Price = agent.Price{Up: agent.MaxPrice, Down: agent.MaxPrice - 1}
 	st.Listen = "[2001:db8:1111:2222:3333:4444:5555:6666]:65535"
 	m := st.Modem
