@@ -102,7 +102,8 @@ func expand(env *testscript.Env) error {
 		if err != nil {
 			return err
 		}
-		if err := os.WriteFile(name, []byte(os.Expand(string(b), env.Getenv)), 0o600); err != nil {
+		err = errors.Join(os.WriteFile(name, []byte(os.Expand(string(b), env.Getenv)), 0o600), os.Chmod(name, 0o644))
+		if err != nil {
 			return err
 		}
 	}
