@@ -48,6 +48,7 @@ type session struct {
 	progress time.Time // when the buyer last paid or acknowledged something
 	sampled  time.Time // rate: when and at which count it was last measured
 	sampleAt uint64
+	rate     uint64 // bytes a second, in the last sample
 
 	view atomic.Pointer[SessionStatus] // for status; replaced at every update
 }
@@ -317,8 +318,8 @@ func (x *session) sample(now time.Time) {
 		return
 	}
 	total := x.account.counted.Up() + x.account.counted.Down()
-	rate := (total - x.sampleAt) * 1000 / uint64(elapsed.Milliseconds())
-	x.account.rate = max(rate, x.account.rate-x.account.rate/16)
+	x.rate = (total - x.sampleAt) * 1000 / uint64(elapsed.Milliseconds())
+	x.account.rate = max(x.rate, x.account.rate-x.account.rate/16)
 	x.sampled, x.sampleAt = now, total
 }
 

@@ -107,7 +107,7 @@ func (x *session) publish(debt channel.Amount) {
 	owed, _ := a.tally.Owed() // an overflow ends the session
 	x.view.Store(&SessionStatus{
 		Channel: x.id, Buyer: x.state.Config.Payer, Session: a.tally.Session, Price: a.tally.Price,
-		Flows: x.tun.Flows(), Up: a.tally.Up, Down: a.tally.Down, Rate: a.rate, Gap: a.gap(),
+		Flows: x.tun.Flows(), Up: a.tally.Up, Down: a.tally.Down, Rate: x.rate, Gap: a.gap(),
 		Owed: owed, Paid: a.paid, Debt: debt, Credit: a.credit(), Balance: a.balance, Blocked: x.meter.Blocked(),
 	})
 }
