@@ -134,9 +134,6 @@ func (x *session) receive(ctx context.Context) error {
 	for {
 		c, err := x.ctl.Receive()
 		if err != nil {
-			if cause := context.Cause(x.conn.Context()); cause != nil {
-				return cause
-			}
 			if errors.Is(err, io.EOF) {
 				return errors.New("the agent ended the control stream")
 			}

@@ -160,8 +160,8 @@ func (x *session) receive(ctx context.Context) error {
 			if errors.Is(err, io.EOF) {
 				return &refusal{tunnel.ReasonDone, "the buyer ended the control stream"}
 			}
-			if cause := context.Cause(x.conn.Context()); cause != nil {
-				return cause
+			if _, ok := errors.AsType[*tunnel.CloseError](err); ok {
+				return err
 			}
 			return &refusal{tunnel.ReasonProtocol, err.Error()}
 		}

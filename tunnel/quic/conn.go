@@ -226,6 +226,16 @@ func (s *stream) Fail() error {
 
 var errNoTrailers = errors.New("quic: the buyer takes no trailers")
 
+func (s *stream) Read(b []byte) (int, error) {
+	n, err := s.Stream.Read(b)
+	return n, explain(err)
+}
+
+func (s *stream) Write(b []byte) (int, error) {
+	n, err := s.Stream.Write(b)
+	return n, explain(err)
+}
+
 func (s *stream) SendDatagram(b []byte) error {
 	return datagramError(s.Stream.SendDatagram(b))
 }
