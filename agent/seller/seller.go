@@ -63,6 +63,8 @@ type Seller struct {
 	closing  bool                    // no new sessions
 	offer    []byte                  // signed
 	offerSeq uint64
+	// unsettled is why the last settlement failed, nil if it did not.
+	unsettled error
 	// leftBehind is what channels without a session owe.
 	leftBehind channel.Amount
 }

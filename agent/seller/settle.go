@@ -71,6 +71,9 @@ func (s *Seller) settleLoop(ctx context.Context) error {
 			request.done <- r
 		}
 		last, next = time.Now(), s.cfg.SettleEvery
+		s.mu.Lock()
+		s.unsettled = r.err
+		s.mu.Unlock()
 		if r.err != nil {
 			s.log.Warn("settlement will be tried again", "err", r.err, "after", retry)
 			next = retry + rand.N(retry/2)

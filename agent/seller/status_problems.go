@@ -31,6 +31,9 @@ func (s *Seller) problems(st Status) []Problem {
 	s.sim.mu.Lock()
 	simErr, sim, read := s.sim.err, s.sim.status, !s.sim.readAt.IsZero()
 	s.sim.mu.Unlock()
+	s.mu.Lock()
+	unsettled := s.unsettled
+	s.mu.Unlock()
 	switch {
 	case simErr != nil:
 		add(simErr.Error(), modemAdvice(simErr))
@@ -42,6 +45,9 @@ func (s *Seller) problems(st Status) []Problem {
 	}
 	if udp, ok := s.addr.(*net.UDPAddr); ok && len(s.cfg.Endpoints) == 0 && udp.IP.IsUnspecified() {
 		add(fmt.Sprintf("the offer names %s, which buyers cannot reach", s.addr), "set endpoints in the config file")
+	}
+	if unsettled != nil {
+		add("the last settlement failed: "+unsettled.Error(), "nothing is lost: it is tried again; if it stays so, ask who runs the facilitator")
 	}
 	waiting := 0
 	for _, v := range st.Sessions {
