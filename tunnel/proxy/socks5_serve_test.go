@@ -226,12 +226,12 @@ func TestSOCKS5MaxConns(t *testing.T) {
 		t.Fatal(err)
 	}
 	// The place is free as soon as the relay has closed its end.
-	for !answered(addr) {
+	for !placed(addr) {
 	}
 }
 
-// answered says whether a connection to the proxy at addr gets a place.
-func answered(addr string) bool {
+// placed says whether a connection to the proxy at addr gets a place.
+func placed(addr string) bool {
 	c, err := net.Dial("tcp", addr)
 	if err != nil {
 		return false
