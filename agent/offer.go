@@ -8,6 +8,8 @@ import (
 	"net"
 	"net/url"
 	"strconv"
+	"strings"
+	"unicode"
 
 	"github.com/depinsim/x402/channel"
 )
@@ -20,6 +22,7 @@ const (
 	MaxOffer     = 8 << 10
 	maxEndpoints = 8
 	maxText      = 64
+	maxHost      = 253 // RFC 1035 §2.3.4, as text
 )
 
 // OfferVersion is the version of the Offer's shape.
@@ -185,8 +188,11 @@ func (o Offer) check() error {
 		return errors.New("payTo and asset must be set")
 	}
 	for _, s := range []string{p.AssetName, p.AssetVersion, o.SIM.MCC, o.SIM.MNC, o.SIM.Operator, o.SIM.Technology, o.SIM.Evidence} {
-		if err := checkText(s); err != nil {
-			return err
+		if len(s) > maxText {
+			return fmt.Errorf("text of %d bytes, at most %d are allowed", len(s), maxText)
+		}
+		if strings.ContainsFunc(s, steers) {
+			return fmt.Errorf("text %q has a control character", s)
 		}
 	}
 	return nil
@@ -195,7 +201,7 @@ func (o Offer) check() error {
 // CheckEndpoint refuses what is not host:port.
 func CheckEndpoint(s string) error {
 	host, port, err := net.SplitHostPort(s)
-	if err == nil && host != "" && len(host) <= 253 {
+	if err == nil && host != "" && len(host) <= maxHost && !strings.ContainsFunc(host, steers) {
 		if n, perr := strconv.ParseUint(port, 10, 16); perr == nil && n > 0 {
 			return nil
 		}
@@ -203,15 +209,9 @@ func CheckEndpoint(s string) error {
 	return fmt.Errorf("endpoint %.80q, want host:port", s)
 }
 
-// checkText refuses what could steer a terminal or fill a screen.
-func checkText(s string) error {
-	if len(s) > maxText {
-		return fmt.Errorf("text of %d bytes, at most %d are allowed", len(s), maxText)
-	}
-	for _, r := range s {
-		if r < ' ' || r == 0x7f || r == 0xfffd || r >= 0x80 && r < 0xa0 || r >= 0x202a && r <= 0x202e || r >= 0x2066 && r <= 0x2069 {
-			return fmt.Errorf("text %q has a control character", s)
-		}
-	}
-	return nil
+// steers reports what could steer a terminal or change how the text around it
+// reads: controls, formats such as those of bidirectional text, separators of
+// lines, and what was not UTF-8.
+func steers(r rune) bool {
+	return r == unicode.ReplacementChar || unicode.In(r, unicode.Cc, unicode.Cf, unicode.Zl, unicode.Zp, unicode.Co)
 }

@@ -49,9 +49,11 @@ func (p Price) cost(up, down uint64) (channel.Amount, error) {
 	dhi, dlo := bits.Mul64(down, uint64(p.Down))
 	lo, carry := bits.Add64(ulo, dlo, 0)
 	hi, over := bits.Add64(uhi, dhi, carry)
-	lo, carry = bits.Add64(lo, GB-1, 0) // round up, in the seller's favour, once
-	hi += carry
 	if over != 0 || hi >= GB {
+		return 0, errOverflow
+	}
+	lo, carry = bits.Add64(lo, GB-1, 0) // round up, in the seller's favour, once
+	if hi += carry; hi == GB {
 		return 0, errOverflow
 	}
 	q, _ := bits.Div64(hi, lo, GB)

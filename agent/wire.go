@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"bytes"
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/binary"
@@ -9,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/depinsim/x402/channel"
 )
@@ -161,21 +161,54 @@ type Closed struct {
 
 // decodeJSON reads one JSON value and nothing behind it.
 func decodeJSON[T Terms | Notice | Closing | Closed](b []byte) (v T, err error) {
-	d := json.NewDecoder(bytes.NewReader(b))
-	if err := d.Decode(&v); err != nil {
+	if err := json.Unmarshal(b, &v); err != nil {
 		return v, fmt.Errorf("capsule: %w", err)
-	}
-	if d.More() {
-		return v, errors.New("capsule: more than one value")
 	}
 	return v, nil
 }
 
-// ParseTerms, ParseNotice, ParseClosing and ParseClosed decode their capsules.
-func ParseTerms(b []byte) (Terms, error)     { return decodeJSON[Terms](b) }
-func ParseNotice(b []byte) (Notice, error)   { return decodeJSON[Notice](b) }
+// ParseTerms decodes terms. Whether they are acceptable is the buyer's to say.
+func ParseTerms(b []byte) (Terms, error) {
+	t, err := decodeJSON[Terms](b)
+	if err == nil {
+		err = t.Price.Check()
+	}
+	return t, err
+}
+
+// ParseNotice decodes a notice; its text is safe to show.
+func ParseNotice(b []byte) (Notice, error) {
+	n, err := decodeJSON[Notice](b)
+	n.Code, n.Text = showable(n.Code), showable(n.Text)
+	return n, err
+}
+
+// ParseClosing decodes a buyer's wish to end the channel.
 func ParseClosing(b []byte) (Closing, error) { return decodeJSON[Closing](b) }
-func ParseClosed(b []byte) (Closed, error)   { return decodeJSON[Closed](b) }
+
+// ParseClosed decodes what came of it; its text is safe to show.
+func ParseClosed(b []byte) (Closed, error) {
+	c, err := decodeJSON[Closed](b)
+	c.Error = showable(c.Error)
+	return c, err
+}
+
+// maxShown bounds a peer's text in characters.
+const maxShown = 300
+
+// showable makes a peer's text fit for a terminal and a log line.
+func showable(s string) string {
+	s = strings.Map(func(r rune) rune {
+		if steers(r) {
+			return ' '
+		}
+		return r
+	}, s)
+	if r := []rune(s); len(r) > maxShown {
+		s = string(r[:maxShown])
+	}
+	return s
+}
 
 // AppendVoucher encodes a voucher's amount and signature: 81 bytes. The
 // channel is the session's.
