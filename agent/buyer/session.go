@@ -134,9 +134,6 @@ func (x *session) receive(ctx context.Context) error {
 	for {
 		c, err := x.ctl.Receive()
 		if err != nil {
-			if cause := context.Cause(x.conn.Context()); cause != nil {
-				return cause
-			}
 			if errors.Is(err, io.EOF) {
 				return errors.New("the agent ended the control stream")
 			}
@@ -263,11 +260,13 @@ func (x *session) accept(t agent.Terms) error {
 	if err := x.store(false); err != nil {
 		return &overError{err}
 	}
+	if signed > proven { // the agent did not get the last voucher, or lost it
+		if err := x.sendVoucher(time.Now()); err != nil {
+			return err
+		}
+	}
 	b.status.set(func(s *Status) { s.State, s.Error, s.Session = "connected", "", t.Session })
 	b.log.Info("connected", "session", t.Session, "price_up", t.Price.Up, "price_down", t.Price.Down, "owed", t.Base, "balance", t.Balance)
-	if state.Max > proven { // a voucher that never arrived; nothing may flow before it does
-		return x.sendVoucher(time.Now())
-	}
 	return nil
 }
 
