@@ -1,0 +1,179 @@
+package main
+
+import (
+	"encoding/json"
+	"io"
+	"math"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// TestMain lets the test's program play the roles, like the real one.
+func TestMain(m *testing.M) {
+	if os.Getenv(roleEnv) != "" && len(os.Args) == 3 && os.Args[1] == roleArg {
+		os.Exit(roleMain(os.Args[2]))
+	}
+	os.Exit(m.Run())
+}
+
+// TestSmoke runs every group that needs no build, at sizes that mean nothing.
+func TestSmoke(t *testing.T) {
+	c := config{
+		rounds: 1, length: 100 * time.Millisecond, loopback: true, inside: true, flows: []int{5},
+		only: []string{"transfer", "flash", "latency", "memory"}, profiles: t.TempDir(), log: io.Discard,
+	}
+	r, err := c.measure(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(r.Transfers) != 6 || len(r.Latencies) != 2 || len(r.Memory) != 2 || r.Serving == nil || r.FullSpeed == nil {
+		t.Fatalf("incomplete: %+v", r)
+	}
+	for _, x := range r.Transfers {
+		if x.Mbits <= 0 || x.MbitsLow > x.Mbits || x.MbitsHigh < x.Mbits || math.IsNaN(x.Ratio) {
+			t.Errorf("%+v", x)
+		}
+	}
+	if p := r.Paid; p.BytesDown == 0 || p.BytesUp == 0 || p.Claimed == 0 {
+		t.Errorf("not counted or not paid: %+v", p)
+	}
+	for _, l := range r.Latencies {
+		if rtt := milliseconds(2 * oneWay); l.Warm < rtt || l.Cold < 2*rtt {
+			t.Errorf("%s: %.1f ms warm, %.1f cold, on a path of %.0f", l.Way, l.Warm, l.Cold, rtt)
+		}
+	}
+	for _, m := range r.Memory {
+		if m.MiB < 1 {
+			t.Errorf("%+v", m)
+		}
+	}
+	for _, name := range []string{"ours-agent", "ours-buyer", "bare-agent", "bare-buyer"} {
+		if info, err := os.Stat(c.profiles + "/" + name + ".pprof"); err != nil || info.Size() == 0 {
+			t.Errorf("no profile of %s: %v", name, err)
+		}
+	}
+	for _, want := range []string{"up, direct TCP", "signed and claimed", "one download, agent's CPU"} {
+		if !strings.Contains(r.table(), want) {
+			t.Errorf("%q is not in\n%s", want, r.table())
+		}
+	}
+	if _, err := json.Marshal(r); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestRunRefuses(t *testing.T) {
+	for _, args := range [][]string{
+		{"--only", "transfer,speed"}, {"--rounds", "0"}, {"--seconds", "0"}, {"--seconds", "x"}, {"now"},
+	} {
+		if err := run(t.Context(), args, io.Discard, io.Discard); err == nil {
+			t.Errorf("%q was taken", args)
+		}
+	}
+}
+
+func TestParseStat(t *testing.T) {
+	const text = "17 (a) b (c) S 1 17 17 0 -1 4194560 2 0 0 0 250 75 0 0 20 0 8 0 5 1 1"
+	got, err := parseStat(text)
+	if err != nil || got != 3250*time.Millisecond {
+		t.Errorf("got %v, %v", got, err)
+	}
+	for _, bad := range []string{"", "17 (a)", "17 (a) S 1 2", strings.Replace(text, "250", "x", 1)} {
+		if d, err := parseStat(bad); err == nil {
+			t.Errorf("%q: %v", bad, d)
+		}
+	}
+}
+
+func TestParseStatus(t *testing.T) {
+	got, err := parseStatus("Name:\tx\nVmHWM:\t   20000 kB\nVmRSS:\t   12345 kB\n")
+	if err != nil || got != 12345<<10 {
+		t.Errorf("got %d, %v", got, err)
+	}
+	if _, err := parseStatus("Name:\tx\n"); err == nil {
+		t.Error("found an RSS where there is none")
+	}
+}
+
+func TestParseBenchmarks(t *testing.T) {
+	found, err := parseBenchmarks(`goos: linux
+BenchmarkPacket-2   	96061342	        12.38 ns/op	       0 B/op	       0 allocs/op
+BenchmarkPacket-2   	96061342	        11.00 ns/op	       0 B/op	       0 allocs/op
+BenchmarkJournalSave   	    9000	    131000 ns/op	       241.5 B-written/op	         1.000 syncs/op
+PASS
+`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := found[benchPacket]["ns/op"]; !slices.Equal(got, []float64{12.38, 11}) {
+		t.Errorf("packets: %v", got)
+	}
+	if got := found[benchJournal]["B-written/op"]; !slices.Equal(got, []float64{241.5}) {
+		t.Errorf("journal: %v", got)
+	}
+	if _, err := parseBenchmarks("BenchmarkPacket-2 10 x ns/op\n"); err == nil {
+		t.Error("x was taken as a number")
+	}
+}
+
+func TestSummarise(t *testing.T) {
+	bare := []sample{{1000, 2, 3}, {2000, 2, 3}, {100, 2, 3}}
+	ours := []sample{{900, 3, 3}, {2200, 3, 6}, {100, 1, 6}}
+	got := summarise("down", wayOurs, ours, bare)
+	want := Transfer{
+		Direction: "down", Way: wayOurs, Mbits: 900, MbitsLow: 100, MbitsHigh: 2200, BuyerCPU: 3, AgentCPU: 6,
+		Ratio: 1, BuyerRatio: 1.5, AgentRatio: 2, // medians of the rounds' ratios
+	}
+	if got != want {
+		t.Errorf("got %+v\nwant %+v", got, want)
+	}
+}
+
+func TestMedian(t *testing.T) {
+	for _, test := range []struct {
+		list []float64
+		want float64
+	}{{nil, 0}, {[]float64{3}, 3}, {[]float64{9, 1}, 5}, {[]float64{9, 1, 2}, 2}} {
+		if got := median(test.list); got != test.want {
+			t.Errorf("median(%v) = %v", test.list, got)
+		}
+	}
+}
+
+// TestJudge holds the targets against figures on both sides of them.
+func TestJudge(t *testing.T) {
+	r := Report{
+		Transfers: []Transfer{{Direction: "down", Way: wayOurs, Ratio: 0.99, BuyerCPU: 4, AgentCPU: 4.1}, {Direction: "down", Way: wayBare, Ratio: 1}},
+		Serving:   &Flash{Mbits: 50, SyncsMinute: 60, BytesMinute: 50_000},
+		Latencies: []Latency{{wayOurs, 41.5, 86}, {wayBare, 41, 84}},
+		Memory:    []Memory{{0, 14}, {48, 18.1}, {7, 1000}},
+		Micro:     &Micro{PacketNanos: 5.1, VoucherMicros: 150},
+	}
+	r.judge()
+	var missed []string
+	for _, x := range r.Targets {
+		if !x.Met {
+			missed = append(missed, x.Name)
+		}
+	}
+	want := []string{
+		"one download", "one download, agent's CPU", "flash writes, serving 50 Mbit/s", "first byte at 40 ms, cold",
+		"agent's RSS, 48 busy flows", "metering a packet",
+	}
+	if !slices.Equal(missed, want) {
+		t.Errorf("missed %q\nwant %q", missed, want)
+	}
+	if len(r.Targets) != 12 {
+		t.Errorf("%d targets", len(r.Targets))
+	}
+}
+
+func TestWish(t *testing.T) {
+	w := wish{opDown, time.Minute, 1 << 40}
+	if got := parseWish([wishSize]byte(w.bytes())); got != w {
+		t.Errorf("got %+v", got)
+	}
+}

@@ -1,0 +1,182 @@
+package main
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"time"
+
+	"golang.org/x/net/proxy"
+)
+
+// A job is something for the load to do.
+type job struct {
+	Op     string        `json:"op"`     // down, up or first
+	Dial   string        `json:"dial"`   // the address to connect to: the target's, or a forward to it
+	SOCKS  string        `json:"socks"`  // the proxy to use; "": none
+	Lasts  time.Duration `json:"lasts"`  // of down and up
+	Rate   uint64        `json:"rate"`   // of down, in bytes a second; 0: as many as go
+	Flows  int           `json:"flows"`  // at once; 0: 1
+	Repeat int           `json:"repeat"` // of first; 0: 1
+}
+
+// A yield is what a job came to.
+type yield struct {
+	Error string          `json:"error,omitempty"`
+	Bytes uint64          `json:"bytes"`
+	Took  time.Duration   `json:"took"`  // the longest of the flows
+	First []time.Duration `json:"first"` // of each repetition
+	At    time.Time       `json:"at"`    // when it ended
+}
+
+// patience is how long a job may last beyond its time.
+const patience = 90 * time.Second
+
+// load does jobs, one after the other, until its input ends. It has no
+// settings.
+func load(c console) error {
+	var none struct{}
+	if err := c.dec.Decode(&none); err != nil {
+		return err
+	}
+	for {
+		var j job
+		err := c.dec.Decode(&j)
+		if errors.Is(err, io.EOF) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		y, err := j.do()
+		if err != nil {
+			y.Error = err.Error()
+		}
+		y.At = time.Now()
+		if err := c.enc.Encode(y); err != nil {
+			return err
+		}
+	}
+}
+
+func (j job) do() (yield, error) {
+	if j.Op == "first" {
+		var y yield
+		for range max(j.Repeat, 1) {
+			d, err := j.first()
+			if err != nil {
+				return y, err
+			}
+			y.First = append(y.First, d)
+		}
+		return y, nil
+	}
+	type part struct {
+		bytes uint64
+		took  time.Duration
+		err   error
+	}
+	parts := make([]part, max(j.Flows, 1))
+	var wg sync.WaitGroup
+	for i := range parts {
+		wg.Go(func() {
+			p := &parts[i]
+			p.bytes, p.took, p.err = j.one()
+		})
+	}
+	wg.Wait()
+	var y yield
+	var failed []error
+	for _, p := range parts {
+		y.Bytes += p.bytes
+		y.Took = max(y.Took, p.took)
+		if p.err != nil {
+			failed = append(failed, p.err)
+		}
+	}
+	if len(failed) > 0 {
+		return y, fmt.Errorf("%d of %d flows failed, one with %w", len(failed), len(parts), failed[0])
+	}
+	return y, nil
+}
+
+func (j job) connect() (net.Conn, error) {
+	var d proxy.Dialer = &net.Dialer{Timeout: patience}
+	if j.SOCKS != "" {
+		var err error
+		if d, err = proxy.SOCKS5("tcp", j.SOCKS, nil, d); err != nil {
+			return nil, err
+		}
+	}
+	conn, err := d.Dial("tcp", j.Dial)
+	if err != nil {
+		return nil, err
+	}
+	return conn, conn.SetDeadline(time.Now().Add(j.Lasts + patience))
+}
+
+// first is the time from the beginning of a connection to its first byte.
+func (j job) first() (time.Duration, error) {
+	began := time.Now()
+	conn, err := j.connect()
+	if err != nil {
+		return 0, err
+	}
+	defer conn.Close()
+	if _, err := conn.Write(wish{op: opFirst}.bytes()); err != nil {
+		return 0, err
+	}
+	_, err = io.ReadFull(conn, make([]byte, 1))
+	return time.Since(began), err
+}
+
+// one is one flow. Its bytes are those that arrived.
+func (j job) one() (bytes uint64, took time.Duration, err error) {
+	conn, err := j.connect()
+	if err != nil {
+		return 0, 0, err
+	}
+	defer conn.Close()
+	began := time.Now()
+	switch j.Op {
+	case "down":
+		bytes, err = down(conn, wish{opDown, j.Lasts, j.Rate})
+	case "up":
+		bytes, err = up(conn, j.Lasts)
+	default:
+		err = fmt.Errorf("unknown job %q", j.Op)
+	}
+	return bytes, time.Since(began), err
+}
+
+func down(conn net.Conn, w wish) (uint64, error) {
+	if _, err := conn.Write(w.bytes()); err != nil {
+		return 0, err
+	}
+	n, err := io.CopyBuffer(io.Discard, struct{ io.Reader }{conn}, make([]byte, chunk))
+	return uint64(n), err
+}
+
+func up(conn net.Conn, lasts time.Duration) (uint64, error) {
+	if _, err := conn.Write(wish{op: opUp}.bytes()); err != nil {
+		return 0, err
+	}
+	if err := send(conn, lasts, 0); err != nil {
+		return 0, err
+	}
+	half, ok := conn.(interface{ CloseWrite() error })
+	if !ok {
+		return 0, fmt.Errorf("%T cannot be half-closed", conn)
+	}
+	if err := half.CloseWrite(); err != nil {
+		return 0, err
+	}
+	var n [8]byte
+	if _, err := io.ReadFull(conn, n[:]); err != nil {
+		return 0, err
+	}
+	return binary.BigEndian.Uint64(n[:]), nil
+}

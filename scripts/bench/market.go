@@ -1,0 +1,233 @@
+package main
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"time"
+
+	"github.com/depinsim/x402/agent"
+	"github.com/depinsim/x402/agent/buyer"
+	"github.com/depinsim/x402/agent/seller"
+	"github.com/depinsim/x402/channel"
+	"github.com/depinsim/x402/channel/bolt"
+)
+
+const (
+	perGB = 4_000_000         // price of a gigabyte, in atomic units
+	funds = 1_000_000_000_000 // a million USD: no purchase of a bench ends for money
+)
+
+// A market is one of ours with all that it needs: the site, an agent that
+// sells, and buyers.
+type market struct {
+	b      *bench
+	site   *process
+	ready  siteReady
+	agent  *process
+	offer  string // path
+	listen string // the agent's address
+	ctl    *seller.Control
+	key    *channel.Key
+	store  string // path
+}
+
+// agentFile is the agent's configuration.
+const agentFile = `state_dir = "state"
+listen = %q
+[log]
+level = "warn"
+[modem]
+port = "none"
+[price]
+per_gb = %q
+[payment]
+facilitator = %q
+network = %q
+asset = %q
+asset_name = %q
+asset_version = %q
+pay_to = %q
+[limits]
+flows = %d
+[policy]
+allow_networks = [%q]
+`
+
+// openMarket starts site and agent below a folder of their own. program is the
+// agent's; "" runs it as a role of this program.
+func (b *bench) openMarket(ctx context.Context, name, program string) (*market, error) {
+	m := &market{b: b, store: filepath.Join(b.dir, name, "buyer.db")}
+	dir := filepath.Join(b.dir, name)
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		return nil, err
+	}
+	var err error
+	if m.key, err = channel.GenerateKey(); err != nil {
+		return nil, err
+	}
+	host := b.lab.addr[agentSide]
+	if m.site, err = b.startRole(ctx, agentSide, "site", siteSettings{host, m.key.Address(), funds}); err != nil {
+		return nil, err
+	}
+	if err := m.site.answer(ctx, &m.ready, answerTime); err != nil {
+		return nil, err
+	}
+	p := m.ready.Params
+	config := filepath.Join(dir, "agent.toml")
+	text := fmt.Sprintf(agentFile, net.JoinHostPort(host, "0"), channel.Amount(perGB).USD(), m.ready.Facilitator,
+		p.Network(), p.Token, p.Name, p.Version, channel.Address{0xaa}, 1100, netip.PrefixFrom(netip.MustParseAddr(host), 24).Masked())
+	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
+		return nil, err
+	}
+	m.offer = filepath.Join(dir, "state", "offer.json")
+	m.ctl = seller.DialControl(filepath.Join(dir, "state", "control.sock"))
+	if program != "" {
+		m.agent, err = b.start(ctx, agentSide, name+"-agent", program, "run", "--config", config)
+	} else {
+		m.agent, err = b.startRole(ctx, agentSide, "agent", agentSettings{config, b.profile("ours-agent")})
+	}
+	if err != nil {
+		return nil, err
+	}
+	return m, m.awaitOffer(ctx)
+}
+
+// awaitOffer waits until the agent has written its offer.
+func (m *market) awaitOffer(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, answerTime)
+	defer cancel()
+	for {
+		o, err := readOffer(m.offer)
+		if err == nil {
+			m.listen = o.Endpoints[0]
+			return nil
+		}
+		if !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		select {
+		case <-m.agent.done:
+			return fmt.Errorf("the agent has ended: %s", m.agent.lastWords())
+		default:
+		}
+		if !wait(ctx, 5*time.Millisecond) {
+			return fmt.Errorf("no offer: %w: %s", context.Cause(ctx), m.agent.lastWords())
+		}
+	}
+}
+
+func readOffer(path string) (agent.Offer, error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return agent.Offer{}, err
+	}
+	return agent.ParseOffer(text)
+}
+
+// status asks the agent.
+func (m *market) status(ctx context.Context) (s seller.Status, err error) {
+	err = m.ctl.Get(ctx, "status", &s)
+	return s, err
+}
+
+type agentSettings struct {
+	Config  string `json:"config"`
+	Profile string `json:"profile"`
+}
+
+// agentRole is x402-agent run, as far as that matters here.
+func agentRole(c console) error {
+	var s agentSettings
+	if err := c.dec.Decode(&s); err != nil {
+		return err
+	}
+	cfg, err := seller.LoadConfig(s.Config)
+	if err != nil {
+		return err
+	}
+	debug.SetGCPercent(50)
+	return profiled(s.Profile, func() error {
+		return c.serve(func(ctx context.Context) error { return seller.Run(ctx, cfg) })
+	})
+}
+
+// buyerSettings are those of x402 connect that matter here.
+type buyerSettings struct {
+	Key      string `json:"key"`
+	Store    string `json:"store"`
+	Offer    string `json:"offer"`    // path
+	Endpoint string `json:"endpoint"` // instead of the offer's
+	Keep     bool   `json:"keep"`
+	Profile  string `json:"profile"`
+}
+
+// buy starts a buyer and returns the address of its SOCKS5 proxy. With keep it
+// leaves its deposit in the channel at the end, for the next buyer.
+func (m *market) buy(ctx context.Context, endpoint string, keep bool) (*process, string, error) {
+	p, err := m.b.startRole(ctx, buyerSide, "buyer", buyerSettings{
+		Key: hex.EncodeToString(m.key.Bytes()), Store: m.store, Offer: m.offer,
+		Endpoint: endpoint, Keep: keep, Profile: m.b.profile("ours-buyer"),
+	})
+	if err != nil {
+		return nil, "", err
+	}
+	var ready bareReady
+	err = p.answer(ctx, &ready, answerTime)
+	return p, ready.Addr, err
+}
+
+// buyerRole answers with a bareReady when its proxy listens, and at the end
+// with the buyer.Result.
+func buyerRole(c console) error {
+	var s buyerSettings
+	if err := c.dec.Decode(&s); err != nil {
+		return err
+	}
+	cfg := buyer.Config{
+		Budget: funds / 4, Deposit: funds / 4, MaxPrice: 2 * perGB, Keep: s.Keep,
+		Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
+	}
+	secret, err := hex.DecodeString(s.Key)
+	if err != nil {
+		return err
+	}
+	if cfg.Key, err = channel.ParseKey(secret); err != nil {
+		return err
+	}
+	if cfg.Offer, err = readOffer(s.Offer); err != nil {
+		return err
+	}
+	if s.Endpoint != "" {
+		cfg.Offer.Endpoints = []string{s.Endpoint}
+	}
+	store, err := bolt.Open(s.Store)
+	if err != nil {
+		return err
+	}
+	defer store.Close()
+	cfg.Store = store
+	if cfg.SOCKS, err = net.Listen("tcp", "127.0.0.1:0"); err != nil {
+		return err
+	}
+	if err := c.enc.Encode(bareReady{cfg.SOCKS.Addr().String()}); err != nil {
+		return err
+	}
+	return profiled(s.Profile, func() error {
+		return c.serve(func(ctx context.Context) error {
+			r, err := buyer.Run(ctx, cfg)
+			if err != nil {
+				return err
+			}
+			return c.enc.Encode(r)
+		})
+	})
+}
