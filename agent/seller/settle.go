@@ -26,6 +26,7 @@ type settleResult struct {
 const (
 	settleTimeout = 60 * time.Second
 	closeTimeout  = 45 * time.Second
+	ledgerTime    = 8 * time.Second // for one look at a channel; a buyer waits for it
 	retryMin      = 5 * time.Second
 	retryMax      = 10 * time.Minute
 	watchEvery    = time.Hour // for withdrawals that payers begin
@@ -188,6 +189,8 @@ func (s *Seller) payOut(ctx context.Context) error {
 
 // observe reads a channel from the ledger into its state.
 func (s *Seller) observe(ctx context.Context, id channel.ID) (channel.State, error) {
+	ctx, cancel := context.WithTimeout(ctx, ledgerTime)
+	defer cancel()
 	info, err := s.fac.Channel(ctx, s.cfg.Payment.Network, id)
 	if err != nil {
 		return channel.State{}, err
