@@ -20,6 +20,7 @@ const (
 	perGB       = 4_000_000 // price of a gigabyte, in atomic units
 	gb          = 1_000_000_000
 	carrier     = "Demo Mobile"
+	imsi        = "001010123456789" // of the test network
 	maxPriceUSD = "5.00"
 )
 
@@ -61,7 +62,7 @@ func (d *demo) startFacilitator(ctx context.Context) error {
 
 func (d *demo) startModem(ctx context.Context) error {
 	p, err := d.progs.start("modem", d.command("x402"), "modemsim", "--profile", "quectel",
-		"--operator", carrier, "--link", d.path("tty"))
+		"--imsi", imsi, "--operator", carrier, "--link", d.path("tty"))
 	if err != nil {
 		return err
 	}
