@@ -219,6 +219,10 @@ func (p *programs) call(ctx context.Context, argv ...string) ([]byte, error) {
 	return out.Bytes(), nil
 }
 
+// ownGroup keeps the terminal's Ctrl-C from the process: the demo hears it and
+// ends all of them.
+func ownGroup(c *exec.Cmd) { c.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} }
+
 // A prefixed writer puts a name before each line. Its owner is one process's
 // output; w gets a line at a time.
 type prefixed struct {
