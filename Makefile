@@ -23,6 +23,8 @@ BYTES ?= 50MB
 FUZZTIME ?= 1m
 CHECK_FUZZTIME ?= 2s
 REPEATS ?= 20
+# Flags of scripts/bench.
+BENCH ?=
 # How often the crash test kills each process.
 export X402_KILLS ?= 10
 
@@ -73,8 +75,8 @@ check: ## the gate: format, vet, lint, tidy, rules, race tests, short fuzzing, c
 	@$(STEP) cross $(MAKE) --no-print-directory cross
 
 .PHONY: bench
-bench: build ## throughput and CPU per GB beside a bare QUIC relay, metering, vouchers
-	@$(GO) run ./scripts/bench
+bench: ## throughput and CPU per GB beside a bare QUIC relay, memory, latency (BENCH=--help)
+	@$(GO) run ./scripts/bench $(BENCH)
 
 .PHONY: fuzz
 fuzz: ## run every fuzz target for FUZZTIME (1m)

@@ -149,7 +149,7 @@ func TestJudge(t *testing.T) {
 		Transfers: []Transfer{{Direction: "down", Way: wayOurs, Ratio: 0.99, BuyerCPU: 4, AgentCPU: 4.1}, {Direction: "down", Way: wayBare, Ratio: 1}},
 		Serving:   &Flash{Mbits: 50, SyncsMinute: 60, BytesMinute: 50_000},
 		Latencies: []Latency{{wayOurs, 41.5, 86}, {wayBare, 41, 84}},
-		Memory:    []Memory{{0, 14}, {48, 18.1}, {7, 1000}},
+		Memory:    []Memory{{MiB: 14}, {Flows: 48, MiB: 18.1}, {Flows: 7, MiB: 1000}},
 		Micro:     &Micro{PacketNanos: 5.1, VoucherMicros: 150},
 	}
 	r.judge()

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"sync"
 	"time"
 
@@ -14,10 +15,10 @@ import (
 
 // A job is something for the load to do.
 type job struct {
-	Op     string        `json:"op"`     // down, up or first
+	Op     string        `json:"op"`     // down, up, busy or first
 	Dial   string        `json:"dial"`   // the address to connect to: the target's, or a forward to it
 	SOCKS  string        `json:"socks"`  // the proxy to use; "": none
-	Lasts  time.Duration `json:"lasts"`  // of down and up
+	Lasts  time.Duration `json:"lasts"`  // of all but first
 	Rate   uint64        `json:"rate"`   // of down, in bytes a second; 0: as many as go
 	Flows  int           `json:"flows"`  // at once; 0: 1
 	Repeat int           `json:"repeat"` // of first; 0: 1
@@ -28,6 +29,7 @@ type yield struct {
 	Error string          `json:"error,omitempty"`
 	Bytes uint64          `json:"bytes"`
 	Took  time.Duration   `json:"took"`  // the longest of the flows
+	Moved int             `json:"moved"` // flows with bytes
 	First []time.Duration `json:"first"` // of each repetition
 	At    time.Time       `json:"at"`    // when it ended
 }
@@ -93,6 +95,9 @@ func (j job) do() (yield, error) {
 	for _, p := range parts {
 		y.Bytes += p.bytes
 		y.Took = max(y.Took, p.took)
+		if p.bytes > 0 {
+			y.Moved++
+		}
 		if p.err != nil {
 			failed = append(failed, p.err)
 		}
@@ -146,6 +151,8 @@ func (j job) one() (bytes uint64, took time.Duration, err error) {
 		bytes, err = down(conn, wish{opDown, j.Lasts, j.Rate})
 	case "up":
 		bytes, err = up(conn, j.Lasts)
+	case "busy":
+		bytes, err = busy(conn, j.Lasts)
 	default:
 		err = fmt.Errorf("unknown job %q", j.Op)
 	}
@@ -158,6 +165,19 @@ func down(conn net.Conn, w wish) (uint64, error) {
 	}
 	n, err := io.CopyBuffer(io.Discard, struct{ io.Reader }{conn}, make([]byte, chunk))
 	return uint64(n), err
+}
+
+// busy downloads until its time is over, and leaves the rest: what waits in a
+// thousand sockets would take long.
+func busy(conn net.Conn, lasts time.Duration) (uint64, error) {
+	if err := conn.SetReadDeadline(time.Now().Add(lasts)); err != nil {
+		return 0, err
+	}
+	n, err := down(conn, wish{op: opDown, lasts: 2 * lasts})
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		err = nil
+	}
+	return n, err
 }
 
 func up(conn net.Conn, lasts time.Duration) (uint64, error) {

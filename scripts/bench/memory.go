@@ -18,26 +18,29 @@ const (
 )
 
 // memory measures the agent's RSS: idle, and the highest while flows download
-// all at once.
+// all at once. Each count of flows has an agent of its own.
 func (b *bench) memory(ctx context.Context) error {
 	program, arch, err := b.routerAgent(ctx)
 	if err != nil {
 		return err
 	}
+	b.report.MemoryArch = arch
+	b.report.Memory = make([]Memory, 1+len(b.flows))
 	samples := make([][]float64, 1+len(b.flows))
 	for round := range b.rounds {
-		for i := range samples {
-			mib, err := b.busyAgent(ctx, fmt.Sprintf("memory-%d-%d", round, i), program, append([]int{0}, b.flows...)[i])
+		for i, flows := range append([]int{0}, b.flows...) {
+			mib, moved, err := b.busyAgent(ctx, fmt.Sprintf("memory-%d-%d", round, i), program, flows)
 			if err != nil {
 				return err
 			}
 			samples[i] = append(samples[i], mib)
+			x := &b.report.Memory[i]
+			if round == 0 || moved < x.Moved {
+				x.Moved = moved
+			}
+			x.Flows, x.MiB = flows, median(samples[i])
 			b.endAll()
 		}
-	}
-	b.report.MemoryArch = arch
-	for i, flows := range append([]int{0}, b.flows...) {
-		b.report.Memory = append(b.report.Memory, Memory{Flows: flows, MiB: median(samples[i])})
 	}
 	return nil
 }
@@ -59,54 +62,55 @@ func (b *bench) routerAgent(ctx context.Context) (program, arch string, err erro
 }
 
 // busyAgent starts an agent and returns its highest RSS while flows download,
-// in MiB; of no flows, what it has when it is idle.
-func (b *bench) busyAgent(ctx context.Context, name, program string, flows int) (float64, error) {
+// in MiB, and how many of them got something; of no flows, the RSS when it is
+// idle.
+func (b *bench) busyAgent(ctx context.Context, name, program string, flows int) (mib float64, moved int, err error) {
 	m, err := b.openMarket(ctx, name, program)
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	if flows == 0 {
 		if !wait(ctx, min(idleTime, b.length)) {
-			return 0, context.Cause(ctx)
+			return 0, 0, context.Cause(ctx)
 		}
 		n, err := m.agent.rss()
-		return mebibytes(n), err
+		return mebibytes(n), 0, err
 	}
 	_, socks, err := m.buy(ctx, "", false)
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	loader, err := b.startRole(ctx, buyerSide, "load", struct{}{})
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
-	if err := loader.tell(job{Op: "down", Dial: m.ready.Target, SOCKS: socks, Lasts: b.length, Flows: flows}); err != nil {
-		return 0, err
-	}
-	return m.highest(ctx, loader)
+	most, y, err := m.highest(ctx, loader, job{Op: "busy", Dial: m.ready.Target, SOCKS: socks, Lasts: b.length, Flows: flows})
+	return mebibytes(most), y.Moved, err
 }
 
-// highest samples the agent's RSS until the load answers.
-func (m *market) highest(ctx context.Context, loader *process) (float64, error) {
-	var y yield
-	answered := make(chan error, 1)
-	loader.wg.Go(func() { answered <- loader.answer(ctx, &y, m.b.length+answerTime) })
+// highest samples the agent's RSS while the load does j.
+func (m *market) highest(ctx context.Context, loader *process, j job) (most int64, y yield, err error) {
+	type answer struct {
+		yield
+		err error
+	}
+	answered := make(chan answer, 1)
+	loader.wg.Go(func() {
+		y, err := doJob(ctx, loader, j)
+		answered <- answer{y, err}
+	})
 	tick := time.NewTicker(sampleEvery)
 	defer tick.Stop()
-	var most int64
 	for {
 		select {
 		case <-tick.C:
 			n, err := m.agent.rss()
 			if err != nil {
-				return 0, err // endAll ends the load, and so the answer
+				return 0, y, err // endAll ends the load, and so the answer
 			}
 			most = max(most, n)
-		case err := <-answered:
-			if err == nil && y.Error != "" {
-				err = fmt.Errorf("%s: %s", m.agent.name, y.Error)
-			}
-			return mebibytes(most), err
+		case a := <-answered:
+			return most, a.yield, a.err
 		}
 	}
 }

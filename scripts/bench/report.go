@@ -84,6 +84,7 @@ type Latency struct {
 // Memory is the agent's RSS in MiB.
 type Memory struct {
 	Flows int     `json:"flows"` // downloading; 0: idle
+	Moved int     `json:"moved"` // of them, those that got something, in the worst round
 	MiB   float64 `json:"mib"`
 }
 

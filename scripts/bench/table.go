@@ -58,9 +58,9 @@ func (r *Report) restTable(out *strings.Builder) {
 		}
 	}
 	if len(r.Memory) > 0 {
-		fmt.Fprintf(w, "\nagent's RSS (%s)\tMiB\t\n", r.MemoryArch)
+		fmt.Fprintf(w, "\nagent's RSS (%s)\tMiB\tflows that moved\t\n", r.MemoryArch)
 		for _, m := range r.Memory {
-			fmt.Fprintf(w, "%s\t%.1f\t\n", m.name(), m.MiB)
+			fmt.Fprintf(w, "%s\t%.1f\t%d\t\n", m.name(), m.MiB, m.Moved)
 		}
 	}
 	if r.Serving != nil || r.FullSpeed != nil {
