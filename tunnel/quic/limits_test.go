@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"runtime"
 	"sync"
 	"testing"
 	"time"
@@ -315,4 +316,43 @@ func TestChangedAddress(t *testing.T) {
 		f.Close()
 		p.settled(t)
 	})
+}
+
+// TestIdleFlowsAreSmall has a thousand flows idle after a burst: what both ends
+// together hold for each is far below a buffer of the burst's.
+func TestIdleFlowsAreSmall(t *testing.T) {
+	const flows, burst = 1000, 200_000
+	o := options{delay: time.Millisecond, streams: flows + 8, config: tunnel.Config{MaxFlows: flows}}
+	simulated(t, o, func(t *testing.T, p *pair) {
+		p.net.HandleTCP("burst.test:80", func(c *tunneltest.Conn) {
+			c.Write(make([]byte, burst))
+			hold(c)
+		})
+		before := heap()
+		var open []*tunnel.Flow
+		for range flows {
+			f := dial(t, p, "burst.test")
+			if _, err := io.CopyN(io.Discard, f, burst); err != nil {
+				t.Fatal(err)
+			}
+			open = append(open, f)
+		}
+		pass(time.Second)
+		each := (heap() - before) / flows
+		if each > 64<<10 {
+			t.Errorf("%d bytes for each idle flow", each)
+		}
+		for _, f := range open {
+			f.Close()
+		}
+		p.settled(t)
+	})
+}
+
+func heap() int64 {
+	var m runtime.MemStats
+	runtime.GC()
+	runtime.GC() // pools are emptied by the second
+	runtime.ReadMemStats(&m)
+	return int64(m.HeapAlloc)
 }

@@ -26,6 +26,8 @@ type options struct {
 	limit  uint64        // the agent's credit in bytes; zero: plenty
 	config tunnel.Config // of the session; its Dialer is net unless set
 	frozen bool          // the agent never reads the control stream
+
+	streams int // the agent's; zero: the default
 }
 
 const plenty = 1 << 40
@@ -73,7 +75,7 @@ func connect(t testing.TB, server, client net.PacketConn, o options) *pair {
 		o.config.Dialer = &p.net
 	}
 	key, hash := newKey(t)
-	ln, err := quic.Listen(quic.ListenConfig{Conn: server, Key: key})
+	ln, err := quic.Listen(quic.ListenConfig{Conn: server, Key: key, MaxStreams: o.streams})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -29,6 +30,7 @@ type plan struct {
 	deaf       bool // the target never reads
 	upPause    time.Duration
 	downPause  time.Duration // of the buyer's reader
+	pace       time.Duration // between packets
 	seed       uint64
 }
 
@@ -47,13 +49,14 @@ func newPlan(r *rand.Rand) plan {
 			return r.IntN(2_000)
 		}
 	}
-	pause := func() time.Duration {
+	rest := func() time.Duration {
 		return time.Duration(max(0, r.IntN(4)-2)) * time.Duration(r.IntN(3000)) * time.Millisecond
 	}
 	one := func(in int) bool { return r.IntN(in) == 0 }
 	p := plan{
 		udp: one(5), up: size(), down: size(), buyerTakes: never, agentTakes: never,
-		halfClose: one(2), reset: one(8), deaf: one(16), upPause: pause(), downPause: pause(), seed: r.Uint64(),
+		halfClose: one(2), reset: one(8), deaf: one(16), upPause: rest(), downPause: rest(),
+		pace: time.Millisecond, seed: r.Uint64(),
 	}
 	if one(5) {
 		p.buyerTakes = r.IntN(p.down + 1)
@@ -106,7 +109,7 @@ func (p plan) target(c target) {
 
 // transfer copies up to limit bytes and pauses once on the way. It returns
 // what it copied.
-func transfer(dst io.Writer, src io.Reader, limit int, pause time.Duration) int {
+func transfer(dst io.Writer, src io.Reader, limit int, wait time.Duration) int {
 	total := 0
 	buf := make([]byte, 10_000)
 	for total < limit {
@@ -116,10 +119,8 @@ func transfer(dst io.Writer, src io.Reader, limit int, pause time.Duration) int 
 		if err != nil {
 			break
 		}
-		if pause > 0 {
-			pass(pause)
-			pause = 0
-		}
+		pause(wait)
+		wait = 0
 	}
 	return total
 }
@@ -163,7 +164,7 @@ func (p plan) packetTarget(c net.Conn) {
 		if _, err := c.Write(make([]byte, packetSize(r))); err != nil {
 			break
 		}
-		pass(time.Millisecond)
+		pause(p.pace)
 	}
 	wg.Wait()
 }
@@ -185,7 +186,7 @@ func (p plan) packetBuyer(f *tunnel.PacketFlow) {
 			if _, err := f.Write(make([]byte, packetSize(r))); err != nil {
 				return
 			}
-			pass(time.Millisecond)
+			pause(p.pace)
 		}
 	})
 	b := make([]byte, 1<<16)
@@ -196,6 +197,14 @@ func (p plan) packetBuyer(f *tunnel.PacketFlow) {
 		}
 	}
 	wg.Wait()
+}
+
+// pause lets simulated time pass, and does nothing for zero, as plans on a real
+// network have it.
+func pause(d time.Duration) {
+	if d > 0 {
+		pass(d)
+	}
 }
 
 // seed is a new one for each run, or X402_SEED.
@@ -239,6 +248,101 @@ func TestRandomFlows(t *testing.T) {
 	})
 }
 
+// TestRandomFlowsOnLoopback does the same over real sockets.
+func TestRandomFlowsOnLoopback(t *testing.T) {
+	const flows, atOnce = 150, 20
+	n := seed(t)
+	r := rand.New(rand.NewPCG(n, 0))
+	plans := make([]plan, flows)
+	for i := range plans {
+		plans[i] = newPlan(r)
+		plans[i].upPause, plans[i].downPause, plans[i].pace = 0, 0, 0
+	}
+	sockets := &loopback{plans: plans}
+	defer sockets.wg.Wait()
+	meters := &counting{Dialer: sockets}
+	real(t, options{config: tunnel.Config{Dialer: meters}}, func(p *pair) {
+		p.run(t, plans, atOnce)
+		meters.check(t, p)
+	})
+}
+
+// A loopback dialer plays the target of plan n at every address n.test.
+type loopback struct {
+	plans []plan
+	wg    sync.WaitGroup
+}
+
+func (d *loopback) plan(host string) (plan, error) {
+	n, err := strconv.Atoi(strings.TrimSuffix(host, ".test"))
+	if err != nil {
+		return plan{}, err
+	}
+	return d.plans[n], nil
+}
+
+func (d *loopback) DialTCP(ctx context.Context, host string, _ uint16) (net.Conn, error) {
+	p, err := d.plan(host)
+	if err != nil {
+		return nil, err
+	}
+	ln, err := net.ListenTCP("tcp4", &net.TCPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		return nil, err
+	}
+	defer ln.Close()
+	var dialer net.Dialer
+	near, err := dialer.DialContext(ctx, "tcp4", ln.Addr().String())
+	if err != nil {
+		return nil, err
+	}
+	far, err := ln.AcceptTCP()
+	if err != nil {
+		return nil, errors.Join(err, near.Close())
+	}
+	d.wg.Go(func() {
+		defer far.Close()
+		p.target(far)
+	})
+	return near, nil
+}
+
+func (d *loopback) DialUDP(ctx context.Context, host string, _ uint16) (net.Conn, error) {
+	p, err := d.plan(host)
+	if err != nil {
+		return nil, err
+	}
+	far, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		return nil, err
+	}
+	var dialer net.Dialer
+	near, err := dialer.DialContext(ctx, "udp4", far.LocalAddr().String())
+	if err != nil {
+		return nil, errors.Join(err, far.Close())
+	}
+	d.wg.Go(func() {
+		defer far.Close()
+		p.packetTarget(&packetPeer{far, near.LocalAddr()})
+	})
+	return near, nil
+}
+
+// A packetPeer writes to one address and ends when nothing comes from it.
+type packetPeer struct {
+	*net.UDPConn
+	to net.Addr
+}
+
+func (c *packetPeer) Write(b []byte) (int, error) { return c.WriteTo(b, c.to) }
+
+func (c *packetPeer) Read(b []byte) (int, error) {
+	if err := c.SetReadDeadline(time.Now().Add(time.Second)); err != nil {
+		return 0, err
+	}
+	return c.UDPConn.Read(b)
+}
+
 // run plays the buyer's side of all plans, then drains.
 func (p *pair) run(t testing.TB, plans []plan, atOnce int) {
 	var next, read atomic.Int64
@@ -277,81 +381,4 @@ func (p *pair) run(t testing.TB, plans []plan, atOnce int) {
 	if got.DownTCP == 0 || got.DownUDP == 0 || got.UpUDP == 0 || got.UpTCP == 0 {
 		t.Errorf("nothing was counted: %+v", got)
 	}
-}
-
-// A counting dialer knows what really passed at the targets.
-type counting struct {
-	tunnel.Dialer
-	wroteTCP, readTCP, wroteUDP, readUDP atomic.Uint64
-}
-
-func (d *counting) DialTCP(ctx context.Context, host string, port uint16) (net.Conn, error) {
-	c, err := d.Dialer.DialTCP(ctx, host, port)
-	if err != nil {
-		return nil, err
-	}
-	t, ok := c.(target)
-	if !ok {
-		return nil, errors.New("not like TCP")
-	}
-	return &countedTCP{t, d}, nil
-}
-
-func (d *counting) DialUDP(ctx context.Context, host string, port uint16) (net.Conn, error) {
-	c, err := d.Dialer.DialUDP(ctx, host, port)
-	if err != nil {
-		return nil, err
-	}
-	return &countedUDP{c, d}, nil
-}
-
-// check holds the agent's count against what passed: uploads were written to
-// targets to the byte, downloads were read from them.
-func (d *counting) check(t testing.TB, p *pair) {
-	t.Helper()
-	a := p.agent.Totals()
-	if a.UpTCP != d.wroteTCP.Load() || a.UpUDP != d.wroteUDP.Load() {
-		t.Errorf("targets took %d and %d, the agent counts %+v", d.wroteTCP.Load(), d.wroteUDP.Load(), a)
-	}
-	if a.DownTCP > d.readTCP.Load() || a.DownUDP > d.readUDP.Load() {
-		t.Errorf("targets gave %d and %d, the agent counts %+v", d.readTCP.Load(), d.readUDP.Load(), a)
-	}
-}
-
-type countedTCP struct {
-	target
-	d *counting
-}
-
-func (c *countedTCP) Read(b []byte) (int, error) {
-	n, err := c.target.Read(b)
-	c.d.readTCP.Add(uint64(n))
-	return n, err
-}
-
-func (c *countedTCP) Write(b []byte) (int, error) {
-	n, err := c.target.Write(b)
-	c.d.wroteTCP.Add(uint64(n))
-	return n, err
-}
-
-type countedUDP struct {
-	net.Conn
-	d *counting
-}
-
-func (c *countedUDP) Read(b []byte) (int, error) {
-	n, err := c.Conn.Read(b)
-	if err == nil {
-		c.d.readUDP.Add(uint64(n + tunnel.PacketOverhead))
-	}
-	return n, err
-}
-
-func (c *countedUDP) Write(b []byte) (int, error) {
-	n, err := c.Conn.Write(b)
-	if err == nil {
-		c.d.wroteUDP.Add(uint64(n + tunnel.PacketOverhead))
-	}
-	return n, err
 }

@@ -109,8 +109,11 @@ func TestTargetReset(t *testing.T) {
 		if _, err := f.Write([]byte("x")); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := f.Read(make([]byte, 1)); err == nil || err == io.EOF {
+		if _, err := f.Read(make([]byte, 1)); err != tunnel.ErrBroken || !errors.Is(err, syscall.ECONNRESET) {
 			t.Errorf("a reset reads as %v", err)
+		}
+		if _, err := f.Write([]byte("x")); err != tunnel.ErrBroken {
+			t.Errorf("and writes as %v", err)
 		}
 		f.Close()
 		p.settled(t)

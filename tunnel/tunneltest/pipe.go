@@ -87,7 +87,9 @@ func (c *Conn) Read(p []byte) (n int, err error) {
 	err = h.await(0, func() (bool, error) {
 		if len(h.buf) > 0 {
 			n = copy(p, h.buf)
-			h.buf = h.buf[n:]
+			if h.buf = h.buf[n:]; len(h.buf) == 0 {
+				h.buf = nil // an idle one holds no memory, which tests measure
+			}
 			return true, nil
 		}
 		return false, h.err
