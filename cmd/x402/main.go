@@ -53,7 +53,7 @@ func execute(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if err == nil {
 		return exitOK
 	}
-	fmt.Fprintln(stderr, "x402:", strings.ReplaceAll(err.Error(), "\n", "; "))
+	fmt.Fprintln(stderr, "x402:", printable(strings.ReplaceAll(err.Error(), "\n", "; ")))
 	if h := hint(err); h != "" {
 		fmt.Fprintln(stderr, "hint:", h)
 	}

@@ -6,7 +6,6 @@ import (
 	"crypto/cipher"
 	"crypto/pbkdf2"
 	"crypto/sha256"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -40,6 +39,7 @@ type market struct {
 	cfg      seller.Config
 	wallet   *channel.Key
 	agentLog *os.File
+	socket   net.PacketConn // the agent's, kept while it is stopped so that nobody takes the port
 	stop     context.CancelFunc
 	running  sync.WaitGroup
 	ended    error // of the agent
@@ -71,12 +71,11 @@ func newMarket(dir string) (*market, error) {
 	if m.agentLog, err = os.Create(filepath.Join(dir, "agent.log")); err != nil {
 		return nil, err
 	}
-	socket, err := net.ListenPacket("udp", "127.0.0.1:0")
-	if err != nil {
+	if m.socket, err = net.ListenPacket("udp", "127.0.0.1:0"); err != nil {
 		return nil, err
 	}
 	m.cfg = seller.Config{
-		StateDir: filepath.Join(dir, "agent"), Listen: socket.LocalAddr().String(), Price: agent.Price{Up: 4_000_000, Down: 4_000_000},
+		StateDir: filepath.Join(dir, "agent"), Listen: m.socket.LocalAddr().String(), Socket: m.socket, Price: agent.Price{Up: 4_000_000, Down: 4_000_000},
 		Payment: agent.Payment{
 			Network: params.Network(), Facilitator: m.fac.URL, Asset: params.Token,
 			AssetName: params.Name, AssetVersion: params.Version, PayTo: channel.Address{0xaa},
@@ -84,7 +83,8 @@ func newMarket(dir string) (*market, error) {
 		Policy: seller.PolicyConfig{AllowNetworks: []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8")}},
 		Logger: slog.New(slog.NewTextHandler(m.agentLog, nil)),
 	}
-	return m, errors.Join(socket.Close(), m.startAgent())
+	m.startAgent()
+	return m, nil
 }
 
 // serveBytes answers /N with N bytes, and says how much was uploaded.
@@ -104,21 +104,10 @@ func serveBytes(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// startAgent starts the agent and returns when its port is bound.
-func (m *market) startAgent() error {
-	socket, err := net.ListenPacket("udp", m.cfg.Listen)
-	if err != nil {
-		return err
-	}
-	cfg := m.cfg
-	cfg.Socket = socket
+func (m *market) startAgent() {
 	ctx, stop := context.WithCancel(context.Background())
 	m.stop = stop
-	m.running.Go(func() {
-		err := seller.Run(ctx, cfg)
-		m.ended = errors.Join(err, socket.Close())
-	})
-	return nil
+	m.running.Go(func() { m.ended = seller.Run(ctx, m.cfg) })
 }
 
 func (m *market) stopAgent() error {
@@ -132,6 +121,7 @@ func (m *market) close() {
 	m.running.Wait()
 	m.fac.Close()
 	m.site.Close()
+	m.socket.Close()
 	m.agentLog.Close()
 }
 

@@ -186,8 +186,8 @@ func walletFund(ctx context.Context, args []string, stdout, _ io.Writer) error {
 	if *url == "" {
 		return printRows(stdout, [][2]string{
 			{"address", w.Address().String()},
-			{"how", "pay to this address on the network that the agent's offer names: x402 connect prints it,"},
-			{"", "and x402 wallet fund --facilitator URL says what its operator settles on"},
+			{"how", "pay to this address on the network that the agent's offer names:"},
+			{"", "x402 connect prints it, and x402 wallet fund --facilitator URL"},
 		})
 	}
 	fac, err := facilitator.New(facilitator.Config{URL: *url})
@@ -234,11 +234,12 @@ func fundHow(ctx context.Context, fac *facilitator.Client, url string, a channel
 			return err
 		}
 		rows = append(rows,
-			[2]string{"network", fmt.Sprintf("%s, asset %s %s", network, token.Address, printable(token.Name))},
+			[2]string{"network", fmt.Sprintf("%s, %q %s", network, token.Name, token.Address)},
 			[2]string{"account", info.Balance.USD() + " USD"})
 	}
 	rows = append(rows,
-		[2]string{"how", "pay this asset to the address. On a ledger of the facilitator's own its operator takes your money"},
-		[2]string{"", "and then gives you credit: x402-facilitator issue --to " + a.String() + " --amount USD"})
+		[2]string{"how", "pay this asset to the address; a ledger of the facilitator's own has"},
+		[2]string{"", "its operator take your money and then give you credit, by"},
+		[2]string{"", "x402-facilitator issue --to " + a.String() + " --amount USD"})
 	return printRows(stdout, rows)
 }
