@@ -42,15 +42,15 @@ func TestHelp(t *testing.T) {
 				t.Errorf("%s: no %q", name, section)
 			}
 		}
-		var source string
+		var source strings.Builder
 		for _, f := range files {
 			b, err := os.ReadFile(f)
 			if err != nil {
 				t.Fatal(err)
 			}
-			source += string(b)
+			source.WriteString(string(b))
 		}
-		for _, f := range defined.FindAllStringSubmatch(source, -1) {
+		for _, f := range defined.FindAllStringSubmatch(source.String(), -1) {
 			if !strings.Contains(help, "\n    --"+f[1]+" ") {
 				t.Errorf("%s: --%s is not explained", name, f[1])
 			}
@@ -59,7 +59,7 @@ func TestHelp(t *testing.T) {
 			continue
 		}
 		for _, f := range explained.FindAllStringSubmatch(help, -1) {
-			if !strings.Contains(source, `"`+f[1]+`"`) && !strings.Contains(everywhere, f[1]) {
+			if !strings.Contains(source.String(), `"`+f[1]+`"`) && !strings.Contains(everywhere, f[1]) {
 				t.Errorf("%s: --%s is explained and does not exist", name, f[1])
 			}
 		}
