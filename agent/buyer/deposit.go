@@ -83,9 +83,11 @@ func (b *Buyer) deposit(ctx context.Context, amount channel.Amount) error {
 	if _, err := rand.Read(salt[:]); err != nil {
 		return err
 	}
+	// Its voucher pays nothing new and covers what was claimed, also since the
+	// ledger was last asked: that is what the agent holds a voucher for.
 	d := x402.DepositRequest{
 		Domain: b.domain, Token: b.token, Config: b.cfg.Offer.Channel(b.cfg.Key.Address()), Amount: amount,
-		Voucher:     b.domain.SignVoucher(b.cfg.Key, b.id, state.Claimed), // pays nothing new
+		Voucher:     b.domain.SignVoucher(b.cfg.Key, b.id, max(state.Claimed, min(state.Max, state.Balance+amount))),
 		ValidBefore: uint64(time.Now().Add(authorizationLife).Unix()), Salt: salt,
 	}.Sign(b.cfg.Key)
 	// The same signed deposit is sent again while nobody says what came of it:
