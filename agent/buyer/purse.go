@@ -38,9 +38,9 @@ func (p *purse) update(counted meter.Reading) {
 func (p *purse) overcounted() bool { return p.agent.Received() > p.counted.Up() }
 
 // pay is the amount that the next voucher should be for, or zero when none is
-// due: never more than is owed by the own counts, the budget or the deposit.
-// Unless now, vouchers wait for half of the credit.
-func (p *purse) pay(now bool) (channel.Amount, error) {
+// due: never more than is owed by the own counts and paid in advance, the budget
+// or the deposit. Unless now, vouchers wait for half of the credit.
+func (p *purse) pay(now, wanting bool) (channel.Amount, error) {
 	if !p.known {
 		return 0, nil
 	}
@@ -48,11 +48,32 @@ func (p *purse) pay(now bool) (channel.Amount, error) {
 	if err != nil {
 		return 0, err
 	}
+	ahead := p.advance(wanting)
+	if owed, err = owed.Add(ahead); err != nil {
+		return 0, err
+	}
 	amount := min(owed, p.most, p.balance)
-	if amount <= p.signed || !now && amount-p.signed < p.credit/2 {
+	if amount <= p.signed || !now && amount-p.signed < max(p.credit, ahead)/2 {
 		return 0, nil
 	}
 	return amount, nil
+}
+
+// advance is what to pay before it is owed, for flows that want more: nothing
+// while the agent gives credit. One that gives none, because of what this buyer
+// lost when it crashed or was cut off, or because it has given too much to
+// others, is trusted with as much as it would give otherwise.
+func (p *purse) advance(wanting bool) channel.Amount {
+	if p.credit > 0 || !wanting {
+		return 0
+	}
+	return mostCredit(p.tally.Price, p.signed)
+}
+
+// mostCredit is what one side may at most be trusted with at a price by one
+// who has signed so much.
+func mostCredit(p agent.Price, signed channel.Amount) channel.Amount {
+	return agent.CreditPolicy{}.WithDefaults().Credit(p, signed, ^uint64(0))
 }
 
 // spent reports whether the budget is used up, but for a margin that the
@@ -127,7 +148,7 @@ func (m memory) check(t agent.Terms, offered agent.Price, signed channel.Amount,
 		return err
 	}
 	if !own.Ended && own.Session > 0 {
-		bound, err = bound.Add(agent.CreditPolicy{}.WithDefaults().Credit(own.Price, signed, ^uint64(0)))
+		bound, err = bound.Add(mostCredit(own.Price, signed))
 		if err != nil {
 			return err
 		}

@@ -322,7 +322,7 @@ func (x *session) overcount(now time.Time) error {
 // pay signs and sends what is due, and sends again what was not answered.
 func (x *session) pay(now time.Time, all bool) error {
 	p := &x.purse
-	amount, err := p.pay(all)
+	amount, err := p.pay(all, x.client.Flows() > 0)
 	if err != nil {
 		return &overError{err}
 	}

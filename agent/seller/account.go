@@ -56,6 +56,24 @@ func (a *account) credit() channel.Amount {
 	return min(c, a.total-a.others)
 }
 
+// held is how much of what earlier sessions lost counts against this one: what
+// is over the rate that is forgiven.
+func (a *account) held() uint64 {
+	return a.tally.Lost - a.policy.Forgiven(a.tally.Lost, a.tally.Down)
+}
+
+// trust is what the buyer is told of the credit: what is left of it beside the
+// price of what is held against him. At zero he is served what he pays for in
+// advance.
+func (a *account) trust() channel.Amount {
+	price, err := agent.Tally{Price: a.tally.Price, Down: a.held()}.Owed()
+	credit := a.credit()
+	if err != nil || price >= credit {
+		return 0
+	}
+	return credit - price
+}
+
 // debt is what is owed and not paid.
 func (a *account) debt() (channel.Amount, error) {
 	owed, err := a.tally.Owed()
@@ -89,8 +107,7 @@ func (a *account) limit() uint64 {
 	limit := price.Limit(money - a.tally.Base)
 	lostPackets := satSub(a.counted.DownUDP, a.buyer.ReceivedUDP)
 	limit = satAdd(limit, satMul(down, a.policy.Forgiven(lostPackets, min(a.buyer.ReceivedUDP, a.counted.DownUDP))))
-	held := a.tally.Lost - a.policy.Forgiven(a.tally.Lost, a.tally.Down)
-	return satSub(limit, satMul(down, held))
+	return satSub(limit, satMul(down, a.held()))
 }
 
 // close ends the session's tally: what the buyer has not counted by now is

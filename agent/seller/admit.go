@@ -209,7 +209,7 @@ func (x *session) start() error {
 	terms, err := json.Marshal(agent.Terms{
 		Version: agent.ProtocolVersion, Session: t.Session, Price: t.Price,
 		Base: t.Base, BaseUp: t.BaseUp, BaseDown: t.BaseDown,
-		Balance: x.account.balance, Credit: x.account.credit(), Voucher: voucher,
+		Balance: x.account.balance, Credit: x.account.trust(), Voucher: voucher,
 	})
 	if err != nil {
 		return err

@@ -348,7 +348,7 @@ func (x *session) reading() (agent.Reading, error) {
 	return agent.Reading{
 		ReceivedTCP: c.UpTCP, ReceivedUDP: c.UpUDP, ReceivedPackets: c.UpPackets,
 		SentTCP: c.DownTCP, SentUDP: c.DownUDP, SentPackets: c.DownPackets,
-		Owed: owed, Paid: a.paid, Credit: a.credit(),
+		Owed: owed, Paid: a.paid, Credit: a.trust(),
 	}, err
 }
 
