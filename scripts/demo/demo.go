@@ -104,12 +104,17 @@ func (d *demo) prepare() error {
 	if c.Agent == "" {
 		c.Agent = filepath.Join(c.Bin, "x402-agent")
 	}
+	var err error
+	for _, path := range []*string{&c.Bin, &c.Agent} { // a name without a folder is not looked for in PATH
+		if *path, err = filepath.Abs(*path); err != nil {
+			return err
+		}
+	}
 	for _, path := range []string{d.command("x402"), d.command("x402-facilitator"), c.Agent} {
 		if _, err := os.Stat(path); err != nil {
 			return fmt.Errorf("%w: `make build` builds the commands", err)
 		}
 	}
-	var err error
 	if c.Keep == "" {
 		d.dir, err = os.MkdirTemp("", "x402-demo-")
 		return err

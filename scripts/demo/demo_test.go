@@ -68,12 +68,7 @@ func run(t *testing.T, c Config) Report {
 		t.Fatal(err)
 	}
 	var out, log bytes.Buffer
-	// Not t.TempDir, whose names are too long for the agent's socket.
-	dir, err := os.MkdirTemp("", "x402-demo-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer os.RemoveAll(dir)
+	dir := shortDir(t)
 	c.Keep, c.JSON, c.Out, c.Log = dir, true, &out, &log
 	if err := Run(t.Context(), c); err != nil {
 		t.Fatalf("%v\n%s%s", err, log.String(), out.String())
@@ -89,6 +84,17 @@ func run(t *testing.T, c Config) Report {
 		t.Errorf("more than one object is printed: %v", err)
 	}
 	return r
+}
+
+// shortDir is like t.TempDir, whose names are too long for the agent's socket.
+func shortDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "x402-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
 }
 
 // checkSecret looks for the IMSI in all files that the run left.
@@ -208,7 +214,7 @@ func TestDemoInterrupted(t *testing.T) {
 	}
 	for _, word := range []string{"facilitator", "is connected", "was killed"} {
 		t.Run(word, func(t *testing.T) {
-			t.Setenv("TMPDIR", t.TempDir())
+			t.Setenv("TMPDIR", shortDir(t))
 			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
 			log := &trigger{word: word, cancel: cancel}
@@ -230,8 +236,8 @@ func TestDemoFails(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Setenv("TMPDIR", t.TempDir())
 	agent := filepath.Join(t.TempDir(), "agent")
+	t.Setenv("TMPDIR", shortDir(t))
 	if err := os.WriteFile(agent, []byte("#!/bin/sh\necho no such luck >&2\nexit 3\n"), 0o700); err != nil {
 		t.Fatal(err)
 	}
