@@ -163,6 +163,9 @@ func (p *purchase) run(ctx context.Context) (err error) {
 	if err := p.announce(store); err != nil {
 		return err
 	}
+	if ctx.Err() != nil { // before it asks: in raw mode the next Ctrl-C is a key
+		return errInterrupted
+	}
 	key, err := p.openKey(p.wallet)
 	if err != nil {
 		return err

@@ -109,10 +109,7 @@ func askPassphrase(question string) (_ string, err error) {
 		return "", fmt.Errorf("passphrase: %w", err)
 	}
 	defer func() { err = errors.Join(err, term.Restore(fd, before)) }()
-	t := term.NewTerminal(struct {
-		io.Reader
-		io.Writer
-	}{os.Stdin, os.Stderr}, "")
+	t := term.NewTerminal(console{}, "")
 	passphrase, err := t.ReadPassword(question)
 	if errors.Is(err, io.EOF) { // Ctrl-C or Ctrl-D
 		fmt.Fprint(os.Stderr, "\r\n")
@@ -120,6 +117,13 @@ func askPassphrase(question string) (_ string, err error) {
 	}
 	return passphrase, err
 }
+
+// A console is the terminal. It reads a byte at a time, so that what was typed
+// ahead stays for the next question.
+type console struct{}
+
+func (console) Read(p []byte) (int, error)  { return os.Stdin.Read(p[:min(len(p), 1)]) }
+func (console) Write(p []byte) (int, error) { return os.Stderr.Write(p) }
 
 // parse reads flags that take no arguments besides. A request for help is
 // answered, and done is true.
