@@ -80,7 +80,7 @@ func TestReportJSON(t *testing.T) {
 		"ledger":   "payer_before payer_after receiver_before receiver_after fee escrow",
 		"transfer": "seconds mbps", "crash": "injected",
 	} {
-		for _, name := range strings.Fields(names) {
+		for name := range strings.FieldsSeq(names) {
 			v, ok := got[group][name]
 			if _, number := v.(float64); !ok || !number && group != "sim" && group != "crash" {
 				t.Errorf("%s.%s is %T", group, name, v)
