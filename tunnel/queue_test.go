@@ -69,7 +69,7 @@ func TestQueueOrder(t *testing.T) {
 	})
 }
 
-const never = 1 << 40
+const never = 1 << 30
 
 // TestQueueOfSingleBytes holds what single bytes cost to what is said.
 func TestQueueOfSingleBytes(t *testing.T) {

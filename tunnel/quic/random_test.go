@@ -34,7 +34,7 @@ type plan struct {
 	seed       uint64
 }
 
-const never = 1 << 40
+const never = 1 << 30
 
 func newPlan(r *rand.Rand) plan {
 	size := func() int {
