@@ -56,6 +56,7 @@ type Seller struct {
 	started time.Time
 	settle  chan settleRequest // served by settleLoop; unbuffered
 	due     chan struct{}      // one token: enough is unclaimed to settle
+	settled string             // the last settlement's transaction; settleLoop's, then lastSettle's
 	sim     simWatch
 
 	mu       sync.Mutex

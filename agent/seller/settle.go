@@ -181,7 +181,9 @@ func (s *Seller) payOut(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("settle: %w", err)
 	}
-	if res.Amount != nil && *res.Amount > 0 {
+	// A settlement without anything new is answered by the last one.
+	if news := res.Transaction != s.settled; news && res.Amount != nil && *res.Amount > 0 {
+		s.settled = res.Transaction
 		s.log.Info("settled", "amount", *res.Amount, "to", s.cfg.Payment.PayTo)
 	}
 	return nil
