@@ -261,7 +261,7 @@ func (b *Buyer) sessions(ctx context.Context, stopProxies func()) error {
 		case errors.As(err, &over):
 			return over.err
 		case ctx.Err() != nil:
-			return b.endWithoutAgent(err)
+			return b.lastSession(ctx, err)
 		}
 		if n, ok := errors.AsType[agent.Notice](err); ok {
 			if err := b.answer(ctx, n); err != nil {
@@ -276,11 +276,26 @@ func (b *Buyer) sessions(ctx context.Context, stopProxies func()) error {
 		b.report(b.status.get())
 		select {
 		case <-ctx.Done():
-			return b.endWithoutAgent(err)
+			return b.lastSession(ctx, err)
 		case <-time.After(retry + rand.N(retry/2)):
 		}
 		retry = min(2*retry, redialMax)
 	}
+}
+
+// lastSession ends the purchase when ctx was cancelled while there was no
+// session: the agent may be back, so it is asked once more before the channel's
+// timed withdrawal is begun.
+func (b *Buyer) lastSession(ctx context.Context, cause error) error {
+	if b.cfg.CloseOnly {
+		return b.endWithoutAgent(cause)
+	}
+	b.cfg.CloseOnly = true
+	var over *overError
+	if err := b.session(context.WithoutCancel(ctx), func() {}); errors.As(err, &over) {
+		return over.err
+	}
+	return b.endWithoutAgent(cause)
 }
 
 // answer acts on the notice that ended a session. It returns an error when
