@@ -108,9 +108,11 @@ func (f *Flow) pump() {
 	if err == nil {
 		err = f.receive()
 	}
+	if err != io.EOF {
+		f.end(err) // before it is read, so that writes fail alike
+	}
 	f.queue.fail(err)
 	if err != io.EOF {
-		f.end(err)
 		f.req.Abort(codeCanceled)
 		f.req.Stop(codeCanceled)
 	}

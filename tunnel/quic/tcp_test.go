@@ -187,14 +187,14 @@ func TestPausedDownloads(t *testing.T) {
 			t.Fatal(err)
 		}
 		start := time.Now()
-		if _, err := io.CopyN(io.Discard, f, 20<<20); err != nil {
+		if _, err := io.CopyN(io.Discard, f, 8<<20); err != nil {
 			t.Fatal(err)
 		}
-		if took := time.Since(start); took > 5*time.Second {
-			t.Errorf("20 MiB beside paused downloads took %v", took)
+		if took := time.Since(start); took > 2*time.Second {
+			t.Errorf("8 MiB beside paused downloads took %v", took)
 		}
 		// A paused one goes on when it is read.
-		if _, err := io.CopyN(io.Discard, paused[7], 10<<20); err != nil {
+		if _, err := io.CopyN(io.Discard, paused[7], 4<<20); err != nil {
 			t.Fatal(err)
 		}
 		f.Close()
