@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"fmt"
 	"math/bits"
 
 	"github.com/depinsim/x402/channel"
@@ -31,6 +32,19 @@ func (c CreditPolicy) WithDefaults() CreditPolicy {
 		c.LossPercent = 10
 	}
 	return c
+}
+
+// leastBytes is what any credit must be worth: the largest packets of a few
+// flows.
+const leastBytes = 64 << 10
+
+// Check refuses a cap that is worth less than a few packets at price p: nothing
+// could be sold on it.
+func (c CreditPolicy) Check(p Price) error {
+	if least := worth(p, leastBytes); max(c.Cap, firstAmount) < least {
+		return fmt.Errorf("credit cap of %s USD is too small for the price: want at least %s, the price of %d bytes", c.Cap.USD(), least.USD(), leastBytes)
+	}
+	return nil
 }
 
 // Credit is how much may be owed by one who has paid so far and takes rate

@@ -64,3 +64,13 @@ func TestForgiven(t *testing.T) {
 		}
 	}
 }
+
+func TestCreditCheck(t *testing.T) {
+	c := CreditPolicy{}.WithDefaults()
+	if err := c.Check(Price{Up: 4_000_000, Down: 8_000_000}); err != nil {
+		t.Error(err)
+	}
+	if err := c.Check(Price{Down: 10_000_000_000}); err == nil {
+		t.Error("a credit that no packet fits was accepted")
+	}
+}

@@ -18,7 +18,7 @@ expired_cleanly() {
 }
 
 fuzz() { # package target
-	"$go" test -run '^$' -fuzz "^$2\$" -fuzztime "$fuzztime" "$1" >"$log" 2>&1 || expired_cleanly || {
+	"$go" test -run '^$' -fuzz "^$2\$" -fuzztime "$fuzztime" -fuzzminimizetime 10x "$1" >"$log" 2>&1 || expired_cleanly || {
 		cat "$log"
 		return 1
 	}

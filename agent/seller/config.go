@@ -101,6 +101,9 @@ func (c Config) check() error {
 	if err := c.Price.Check(); err != nil {
 		return err
 	}
+	if err := c.Credit.Check(c.Price); err != nil {
+		return err
+	}
 	p := c.Payment
 	if _, err := p.Domain(); err != nil {
 		return fmt.Errorf("payment.network: %w", err)
