@@ -62,13 +62,19 @@ func (a *account) held() uint64 {
 	return a.tally.Lost - a.policy.Forgiven(a.tally.Lost, a.tally.Down)
 }
 
+// leastTrust is how many bytes the credit must be worth: the largest packets of
+// a few flows. What is less would hold flows up for good, unsaid.
+const leastTrust = 64 << 10
+
 // trust is what the buyer is told of the credit: what is left of it beside the
-// price of what is held against him. At zero he is served what he pays for in
-// advance.
+// price of what is held against him. At zero, which is what too little counts
+// as, he is served what he pays for in advance.
 func (a *account) trust() channel.Amount {
-	price, err := agent.Tally{Price: a.tally.Price, Down: a.held()}.Owed()
+	p := a.tally.Price
+	price, err := agent.Tally{Price: p, Down: a.held()}.Owed()
+	least, lerr := agent.Tally{Price: agent.Price{Down: p.Max()}, Down: leastTrust}.Owed()
 	credit := a.credit()
-	if err != nil || price >= credit {
+	if err != nil || lerr != nil || price > credit || credit-price < least {
 		return 0
 	}
 	return credit - price
