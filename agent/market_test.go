@@ -161,7 +161,8 @@ func (m *market) offer() agent.Offer {
 // a purchase is a running buyer.
 type purchase struct {
 	*running
-	result buyer.Result
+	id     channel.ID
+	result buyer.Result // once it is done
 	socks  string
 	http   string
 	store  channel.Store
@@ -182,6 +183,7 @@ func (m *market) buy(change func(*buyer.Config)) *purchase {
 	if change != nil {
 		change(&cfg)
 	}
+	p.id = must(cfg.Offer.Payment.Domain()).ID(cfg.Offer.Channel(cfg.Key.Address()))
 	p.socks, p.http = cfg.SOCKS.Addr().String(), cfg.HTTP.Addr().String()
 	p.running = start(func(ctx context.Context) (err error) {
 		defer store.Close()
@@ -203,8 +205,9 @@ func (m *market) settled(p *purchase) {
 	m.settledBut(p, 0)
 }
 
-// settledBut allows that up to unpaid is owed and never paid.
-func (m *market) settledBut(p *purchase, unpaid channel.Amount) {
+// settledBut lets up to most be owed and not signed, or signed in advance. Of
+// what is signed only what is owed is claimed.
+func (m *market) settledBut(p *purchase, most channel.Amount) {
 	m.t.Helper()
 	<-p.done
 	control := seller.DialControl(m.cfg.ControlPath())
@@ -224,10 +227,10 @@ func (m *market) settledBut(p *purchase, unpaid channel.Amount) {
 	if r.Up != e.Up || r.Down != e.Down {
 		m.t.Errorf("the buyer counts %d up and %d down, the agent %d and %d", r.Up, r.Down, e.Up, e.Down)
 	}
-	if r.Owed != e.Owed || r.Owed < r.Signed || r.Owed-r.Signed > unpaid {
+	if r.Owed != e.Owed || max(r.Owed, r.Signed)-min(r.Owed, r.Signed) > most {
 		m.t.Errorf("owed are %d to the buyer and %d to the agent, signed %d", r.Owed, e.Owed, r.Signed)
 	}
-	if r.Signed != e.Paid || r.Signed != r.Claimed || r.Signed != e.Claimed {
+	if claimed := min(r.Owed, r.Signed); r.Signed != e.Paid || r.Claimed != claimed || e.Claimed != claimed {
 		m.t.Errorf("signed are %d, claimed %d to the buyer, %d and %d to the agent", r.Signed, r.Claimed, e.Paid, e.Claimed)
 	}
 	if spent := wealth - m.balance(m.wallet.Address()); spent != r.Claimed {

@@ -190,26 +190,75 @@ func refusedPage(t *testing.T, p *purchase, target, want string) {
 // that nothing stands between the test and the connection.
 func (p *purchase) dial(t *testing.T, target string) *net.TCPConn {
 	t.Helper()
-	c := dialTCP(t, p.socks)
-	send(t, c, []byte{5, 1, 0})
-	expect(t, c, 2)
-	send(t, c, append([]byte{5, 1, 0}, wireAddress(target)...))
-	if answer := expect(t, c, 10); answer[1] != 0 {
-		t.Fatalf("SOCKS5 reply %d", answer[1])
-	}
-	return c
+	c, err := dialSOCKS(p.socks, target)
+	return kept(t, c, err)
 }
 
 // connect is dial through the HTTP proxy.
 func (p *purchase) connect(t *testing.T, target string) *net.TCPConn {
 	t.Helper()
-	c := dialTCP(t, p.http)
-	send(t, c, []byte("CONNECT "+target+" HTTP/1.1\r\nHost: "+target+"\r\n\r\n"))
-	const ok = "HTTP/1.1 200 OK\r\n\r\n"
-	if got := expect(t, c, len(ok)); string(got) != ok {
-		t.Fatalf("answer %q", got)
+	c, err := dialCONNECT(p.http, target)
+	return kept(t, c, err)
+}
+
+// kept is c, which ends with the test.
+func kept(t *testing.T, c *net.TCPConn, err error) *net.TCPConn {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
 	}
+	t.Cleanup(func() { c.Close() })
 	return c
+}
+
+func dialSOCKS(proxy, target string) (*net.TCPConn, error) {
+	c, answer, err := askSOCKS(proxy, 1, wireAddress(target))
+	if err == nil && answer[1] != 0 {
+		err = errors.Join(fmt.Errorf("SOCKS5 reply %d", answer[1]), c.Close())
+	}
+	return c, err
+}
+
+// askSOCKS sends a request without a password (RFC 1928 sections 3 and 4).
+func askSOCKS(proxy string, command byte, address []byte) (c *net.TCPConn, answer [10]byte, err error) {
+	if c, err = dialTCP(proxy); err != nil {
+		return nil, answer, err
+	}
+	var method [2]byte
+	_, err1 := c.Write([]byte{5, 1, 0})
+	_, err2 := io.ReadFull(c, method[:])
+	_, err3 := c.Write(append([]byte{5, command, 0}, address...))
+	_, err4 := io.ReadFull(c, answer[:])
+	if err = errors.Join(err1, err2, err3, err4); err != nil {
+		err = errors.Join(err, c.Close())
+	}
+	return c, answer, err
+}
+
+func dialCONNECT(proxy, target string) (*net.TCPConn, error) {
+	c, err := dialTCP(proxy)
+	if err != nil {
+		return nil, err
+	}
+	const want = "HTTP/1.1 200 OK\r\n\r\n"
+	got := make([]byte, len(want))
+	_, err1 := io.WriteString(c, "CONNECT "+target+" HTTP/1.1\r\nHost: "+target+"\r\n\r\n")
+	_, err2 := io.ReadFull(c, got)
+	if err = errors.Join(err1, err2); err == nil && string(got) != want {
+		err = fmt.Errorf("answer %q", got)
+	}
+	if err != nil {
+		err = errors.Join(err, c.Close())
+	}
+	return c, err
+}
+
+func dialTCP(addr string) (*net.TCPConn, error) {
+	c, err := net.Dial("tcp", addr)
+	if err != nil {
+		return nil, err
+	}
+	return c.(*net.TCPConn), nil
 }
 
 // wireAddress is a target as a name, by RFC 1928 section 5.
@@ -217,23 +266,6 @@ func wireAddress(target string) []byte {
 	host, port, _ := net.SplitHostPort(target)
 	n, _ := strconv.Atoi(port)
 	return append(append([]byte{3, byte(len(host))}, host...), byte(n>>8), byte(n))
-}
-
-func dialTCP(t *testing.T, addr string) *net.TCPConn {
-	t.Helper()
-	c, err := net.Dial("tcp", addr)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { c.Close() })
-	return c.(*net.TCPConn)
-}
-
-func send(t *testing.T, w io.Writer, b []byte) {
-	t.Helper()
-	if _, err := w.Write(b); err != nil {
-		t.Fatal(err)
-	}
 }
 
 func expect(t *testing.T, r io.Reader, n int) []byte {
@@ -274,10 +306,11 @@ func TestWebSocket(t *testing.T) {
 	defer s.Close()
 	target := "example.com:" + port(s.Listener.Addr())
 	p := m.buy(nil)
+	plain, err := dialTCP(p.http)
 	for name, conn := range map[string]net.Conn{
 		"SOCKS5":        p.dial(t, target),
 		"CONNECT":       p.connect(t, target),
-		"absolute-form": &absolute{Conn: dialTCP(t, p.http), host: target},
+		"absolute-form": &absolute{Conn: kept(t, plain, err), host: target},
 	} {
 		c, err := websocket.NewClient(must(websocket.NewConfig("ws://"+target+"/chat", "http://"+target+"/")), conn)
 		if err != nil {
@@ -312,16 +345,33 @@ func (a target) String() string { return string(a) }
 // associate asks the purchase's SOCKS5 proxy for an association.
 func (p *purchase) associate(t *testing.T) *associated {
 	t.Helper()
-	c := dialTCP(t, p.socks)
-	send(t, c, []byte{5, 1, 0})
-	expect(t, c, 2)
-	send(t, c, []byte{5, 3, 0, 1, 0, 0, 0, 0, 0, 0})
-	answer := expect(t, c, 10)
-	if answer[1] != 0 || answer[3] != 1 {
-		t.Fatalf("SOCKS5 answer %v", answer)
+	a, err := associate(p.socks)
+	if err != nil {
+		t.Fatal(err)
 	}
-	relay := &net.UDPAddr{IP: answer[4:8], Port: int(answer[8])<<8 | int(answer[9])}
-	return &associated{listenUDP(t), c, relay}
+	t.Cleanup(a.end)
+	return a
+}
+
+func associate(proxy string) (*associated, error) {
+	c, answer, err := askSOCKS(proxy, 3, []byte{1, 0, 0, 0, 0, 0, 0})
+	if err != nil {
+		return nil, err
+	}
+	if answer[1] != 0 || answer[3] != 1 {
+		return nil, errors.Join(fmt.Errorf("SOCKS5 answer %v", answer), c.Close())
+	}
+	socket, err := net.ListenPacket("udp", "127.0.0.1:0")
+	if err != nil {
+		return nil, errors.Join(err, c.Close())
+	}
+	return &associated{socket, c, &net.UDPAddr{IP: answer[4:8], Port: int(answer[8])<<8 | int(answer[9])}}, nil
+}
+
+// end may be called again.
+func (a *associated) end() {
+	a.control.Close()
+	a.PacketConn.Close()
 }
 
 func (a *associated) WriteTo(b []byte, to net.Addr) (int, error) {
@@ -424,7 +474,7 @@ func TestUDPEcho(t *testing.T) {
 			got += udp.roundTrip(t, n, to)
 		}
 	}
-	udp.control.Close()
+	udp.end()
 	p.stop(t)
 	if r := p.result; r.Up != e.got.Load() || r.Down != got {
 		t.Errorf("%d up and %d down were counted, %d and %d came", r.Up, r.Down, e.got.Load(), got)
