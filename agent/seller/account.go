@@ -157,7 +157,10 @@ func resume(own agent.Tally, secret [32]byte, id channel.ID, h agent.Hello) agen
 		}
 		t = t.Merge(proven)
 	}
-	if h.Own.Session == t.Session && h.Own.Down > t.Down {
+	// An admission counts where it is owed for: not before the first session,
+	// which has no price. For nothing it would make all that is lost forgiven.
+	priced := t.Session > 0 && t.Price.Down > 0
+	if priced && h.Own.Session == t.Session && h.Own.Down > t.Down {
 		t.Lost = satSub(t.Lost, h.Own.Down-t.Down)
 		t.Down = h.Own.Down
 	}

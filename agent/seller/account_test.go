@@ -5,6 +5,7 @@ import (
 
 	"github.com/depinsim/x402/agent"
 	"github.com/depinsim/x402/channel"
+	"github.com/depinsim/x402/meter"
 )
 
 // TestTrust is what a buyer is told of the credit after earlier sessions lost
@@ -29,6 +30,27 @@ func TestTrust(t *testing.T) {
 		}
 		if got := a.trust(); got != tt.want {
 			t.Errorf("lost %d of %d: trusted with %d, want %d", tt.lost, tt.down, got, tt.want)
+		}
+	}
+}
+
+// TestAdmissionIsOwedFor is a buyer who wants what it denies forgiven, by
+// admitting bytes for which it owes nothing.
+func TestAdmissionIsOwedFor(t *testing.T) {
+	for name, own := range map[string]agent.Tally{
+		"first session": {},
+		"free session":  {Session: 1, Price: agent.Price{Up: 5}},
+	} {
+		h := agent.Hello{Own: agent.Counts{Session: own.Session, Down: 1 << 60}}
+		tally, err := resume(own, [32]byte{}, channel.ID{}, h).Next(agent.Price{Down: 2_000_000})
+		if err != nil {
+			t.Fatal(name, err)
+		}
+		a := account{policy: agent.CreditPolicy{}.WithDefaults(), tally: tally, balance: 1e6, total: 1e6}
+		a.update(meter.Reading{DownTCP: 100_000})
+		a.tally = a.close()
+		if a.held() != 100_000 {
+			t.Errorf("%s: %d of 100000 denied bytes are held against the buyer", name, a.held())
 		}
 	}
 }
