@@ -78,22 +78,15 @@ func (b *Buyer) deposit(ctx context.Context, amount channel.Amount) error {
 		return fmt.Errorf("the wallet %s holds %s USD on %s and the channel needs %s: add funds first",
 			b.cfg.Key.Address(), account.Balance.USD(), network, amount.USD())
 	}
-	state, _ := b.payer.Get(b.id)
 	var salt channel.Hash
 	if _, err := rand.Read(salt[:]); err != nil {
 		return err
 	}
-	// Its voucher pays nothing new and covers what was claimed, also since the
-	// ledger was last asked: that is what the agent holds a voucher for.
-	d := x402.DepositRequest{
-		Domain: b.domain, Token: b.token, Config: b.cfg.Offer.Channel(b.cfg.Key.Address()), Amount: amount,
-		Voucher:     b.domain.SignVoucher(b.cfg.Key, b.id, max(state.Claimed, min(state.Max, state.Balance+amount))),
-		ValidBefore: uint64(time.Now().Add(authorizationLife).Unix()), Salt: salt,
-	}.Sign(b.cfg.Key)
-	// The same signed deposit is sent again while nobody says what came of it:
-	// it can take effect only once.
+	validBefore := uint64(time.Now().Add(authorizationLife).Unix())
+	// The same deposit is sent again while nobody says what came of it: it can
+	// take effect only once.
 	for wait := time.Second; ; wait *= 2 {
-		_, err = b.fac.Deposit(ctx, network, b.token, d)
+		_, err = b.fac.Deposit(ctx, network, b.token, b.signDeposit(amount, validBefore, salt))
 		if !errors.Is(err, facilitator.ErrUnavailable) || wait > 8*time.Second {
 			break
 		}
@@ -104,12 +97,28 @@ func (b *Buyer) deposit(ctx context.Context, amount channel.Amount) error {
 			return context.Cause(ctx)
 		}
 	}
+	if refused, ok := errors.AsType[*facilitator.RefusedError](err); ok && refused.Code == x402.ErrValidBefore {
+		return fmt.Errorf("deposit: the clock of this computer says %s, which has passed for the facilitator: set it: %w",
+			time.Now().UTC().Format(time.RFC3339), err)
+	}
 	if err != nil {
 		return fmt.Errorf("deposit: %w", err)
 	}
 	b.log.Info("deposited", "amount", amount)
 	_, err = b.observe(ctx)
 	return err
+}
+
+// signDeposit signs a deposit with the voucher that must come with it. That one
+// pays nothing new and covers what was claimed, also since the ledger was last
+// asked: it is as much as the agent can hold a voucher for.
+func (b *Buyer) signDeposit(amount channel.Amount, validBefore uint64, salt channel.Hash) x402.Deposit {
+	state, _ := b.payer.Get(b.id)
+	covered := max(state.Claimed, min(state.Max, state.Balance+amount))
+	return x402.DepositRequest{
+		Domain: b.domain, Token: b.token, Config: b.cfg.Offer.Channel(b.cfg.Key.Address()), Amount: amount,
+		Voucher: b.domain.SignVoucher(b.cfg.Key, b.id, covered), ValidBefore: validBefore, Salt: salt,
+	}.Sign(b.cfg.Key)
 }
 
 // topUp begins a deposit when less than half of one is left.
