@@ -101,8 +101,12 @@ func (x *session) await(ctx context.Context, received <-chan error, limit time.D
 			if err := x.pay(time.Now(), true); err != nil {
 				return err
 			}
-			if err := x.read(time.Now()); err != nil {
-				return err
+			// Also unchanged counts, so that an agent that was started again says
+			// that it does not know the session.
+			if now := time.Now(); now.Sub(x.saidAt) >= payEvery {
+				if err := x.sendReading(now); err != nil {
+					return err
+				}
 			}
 			x.show()
 		case err := <-received:
