@@ -239,6 +239,9 @@ var errOvercount = errors.New("the agent overcounts")
 // accept takes the terms, if they fit what is known of the channel.
 func (x *session) accept(t agent.Terms) error {
 	b := x.b
+	if x.purse.known { // they would bill again what the session counted already
+		return &overError{fmt.Errorf("%w: it names its terms twice", errOvercount)}
+	}
 	state, _ := b.payer.Get(b.id)
 	var proven channel.Amount
 	if t.Voucher.Max > 0 {
@@ -409,7 +412,10 @@ func (x *session) keep(err error) {
 	if x.purse.known {
 		b.mem = x.purse.memory(true)
 	} else {
-		b.mem = b.mem.remember(x.meter.Reading(), b.mem.tally.Ended)
+		var rerr error
+		if b.mem, rerr = b.mem.remember(x.meter.Reading(), b.price); rerr != nil {
+			b.log.Error("count the session", "err", rerr)
+		}
 	}
 	note, merr := b.mem.marshal()
 	if merr == nil {
