@@ -124,10 +124,10 @@ type Buyer struct {
 	most    channel.Amount // what may be signed in all: the run's beginning plus the budget
 	outcome Result
 
-	mu     sync.Mutex
-	client *tunnel.Client
-	ready  chan struct{} // closed while there is a client; replaced when it goes
-	gone   error         // set at the end: no client will come
+	mu    sync.Mutex
+	line  *line
+	ready chan struct{} // closed while there is a line; replaced when it goes
+	gone  error         // set at the end: no line will come
 }
 
 // Run buys until ctx is cancelled or the budget is used up ([ErrBudget]), then
@@ -218,6 +218,9 @@ const (
 	redialMax = 30 * time.Second
 	// dialWait is how long a local connection waits for the tunnel to come back.
 	dialWait = 15 * time.Second
+	// brokenWait is how long a connection on which no flow can be opened may
+	// take to say that it has ended.
+	brokenWait = time.Second
 )
 
 // run keeps a session up, and the proxies on it, until the purchase is over.
@@ -331,34 +334,72 @@ func (e *overError) Error() string {
 
 // DialTCP opens a flow, as soon as there is a tunnel.
 func (b *Buyer) DialTCP(ctx context.Context, host string, port uint16) (net.Conn, error) {
-	c, err := b.current(ctx)
-	if err != nil {
-		return nil, err
+	for {
+		l, err := b.current(ctx)
+		if err != nil {
+			return nil, err
+		}
+		f, err := l.client.DialTCP(ctx, host, port)
+		if err == nil {
+			return f, nil
+		}
+		if !l.broken(ctx) {
+			return nil, err
+		}
+		b.drop(l)
 	}
-	return c.DialTCP(ctx, host, port)
 }
 
 // DialUDP opens a UDP flow, likewise.
 func (b *Buyer) DialUDP(ctx context.Context, host string, port uint16) (net.Conn, error) {
-	c, err := b.current(ctx)
-	if err != nil {
-		return nil, err
+	for {
+		l, err := b.current(ctx)
+		if err != nil {
+			return nil, err
+		}
+		f, err := l.client.DialUDP(ctx, host, port)
+		if err == nil {
+			return f, nil
+		}
+		if !l.broken(ctx) {
+			return nil, err
+		}
+		b.drop(l)
 	}
-	return c.DialUDP(ctx, host, port)
 }
 
-func (b *Buyer) current(ctx context.Context) (*tunnel.Client, error) {
+// A line is a connection to the agent for as long as it lasts.
+type line struct {
+	client *tunnel.Client
+	ctx    context.Context // the connection's
+}
+
+// broken reports, to one who could not open a flow, whether the connection has
+// ended. A moment may pass before it says so.
+func (l *line) broken(ctx context.Context) bool {
+	timer := time.NewTimer(brokenWait)
+	defer timer.Stop()
+	select {
+	case <-l.ctx.Done():
+		return ctx.Err() == nil
+	case <-ctx.Done():
+	case <-timer.C:
+	}
+	return false
+}
+
+func (b *Buyer) current(ctx context.Context) (*line, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialWait)
 	defer cancel()
 	for {
 		b.mu.Lock()
-		c, ready, gone := b.client, b.ready, b.gone
+		l, ready, gone := b.line, b.ready, b.gone
 		b.mu.Unlock()
 		switch {
 		case gone != nil:
 			return nil, gone
-		case c != nil:
-			return c, nil
+		case l != nil:
+			return l, nil
 		}
 		select {
 		case <-ready:
@@ -368,13 +409,23 @@ func (b *Buyer) current(ctx context.Context) (*tunnel.Client, error) {
 	}
 }
 
-// enter publishes the session's client, leave takes it back; a leave with an
+// enter publishes the session's line, leave takes it back; a leave with an
 // error is the last.
-func (b *Buyer) enter(c *tunnel.Client) {
+func (b *Buyer) enter(l *line) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.client = c
+	b.line = l
 	close(b.ready)
+}
+
+// drop takes a broken line back before its session does.
+func (b *Buyer) drop(l *line) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.line == l {
+		b.line = nil
+		b.ready = make(chan struct{})
+	}
 }
 
 func (b *Buyer) leave(gone error) {
@@ -383,8 +434,8 @@ func (b *Buyer) leave(gone error) {
 	if b.gone != nil {
 		return
 	}
-	if b.client != nil {
-		b.client = nil
+	if b.line != nil {
+		b.line = nil
 		b.ready = make(chan struct{})
 	}
 	if gone != nil {

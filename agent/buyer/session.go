@@ -29,6 +29,7 @@ type session struct {
 	ctl     *tunnel.Control
 	client  *tunnel.Client
 	meter   *meter.Meter
+	writing sync.RWMutex // see sending
 	purse   purse
 	inbox   chan tunnel.Capsule // from receive; unbuffered
 	drained bool                // the agent said so
@@ -57,6 +58,7 @@ const (
 	overTime   = 5 * time.Second // a reading may overtake the counting of a write, not for so long
 	drainTime  = 45 * time.Second
 	closeTime  = 60 * time.Second
+	keepTime   = 5 * time.Second
 )
 
 // session connects and buys until something ends it. An *overError ends the
@@ -79,9 +81,10 @@ func (b *Buyer) session(ctx context.Context, stopProxies func()) error {
 		return err
 	}
 	x.client = tunnel.NewClient(conn, x.ctl, tunnel.Lanes{
-		UpTCP: x.meter.UpTCP, DownTCP: x.meter.DownTCP, UpUDP: x.meter.UpUDP, DownUDP: x.meter.DownUDP,
+		UpTCP: sending{x.meter.UpTCP, &x.writing}, DownTCP: x.meter.DownTCP,
+		UpUDP: sending{x.meter.UpUDP, &x.writing}, DownUDP: x.meter.DownUDP,
 	})
-	b.enter(x.client)
+	b.enter(&line{x.client, conn.Context()})
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer x.work.Wait()
@@ -95,10 +98,33 @@ func (b *Buyer) session(ctx context.Context, stopProxies func()) error {
 		stopProxies()
 		err = &overError{errors.Join(err, x.finish(context.WithoutCancel(ctx), received))}
 	}
-	x.keep(err)
 	reason, text := closeReason(err)
 	_ = conn.Close(reason, text) // it may have ended already
+	x.keep(err)
 	return err
+}
+
+// A sending lane lets it be waited for that what is being written is counted:
+// until then more may have been sent than was counted, and the agent may be
+// found to overcount.
+type sending struct {
+	tunnel.Lane
+	writing *sync.RWMutex // read-locked from Reserve to Deliver
+}
+
+// Reserve and Deliver are the lane's own.
+func (s sending) Reserve(ctx context.Context, n int) error {
+	s.writing.RLock()
+	err := s.Lane.Reserve(ctx, n)
+	if err != nil {
+		s.writing.RUnlock()
+	}
+	return err
+}
+
+func (s sending) Deliver(reserved, delivered int) {
+	s.Lane.Deliver(reserved, delivered)
+	s.writing.RUnlock()
 }
 
 func closeReason(err error) (tunnel.Reason, string) {
@@ -406,8 +432,16 @@ func (x *session) show() {
 }
 
 // keep remembers what the session came to, for the next one and for the disk.
+// The connection has ended: all flows are about to.
 func (x *session) keep(err error) {
 	b := x.b
+	ctx, cancel := context.WithTimeout(context.Background(), keepTime)
+	defer cancel()
+	if werr := x.client.Wait(ctx); werr != nil {
+		b.log.Warn("flows have not ended with the connection", "flows", x.client.Flows())
+	}
+	x.writing.Lock()
+	defer x.writing.Unlock()
 	x.purse.update(x.meter.Reading())
 	if x.purse.known {
 		b.mem = x.purse.memory(true)
