@@ -119,20 +119,35 @@ func (p *purse) memory(ended bool) memory {
 	return m
 }
 
-// remember adds a session that never learnt its terms to what was known.
-func (m memory) remember(counted meter.Reading, ended bool) memory {
-	m.ceiling += counted.Up()
-	m.tally.Down += counted.Down()
-	m.tally.Ended = ended
-	return m
+// remember adds a session that never learnt its terms to what was known. It
+// may have been served at up to the price that was offered, unlike what was
+// counted before: that is folded into the base at its own price.
+func (m memory) remember(counted meter.Reading, offered agent.Price) (memory, error) {
+	if counted == (meter.Reading{}) {
+		return m, nil
+	}
+	t := m.tally
+	t.Up = max(t.Up, m.ceiling)
+	owed, err := t.Owed()
+	if err != nil {
+		return m, err
+	}
+	t.Price = agent.Price{Up: max(t.Price.Up, offered.Up), Down: max(t.Price.Down, offered.Down)}
+	t.Base, t.BaseUp, t.BaseDown = owed, t.Up, t.Down
+	t.Up += counted.Up()
+	t.Down += counted.Down()
+	return memory{tally: t, ceiling: t.Up}, nil
 }
 
+// maxTotal bounds a channel's bytes, so that no sum of them can overflow.
+const maxTotal = 1 << 62
+
 // check holds the terms of a new session against what the buyer knows. The
-// base may be no more than what it counted itself came to, at the dearer of
-// the two prices, since the agent may have served at the new price already;
-// after a crash of its own, which loses the last counts, it may exceed that by
-// the credit. A voucher of the buyer's own proves the base up to its amount,
-// to one who lost all records.
+// base may be no more than what it counted itself came to; after a crash of its
+// own, which loses the last counts, it may exceed that by the credit. A voucher
+// of the buyer's own proves the base up to its amount, but only to one who lost
+// the record of it: with the record came the counts, and a voucher may pay for
+// something in advance.
 func (m memory) check(t agent.Terms, offered agent.Price, signed channel.Amount, proven channel.Amount) error {
 	if t.Version != agent.ProtocolVersion {
 		return &agent.VersionError{Theirs: []int{t.Version}}
@@ -140,9 +155,11 @@ func (m memory) check(t agent.Terms, offered agent.Price, signed channel.Amount,
 	if t.Price.Up > offered.Up || t.Price.Down > offered.Down {
 		return fmt.Errorf("the agent asks %s/%s per GB, its offer was %s/%s", t.Price.Up, t.Price.Down, offered.Up, offered.Down)
 	}
+	if max(t.BaseUp, t.BaseDown) > maxTotal {
+		return fmt.Errorf("the agent claims %d bytes up and %d down from before", t.BaseUp, t.BaseDown)
+	}
 	own := m.tally
 	own.Up = max(own.Up, m.ceiling)
-	own.Price = agent.Price{Up: max(own.Price.Up, offered.Up), Down: max(own.Price.Down, offered.Down)}
 	bound, err := own.Owed()
 	if err != nil {
 		return err
@@ -153,7 +170,10 @@ func (m memory) check(t agent.Terms, offered agent.Price, signed channel.Amount,
 			return err
 		}
 	}
-	if bound = max(bound, proven); t.Base > bound {
+	if proven > signed {
+		bound = max(bound, proven)
+	}
+	if t.Base > bound {
 		return fmt.Errorf("the agent claims that %s USD are owed from before, by our own count it is at most %s", t.Base.USD(), bound.USD())
 	}
 	return nil
