@@ -90,7 +90,10 @@ func (s *Seller) admit(ctx context.Context, id channel.ID, h agent.Hello, conn t
 	// The ledger is asked anew at every session: the payer may have topped up,
 	// or begun to withdraw. While it does not answer, what it last said counts.
 	if fresh, err := s.observe(ctx, id); err == nil {
-		state = fresh
+		// A frozen one is not being closed any more: its last session has ended.
+		if state, err = s.payee.Thaw(fresh.ID); err != nil {
+			return nil, &agent.Notice{Code: agent.NoticeRefused, Text: err.Error()}
+		}
 	} else if state.Balance == 0 {
 		return nil, &agent.Notice{Code: agent.NoticeFacilitator, Text: "the channel's deposit cannot be checked now: " + err.Error()}
 	} else {

@@ -238,7 +238,11 @@ func (x *session) closeChannel(ctx context.Context, c agent.Closing) (refunded c
 	if x.state, err = s.payee.Freeze(x.id); err != nil {
 		return 0, err
 	}
+	refunding := false
 	defer func() {
+		if refunding && err != nil {
+			return // how much is left is not known until the ledger is read again: see admit
+		}
 		state, terr := s.payee.Thaw(x.id)
 		if terr != nil {
 			err = errors.Join(err, terr)
@@ -261,6 +265,7 @@ func (x *session) closeChannel(ctx context.Context, c agent.Closing) (refunded c
 	if !c.Refund || x.state.Balance <= due {
 		return 0, nil
 	}
+	refunding = true
 	return x.refund(ctx, due)
 }
 
@@ -289,7 +294,8 @@ func (x *session) refund(ctx context.Context, due channel.Amount) (channel.Amoun
 
 // finishFrozen takes up closings that a crash cut off: what is due is claimed
 // by the next settlement, and the channel is open again for its buyer, who
-// asks for the refund anew.
+// asks for the refund anew. One whose deposit may be gone already stays frozen
+// until the ledger can be read, here or when its buyer comes back.
 func (s *Seller) finishFrozen(ctx context.Context) {
 	for _, state := range s.payee.All() {
 		if state.Phase == channel.Open {
@@ -297,6 +303,7 @@ func (s *Seller) finishFrozen(ctx context.Context) {
 		}
 		if _, err := s.observe(ctx, state.ID); err != nil {
 			s.log.Warn("read the channel from the ledger", "channel", state.ID, "err", err)
+			continue
 		}
 		if _, err := s.payee.Thaw(state.ID); err != nil {
 			s.log.Error("open a channel that was being closed", "channel", state.ID, "err", err)
