@@ -136,15 +136,18 @@ func (s *Seller) settleAll(ctx context.Context) settleResult {
 	for len(states) > 0 {
 		n := min(len(states), x402.MaxClaims)
 		claimed, err := s.claim(ctx, states[:n])
+		if _, refused := errors.AsType[*facilitator.RefusedError](err); refused {
+			claimed, err = s.claimEach(ctx, states[:n])
+		}
 		r.Claimed += claimed
 		r.Rows += n
-		if err != nil {
-			r.err = err
+		r.err = errors.Join(r.err, err)
+		if errors.Is(err, facilitator.ErrUnavailable) {
 			return r
 		}
 		states = states[n:]
 	}
-	r.err = s.payOut(ctx)
+	r.err = errors.Join(r.err, s.payOut(ctx))
 	return r
 }
 
@@ -170,6 +173,27 @@ func (s *Seller) claim(ctx context.Context, states []channel.State) (channel.Amo
 	}
 	s.log.Info("claimed", "amount", sum, "channels", len(states))
 	return sum, nil
+}
+
+// claimEach claims what a batch of states was refused for, each by itself and as
+// the ledger sees it now, so that one payer who took his deposit back costs the
+// agent no other's.
+func (s *Seller) claimEach(ctx context.Context, states []channel.State) (sum channel.Amount, err error) {
+	for _, state := range states {
+		fresh, oerr := s.observe(ctx, state.ID)
+		if oerr != nil {
+			err = errors.Join(err, oerr)
+			continue
+		}
+		c, cerr := charged(fresh)
+		if cerr == nil && c > fresh.Claimed {
+			var claimed channel.Amount
+			claimed, cerr = s.claim(ctx, []channel.State{fresh})
+			sum += claimed
+		}
+		err = errors.Join(err, cerr)
+	}
+	return sum, err
 }
 
 // payOut moves all that was claimed to the payout address.
