@@ -83,6 +83,11 @@ func (s *Seller) admit(ctx context.Context, id channel.ID, h agent.Hello, conn t
 	if n := s.replace(ctx, id); n != nil {
 		return nil, n
 	}
+	if _, known := s.payee.Get(id); !known {
+		if n := s.funded(ctx, id); n != nil {
+			return nil, n
+		}
+	}
 	state, err := s.payee.Open(s.domain, h.Config)
 	if err != nil {
 		return nil, &agent.Notice{Code: agent.NoticeRefused, Text: err.Error()}
@@ -105,7 +110,7 @@ func (s *Seller) admit(ctx context.Context, id channel.ID, h agent.Hello, conn t
 	case state.WithdrawAt != 0:
 		return nil, &agent.Notice{Code: agent.NoticeRefused, Text: "a withdrawal from the channel is under way"}
 	}
-	x, err := s.enlist(state, h, conn)
+	x, err := s.enlist(id, h, conn)
 	if err != nil {
 		return nil, &agent.Notice{Code: agent.NoticeRefused, Text: err.Error()}
 	}
@@ -113,9 +118,24 @@ func (s *Seller) admit(ctx context.Context, id channel.ID, h agent.Hello, conn t
 		s.remove(x)
 		close(x.done)
 		return nil, &agent.Notice{Code: agent.NoticeDeposit, Text: fmt.Sprintf(
-			"the channel holds %s USD, of which %s are owed: deposit more", state.Balance.USD(), x.account.tally.Base.USD())}
+			"the channel holds %s USD, of which %s are owed: deposit more", x.account.balance.USD(), x.account.tally.Base.USD())}
 	}
 	return x, nil
+}
+
+// funded refuses a channel without a deposit before there is a record of it:
+// strangers make as many channels as they like, and records are kept for ever.
+func (s *Seller) funded(ctx context.Context, id channel.ID) *agent.Notice {
+	ctx, cancel := context.WithTimeout(ctx, ledgerTime)
+	defer cancel()
+	info, err := s.fac.Channel(ctx, s.cfg.Payment.Network, id)
+	switch {
+	case err != nil:
+		return &agent.Notice{Code: agent.NoticeFacilitator, Text: "the channel's deposit cannot be checked now: " + err.Error()}
+	case info.Balance == 0:
+		return &agent.Notice{Code: agent.NoticeDeposit, Text: "the channel has no deposit"}
+	}
+	return nil
 }
 
 // acceptable checks what needs no ledger.
@@ -159,8 +179,23 @@ func (s *Seller) replace(ctx context.Context, id channel.ID) *agent.Notice {
 	return &agent.Notice{Code: agent.NoticeBusy, Text: "the channel's last session has not ended yet; try again in a moment"}
 }
 
-// enlist makes the session of a state and hello and puts it on the list.
-func (s *Seller) enlist(state channel.State, h agent.Hello, conn tunnel.ServerConn) (*session, error) {
+// enlist makes the session of a channel and hello and puts it on the list. It
+// goes on from what the channel's last session has stored: nobody else can be
+// on the list then, and what admit saw may be older.
+func (s *Seller) enlist(id channel.ID, h agent.Hello, conn tunnel.ServerConn) (*session, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	state, _ := s.payee.Get(id)
+	switch {
+	case s.closing:
+		return nil, errors.New("the agent stops")
+	case s.sessions[id] != nil:
+		return nil, errors.New("another session of the channel has just begun")
+	case len(s.sessions) >= s.cfg.MaxSessions:
+		return nil, fmt.Errorf("the agent serves %d buyers already", s.cfg.MaxSessions)
+	case state.Phase != channel.Open:
+		return nil, errors.New("the channel has just been settled; try again in a moment")
+	}
 	var own agent.Tally
 	if err := own.UnmarshalBinary(state.Note); err != nil {
 		return nil, err
@@ -183,16 +218,6 @@ func (s *Seller) enlist(state channel.State, h agent.Hello, conn tunnel.ServerCo
 		saidAt: now, progress: now, sampled: now,
 	}
 	x.leave = sync.OnceFunc(func() { close(x.leaving) })
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	switch {
-	case s.closing:
-		return nil, errors.New("the agent stops")
-	case s.sessions[x.id] != nil:
-		return nil, errors.New("another session of the channel has just begun")
-	case len(s.sessions) >= s.cfg.MaxSessions:
-		return nil, fmt.Errorf("the agent serves %d buyers already", s.cfg.MaxSessions)
-	}
 	s.sessions[x.id] = x
 	return x, nil
 }

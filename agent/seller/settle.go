@@ -29,7 +29,8 @@ const (
 	ledgerTime    = 8 * time.Second // for one look at a channel; a buyer waits for it
 	retryMin      = 5 * time.Second
 	retryMax      = 10 * time.Minute
-	watchEvery    = time.Hour // for withdrawals that payers begin
+	watchEvery    = time.Hour   // for withdrawals that payers begin
+	watchFirst    = time.Minute // after a start: routers may not run for an hour
 )
 
 // charged is how much of a channel may be claimed: what is owed, as far as
@@ -51,7 +52,7 @@ func charged(s channel.State) (channel.Amount, error) {
 func (s *Seller) settleLoop(ctx context.Context) error {
 	s.finishFrozen(ctx)
 	next, retry := s.cfg.SettleEvery, retryMin
-	timer := time.NewTimer(min(next, watchEvery))
+	timer := time.NewTimer(min(next, watchFirst))
 	defer timer.Stop()
 	last := time.Now()
 	for {
@@ -126,8 +127,9 @@ func (s *Seller) settleAll(ctx context.Context) settleResult {
 	var states []channel.State
 	for _, state := range s.payee.All() {
 		c, err := charged(state)
-		if err != nil {
-			return settleResult{err: err}
+		if err != nil { // of one channel: the others are claimed
+			s.log.Error("what is due cannot be told", "err", err)
+			continue
 		}
 		if c > state.Claimed {
 			states = append(states, state)
