@@ -16,7 +16,7 @@ import (
 )
 
 // patience is how long anything may take that should happen by itself.
-const patience = 60 * time.Second
+const patience = 2 * time.Minute
 
 // A hub is told what happens, so that instants are found by events and not by
 // time: bytes that were carried, and lines that programs print.
