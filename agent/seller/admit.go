@@ -34,6 +34,9 @@ func (s *Seller) begin(ctx context.Context, conn tunnel.ServerConn, tun *tunnel.
 	id := s.domain.ID(h.Config)
 	log = log.With("buyer", h.Config.Payer.String(), "channel", id.String()[:10])
 	x, notice := s.admit(ctx, id, h, conn)
+	// A buyer who reads nothing could hold the answer up for ever.
+	unread := time.AfterFunc(helloTime, func() { _ = conn.Close(tunnel.ReasonProtocol, "the control stream is not read") })
+	defer unread.Stop()
 	if notice != nil {
 		notify(ctl, log, *notice)
 		return nil, &refusal{tunnel.ReasonRefused, notice.Text}
@@ -68,6 +71,8 @@ func (s *Seller) hello(ctx context.Context, conn tunnel.ServerConn, tun *tunnel.
 	h, err := agent.OpenHello(exporter, c.Value)
 	if err != nil {
 		if _, ok := errors.AsType[*agent.VersionError](err); ok {
+			// A notice ends the purchase; after a mere close it would be tried again.
+			notify(ctl, s.log, agent.Notice{Code: agent.NoticeRefused, Text: err.Error()})
 			return nil, h, err
 		}
 		return nil, h, &refusal{tunnel.ReasonAuth, err.Error()}
