@@ -315,6 +315,9 @@ func (b *Buyer) answer(ctx context.Context, n agent.Notice) error {
 		b.log.Info("the agent's price has changed", "price_up", n.Price.Up, "price_down", n.Price.Down)
 		b.price = *n.Price
 	case agent.NoticeDeposit:
+		if b.cfg.CloseOnly {
+			return n // there is nothing to refund, and nothing is bought
+		}
 		return b.ensureDeposit(ctx)
 	case agent.NoticeRefused:
 		return n
