@@ -112,8 +112,8 @@ func TestKill(t *testing.T) {
 		defer cancel()
 	}
 	m := newMarket(ctx, t, rand.New(rand.NewPCG(s, 0)))
-	defer m.end()
 	m.open()
+	defer m.end()
 	for i := range n {
 		m.crash(i)
 		if t.Failed() {

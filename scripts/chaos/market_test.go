@@ -34,13 +34,15 @@ const (
 // A market is the three programs, the traffic through them and what was seen of
 // them so far.
 type market struct {
-	ctx  context.Context
-	t    *testing.T
-	rng  *rand.Rand
-	dir  string
-	bin  string
-	hub  *hub
-	work sync.WaitGroup
+	ctx context.Context
+	t   *testing.T
+	rng *rand.Rand
+	dir string
+	bin string
+	// agentBin is the agent's program if it is not the one in bin.
+	agentBin string
+	hub      *hub
+	work     sync.WaitGroup
 
 	traffic  *traffic
 	stopWeb  context.CancelFunc
@@ -237,7 +239,11 @@ func (m *market) startBank() {
 func (m *market) startAgent() {
 	m.t.Helper()
 	selling := m.hub.line(m.agent.name, "msg=selling")
-	m.agent.start(m.t, m.command("x402-agent", "run", "--config", "agent.toml"))
+	cmd := m.command("x402-agent", "run", "--config", "agent.toml")
+	if m.agentBin != "" {
+		cmd.Path = m.agentBin
+	}
+	m.agent.start(m.t, cmd)
 	m.await(m.agent, selling)
 }
 
