@@ -61,8 +61,11 @@ func (x *session) finish(ctx context.Context, received <-chan error) error {
 	}
 	if x.closed != nil {
 		b.outcome.Claimed, b.outcome.Refunded = x.closed.Claimed, x.closed.Refunded
-		if _, err := b.observe(ctx); err != nil {
+		state, err := b.observe(ctx)
+		if err != nil {
 			b.log.Warn("read the channel from the ledger", "err", err)
+		} else if left := (Holding{State: state}).Left(); left > 0 { // it said otherwise, or a deposit came late
+			return fmt.Errorf("the agent closed the channel, but the ledger says that %s USD of the deposit are still in it: run x402 wallet refund", left.USD())
 		}
 	}
 	return nil

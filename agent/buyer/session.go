@@ -76,7 +76,19 @@ func (b *Buyer) session(ctx context.Context, stopProxies func()) error {
 		return err
 	}
 	x := &session{b: b, conn: conn, meter: meter.New(meter.Config{}), inbox: make(chan tunnel.Capsule), sampled: time.Now()}
-	if err := x.hello(ctx); err != nil {
+	// An agent that reads nothing could hold every capsule up for ever.
+	unread := func() { _ = conn.Close(tunnel.ReasonProtocol, "the control stream is not read") }
+	timer := time.AfterFunc(termsTime, unread)
+	defer context.AfterFunc(ctx, func() {
+		select {
+		case <-conn.Context().Done():
+		case <-time.After(drainTime + closeTime):
+			unread()
+		}
+	})()
+	err = x.hello(ctx)
+	timer.Stop()
+	if err != nil {
 		_ = conn.Close(tunnel.ReasonInternal, "") // it has failed already
 		return err
 	}
