@@ -69,6 +69,9 @@ func Check(ctx context.Context, f ConfigFile, err error) []Finding {
 	for _, w := range f.Warnings {
 		found = append(found, warning("config", w, ""))
 	}
+	if c.Price.Max() == 0 {
+		found = append(found, warning("price", "is 0: traffic is given away", "set price.per_gb, in USD"))
+	}
 	running := askRunning(ctx, c)
 	found = append(found, checkState(c), checkKeys(c), checkClock(c, time.Now()))
 	if running != nil {

@@ -74,6 +74,7 @@ func (p *purchase) conclude(r buyer.Result, last buyer.Status, err error) error 
 	}
 	rows := [][2]string{
 		{"end", end},
+		{"channel", "in all, earlier runs included:"},
 		{"received", bytesText(r.Down)},
 		{"sent", bytesText(r.Up)},
 		{"owed", r.Owed.USD() + " USD"},

@@ -118,7 +118,7 @@ func (f connectFlags) purchase() (p *purchase, err error) {
 			return nil, err
 		}
 		if *a.to == 0 {
-			return nil, usage("--%s: is zero", a.name)
+			return nil, usage("--%s: want more than 0", a.name)
 		}
 	}
 	if f.key != "" {
@@ -216,7 +216,9 @@ func (p *purchase) findOffer(ctx context.Context) error {
 	if p.connectFlags.offer != "" {
 		b, err := os.ReadFile(p.connectFlags.offer)
 		if err == nil {
-			p.offer, err = agent.ParseOffer(b)
+			if p.offer, err = agent.ParseOffer(b); err != nil {
+				return withHint(fmt.Errorf("--offer: %s: %w", p.connectFlags.offer, err), "the file is no offer, or was changed or damaged: get it from the agent's owner again")
+			}
 		}
 		if err != nil {
 			return fmt.Errorf("--offer: %w", err)

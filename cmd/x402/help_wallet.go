@@ -171,7 +171,7 @@ DESCRIPTION
     refund first: it is there at once.
 
     Without --channel, withdrawals that were begun are finished if they are due.
-    If none was begun and only one channel has something left, that one's is.
+    To begin one, name the channel: it locks the channel for the delay.
 
 FLAGS
     --channel ID            Channel to withdraw from: its id, or the beginning

@@ -240,6 +240,6 @@ func fundHow(ctx context.Context, fac *facilitator.Client, url string, a channel
 	rows = append(rows,
 		[2]string{"how", "pay this asset to the address; a ledger of the facilitator's own has"},
 		[2]string{"", "its operator take your money and then give you credit, by"},
-		[2]string{"", "x402-facilitator issue --to " + a.String() + " --amount USD"})
+		[2]string{"", "x402-facilitator issue --dir DIR --to " + a.String() + " --amount USD"})
 	return printRows(stdout, rows)
 }

@@ -57,7 +57,7 @@ func walletWithdraw(ctx context.Context, args []string, stdout, _ io.Writer) (er
 }
 
 // obvious are the channels that a withdrawal without --channel is about: those
-// where one was begun, else the only one that has something left.
+// where one was begun. It begins none, since that locks the channel for a day.
 func obvious(drawers []drawer) ([]drawer, error) {
 	var begun, full []drawer
 	for _, d := range drawers {
@@ -71,10 +71,11 @@ func obvious(drawers []drawer) ([]drawer, error) {
 	if len(begun) > 0 {
 		return begun, nil
 	}
-	if len(full) > 1 {
-		return nil, usage("%d channels have something left: name one with --channel, or all", len(full))
+	if len(full) > 0 {
+		return nil, withHint(usage("to begin a withdrawal, name a channel with --channel, or all: %d have something left", len(full)),
+			"an agent that answers gives it back at once: x402 wallet refund")
 	}
-	return full, nil
+	return nil, nil
 }
 
 // withdraw takes the next step with one channel.
