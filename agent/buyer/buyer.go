@@ -186,7 +186,9 @@ func (b *Buyer) prepare(ctx context.Context) (err error) {
 	if b.addr, err = resolve(ctx, b.cfg.Offer.Endpoints); err != nil {
 		return err
 	}
-	b.most = max(state.Max, state.Claimed) + b.cfg.Budget
+	if b.most, err = max(state.Max, state.Claimed).Add(b.cfg.Budget); err != nil {
+		return fmt.Errorf("the budget: %w", err)
+	}
 	if b.cfg.CloseOnly {
 		_, err := b.observe(ctx)
 		return err
@@ -317,6 +319,9 @@ func (b *Buyer) answer(ctx context.Context, n agent.Notice) error {
 	case agent.NoticeDeposit:
 		if b.cfg.CloseOnly {
 			return n // there is nothing to refund, and nothing is bought
+		}
+		if state, _ := b.payer.Get(b.id); state.Balance >= b.most {
+			return fmt.Errorf("%w: what is owed from before needs it all: %w", ErrBudget, n)
 		}
 		return b.ensureDeposit(ctx)
 	case agent.NoticeRefused:

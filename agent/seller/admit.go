@@ -117,7 +117,11 @@ func (s *Seller) admit(ctx context.Context, id channel.ID, h agent.Hello, conn t
 	}
 	x, err := s.enlist(id, h, conn)
 	if err != nil {
-		return nil, &agent.Notice{Code: agent.NoticeRefused, Text: err.Error()}
+		code := agent.NoticeRefused
+		if errors.Is(err, errLater) {
+			code = agent.NoticeBusy
+		}
+		return nil, &agent.Notice{Code: code, Text: err.Error()}
 	}
 	if x.account.balance <= x.account.tally.Base {
 		s.remove(x)
@@ -184,6 +188,9 @@ func (s *Seller) replace(ctx context.Context, id channel.ID) *agent.Notice {
 	return &agent.Notice{Code: agent.NoticeBusy, Text: "the channel's last session has not ended yet; try again in a moment"}
 }
 
+// errLater is a refusal that passes.
+var errLater = errors.New("try again in a moment")
+
 // enlist makes the session of a channel and hello and puts it on the list. It
 // goes on from what the channel's last session has stored: nobody else can be
 // on the list then, and what admit saw may be older.
@@ -193,13 +200,13 @@ func (s *Seller) enlist(id channel.ID, h agent.Hello, conn tunnel.ServerConn) (*
 	state, _ := s.payee.Get(id)
 	switch {
 	case s.closing:
-		return nil, errors.New("the agent stops")
+		return nil, fmt.Errorf("the agent stops; %w", errLater)
 	case s.sessions[id] != nil:
-		return nil, errors.New("another session of the channel has just begun")
+		return nil, fmt.Errorf("another session of the channel has just begun; %w", errLater)
 	case len(s.sessions) >= s.cfg.MaxSessions:
-		return nil, fmt.Errorf("the agent serves %d buyers already", s.cfg.MaxSessions)
+		return nil, fmt.Errorf("the agent serves %d buyers already; %w", s.cfg.MaxSessions, errLater)
 	case state.Phase != channel.Open:
-		return nil, errors.New("the channel has just been settled; try again in a moment")
+		return nil, fmt.Errorf("the channel is being settled; %w", errLater)
 	}
 	var own agent.Tally
 	if err := own.UnmarshalBinary(state.Note); err != nil {
