@@ -206,8 +206,7 @@ func TestFacilitatorGoneForStranger(t *testing.T) {
 func TestTopUp(t *testing.T) {
 	for name, fault := range faults() {
 		t.Run(name, func(t *testing.T) {
-			m := newMarket(t)
-			m.cfg.Payment.MinDeposit, m.cfg.SettleAt = 1_000, 1_500
+			m := newMarketOf(t, func(c *seller.Config) { c.Payment.MinDeposit, c.SettleAt = 1_000, 1_500 })
 			f := m.newFront()
 			site := web(t)
 			p := m.buy(func(c *buyer.Config) { c.Deposit = 4_000 }) // 1 MB
@@ -227,8 +226,7 @@ func TestTopUp(t *testing.T) {
 
 // TestSlowFacilitator: nobody waits for a settlement but who asked for it.
 func TestSlowFacilitator(t *testing.T) {
-	m := newMarket(t)
-	m.cfg.SettleAt = 1_000
+	m := newMarketOf(t, func(c *seller.Config) { c.SettleAt = 1_000 })
 	f := m.newFront()
 	site := web(t)
 	release := make(chan struct{})
@@ -253,8 +251,7 @@ func TestSlowFacilitator(t *testing.T) {
 func TestClaimFails(t *testing.T) {
 	for name, fault := range faults() {
 		t.Run(name, func(t *testing.T) {
-			m := newMarket(t)
-			m.cfg.SettleAt = 1_000
+			m := newMarketOf(t, func(c *seller.Config) { c.SettleAt = 1_000 })
 			f := m.newFront()
 			site := web(t)
 			p := m.buy(func(c *buyer.Config) { c.Keep = true })
