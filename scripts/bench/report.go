@@ -88,7 +88,8 @@ type Memory struct {
 	MiB   float64 `json:"mib"`
 }
 
-// Micro is what single steps cost.
+// Micro is what single steps cost: the least of what computes, the median of
+// what waits for the disk.
 type Micro struct {
 	PacketNanos   float64 `json:"packetNanos"` // metering one packet
 	PacketAllocs  float64 `json:"packetAllocs"`
