@@ -143,7 +143,8 @@ func (w testWriter) Write(b []byte) (int, error) {
 }
 
 func (m *market) startAgent() {
-	m.agent = start(func(ctx context.Context) error { return seller.Run(ctx, m.cfg) })
+	cfg := m.cfg // tests change m.cfg for the next start
+	m.agent = start(func(ctx context.Context) error { return seller.Run(ctx, cfg) })
 }
 
 // offer waits for the agent and returns its offer.
