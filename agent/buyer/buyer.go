@@ -218,6 +218,8 @@ func resolve(ctx context.Context, endpoints []string) (net.Addr, error) {
 const (
 	redialMin = 200 * time.Millisecond
 	redialMax = 30 * time.Second
+	// steady is how long a session has to last for the next to be dialled at once.
+	steady = 5 * time.Second
 	// dialWait is how long a local connection waits for the tunnel to come back.
 	dialWait = 15 * time.Second
 	// brokenWait is how long a connection on which no flow can be opened may
@@ -273,7 +275,7 @@ func (b *Buyer) sessions(ctx context.Context, stopProxies func()) error {
 				return err
 			}
 		}
-		if time.Since(began) > time.Minute {
+		if time.Since(began) > steady {
 			retry = redialMin
 		}
 		b.log.Warn("the tunnel is down; trying again", "err", err, "after", retry)

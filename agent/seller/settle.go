@@ -62,6 +62,9 @@ func (s *Seller) settleLoop(ctx context.Context) error {
 			return nil
 		case request = <-s.settle:
 		case <-s.due:
+			if next < s.cfg.SettleEvery && time.Since(last) < next {
+				continue // the last one failed: the timer says when to try again
+			}
 		case <-timer.C:
 			if time.Since(last) < next && !s.withdrawing(ctx) {
 				timer.Reset(min(next, watchEvery))
