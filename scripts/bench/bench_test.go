@@ -9,6 +9,9 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/depinsim/x402/agent/buyer"
+	"github.com/depinsim/x402/agent/seller"
 )
 
 // TestMain lets the test's program play the roles, like the real one.
@@ -129,6 +132,28 @@ func TestSummarise(t *testing.T) {
 	}
 	if got != want {
 		t.Errorf("got %+v\nwant %+v", got, want)
+	}
+}
+
+func TestAgree(t *testing.T) {
+	moved := map[string]uint64{"down": 100, "up": 50}
+	for name, test := range map[string]struct {
+		change func(*buyer.Result, *seller.Earnings)
+		ok     bool
+	}{
+		"all":         {func(*buyer.Result, *seller.Earnings) {}, true},
+		"not counted": {func(r *buyer.Result, e *seller.Earnings) { r.Up, e.Up = 49, 49 }, false},
+		"differently": {func(_ *buyer.Result, e *seller.Earnings) { e.Down++ }, false},
+		"not signed":  {func(r *buyer.Result, _ *seller.Earnings) { r.Signed-- }, false},
+		"not claimed": {func(r *buyer.Result, _ *seller.Earnings) { r.Claimed-- }, false},
+		"not taken":   {func(_ *buyer.Result, e *seller.Earnings) { e.Paid-- }, false},
+	} {
+		r := buyer.Result{Down: 110, Up: 55, Owed: 9, Signed: 9, Claimed: 9}
+		e := seller.Earnings{Down: 110, Up: 55, Paid: 9}
+		test.change(&r, &e)
+		if err := agree(r, e, moved); (err == nil) != test.ok {
+			t.Errorf("%s: %v", name, err)
+		}
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/depinsim/x402/agent/buyer"
+	"github.com/depinsim/x402/agent/seller"
 )
 
 // The ways a flow can take.
@@ -63,21 +64,34 @@ func (b *bench) transfer(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	status, err := m.status(ctx)
-	if err != nil {
-		return err
-	}
 	var r buyer.Result
 	if err := purchase.stop(&r); err != nil {
 		return err
 	}
+	status, err := m.status(ctx)
+	if err != nil {
+		return err
+	}
+	if err := agree(r, status.Earnings, moved); err != nil {
+		return err
+	}
 	b.report.Paid = &Paid{BytesDown: r.Down, BytesUp: r.Up, Signed: r.Signed, Claimed: r.Claimed}
 	b.report.FullSpeed = flashOf(status, time.Duration(status.Uptime)*time.Second)
-	if r.Down < moved["down"] || r.Up < moved["up"] || r.Signed != r.Claimed {
-		return fmt.Errorf("%d bytes down and %d up were bought, %d and %d are billed; %s signed, %s claimed",
-			moved["down"], moved["up"], r.Down, r.Up, r.Signed, r.Claimed)
-	}
 	return errors.Join(m.agent.stop(nil), bareBuyer.stop(nil), bareAgent.stop(nil))
+}
+
+// agree is an error unless all that was moved was counted, by both sides alike,
+// and paid: what is measured must be the whole work.
+func agree(r buyer.Result, e seller.Earnings, moved map[string]uint64) error {
+	switch {
+	case r.Down < moved["down"] || r.Up < moved["up"]:
+		return fmt.Errorf("%d bytes down and %d up came through, %d and %d were counted", moved["down"], moved["up"], r.Down, r.Up)
+	case e.Down != r.Down || e.Up != r.Up:
+		return fmt.Errorf("the buyer counted %d bytes down and %d up, the agent %d and %d", r.Down, r.Up, e.Down, e.Up)
+	case r.Signed != r.Owed || r.Claimed != r.Owed || e.Paid != r.Owed:
+		return fmt.Errorf("%s owed, %s signed, %s claimed, %s paid", r.Owed, r.Signed, r.Claimed, e.Paid)
+	}
+	return nil
 }
 
 // startBareAgent starts the bare relay's far end and returns its address.
