@@ -40,6 +40,8 @@ type Flow struct {
 }
 
 const (
+	// answerWait is how long a failed write waits for the agent's answer.
+	answerWait = time.Second
 	// flowBuffer is how much a flow holds for its application before the
 	// agent is asked to pause it: 80 ms at 100 Mbit/s.
 	flowBuffer = 1 << 20
@@ -222,6 +224,7 @@ func (f *Flow) Write(b []byte) (int, error) {
 		lane.Deliver(len(part), n)
 		total += n
 		if err != nil {
+			f.awaitAnswer()
 			return total, f.writeError(err)
 		}
 		b = b[n:]
@@ -229,10 +232,29 @@ func (f *Flow) Write(b []byte) (int, error) {
 	return total, nil
 }
 
+// awaitAnswer gives a refusal the time to arrive: the agent stops the stream
+// right behind it, and that may overtake it.
+func (f *Flow) awaitAnswer() {
+	timer := time.NewTimer(answerWait)
+	defer timer.Stop()
+	select {
+	case <-f.answered:
+	case <-f.ctx.Done():
+	case <-timer.C:
+	}
+}
+
 // writeError says why a write failed that found err.
 func (f *Flow) writeError(err error) error {
 	if f.ctx.Err() != nil {
 		return context.Cause(f.ctx)
+	}
+	select {
+	case <-f.answered:
+		if f.refused != nil { // the pump is about to end the flow for it
+			return f.refused
+		}
+	default:
 	}
 	return err
 }
