@@ -15,7 +15,7 @@ import (
 )
 
 // groups are what can be measured by itself.
-func groups() []string { return []string{"transfer", "flash", "latency", "memory", "micro"} }
+func groups() []string { return []string{"transfer", "flash", "latency", "memory", "micro", "router"} }
 
 // A config says what is measured, and how thoroughly.
 type config struct {
@@ -38,8 +38,8 @@ type bench struct {
 	self   string // this program
 	lab    *lab
 	report *Report
-	agent  string // path of x402-agent; "": a role of this program
-	group  string // under way
+	agent  []string // x402-agent's command line begins so; nil: a role of this program
+	group  string   // under way
 	procs  []*process
 }
 
@@ -74,9 +74,11 @@ func (c config) measure(ctx context.Context) (_ *Report, err error) {
 		return nil, err
 	}
 	if !c.inside && c.profiles == "" {
-		if b.agent, err = b.build(ctx, "x402-agent", runtime.GOARCH); err != nil {
+		program, err := b.build(ctx, "x402-agent", runtime.GOARCH)
+		if err != nil {
 			return nil, err
 		}
+		b.agent = []string{program}
 	}
 	if err := b.runGroups(ctx); err != nil {
 		return nil, err
@@ -92,6 +94,7 @@ func (b *bench) runGroups(ctx context.Context) error {
 		run  func(context.Context) error
 	}{
 		{"transfer", b.transfer}, {"flash", b.flash}, {"latency", b.latency}, {"memory", b.memory}, {"micro", b.micro},
+		{"router", b.router},
 	} {
 		if !slices.Contains(b.only, group.name) {
 			continue

@@ -1,9 +1,9 @@
 // Command bench measures what docs/performance.md promises, on this machine
 // and in one run: throughput and processor time beside a bare QUIC relay and
 // direct TCP, the agent's memory, the time to the first byte, what metering and
-// vouchers cost, and what the agent writes to flash.
+// vouchers cost, what the agent writes to flash, and its instructions on routers.
 //
-//	go run ./scripts/bench [--only transfer,flash,latency,memory,micro] [--rounds 5] [--seconds 3] [--json]
+//	go run ./scripts/bench [--only GROUPS] [--rounds 5] [--seconds 3] [--json]
 //
 // Buyer, agent, relay, target and load are separate processes: as root in two
 // network namespaces joined by a veth pair, else on loopback. What is compared

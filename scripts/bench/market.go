@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
 	"time"
 
 	"github.com/depinsim/x402/agent"
@@ -62,9 +63,9 @@ flows = %d
 allow_networks = [%q]
 `
 
-// openMarket starts site and agent below a folder of their own. program is the
-// agent's; "" runs it as a role of this program.
-func (b *bench) openMarket(ctx context.Context, name, program string) (*market, error) {
+// openMarket starts site and agent below a folder of their own. program begins
+// the agent's command line; nil runs it as a role of this program.
+func (b *bench) openMarket(ctx context.Context, name string, program []string) (*market, error) {
 	m := &market{b: b, store: filepath.Join(b.dir, name, "buyer.db")}
 	dir := filepath.Join(b.dir, name)
 	if err := os.Mkdir(dir, 0o700); err != nil {
@@ -75,10 +76,7 @@ func (b *bench) openMarket(ctx context.Context, name, program string) (*market, 
 		return nil, err
 	}
 	host := b.lab.addr[agentSide]
-	if m.site, err = b.startRole(ctx, agentSide, "site", siteSettings{host, m.key.Address(), funds}); err != nil {
-		return nil, err
-	}
-	if err := m.site.answer(ctx, &m.ready, answerTime); err != nil {
+	if m.site, m.ready, err = b.startSite(ctx, siteSettings{host, m.key.Address(), funds}); err != nil {
 		return nil, err
 	}
 	p := m.ready.Params
@@ -90,8 +88,8 @@ func (b *bench) openMarket(ctx context.Context, name, program string) (*market, 
 	}
 	m.offer = filepath.Join(dir, "state", "offer.json")
 	m.ctl = seller.DialControl(filepath.Join(dir, "state", "control.sock"))
-	if program != "" {
-		m.agent, err = b.start(ctx, agentSide, name+"-agent", program, "run", "--config", config)
+	if program != nil {
+		m.agent, err = b.start(ctx, agentSide, name+"-agent", append(slices.Clone(program), "run", "--config", config)...)
 	} else {
 		m.agent, err = b.startRole(ctx, agentSide, "agent", agentSettings{config, b.profile("ours-agent")})
 	}
@@ -99,6 +97,14 @@ func (b *bench) openMarket(ctx context.Context, name, program string) (*market, 
 		return nil, err
 	}
 	return m, m.awaitOffer(ctx)
+}
+
+// startSite starts a site.
+func (b *bench) startSite(ctx context.Context, s siteSettings) (p *process, r siteReady, err error) {
+	if p, err = b.startRole(ctx, agentSide, "site", s); err != nil {
+		return nil, r, err
+	}
+	return p, r, p.answer(ctx, &r, answerTime)
 }
 
 // awaitOffer waits until the agent has written its offer.

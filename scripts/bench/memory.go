@@ -47,24 +47,24 @@ func (b *bench) memory(ctx context.Context) error {
 
 // routerAgent builds the agent for the router's architecture if its programs
 // run here.
-func (b *bench) routerAgent(ctx context.Context) (program, arch string, err error) {
+func (b *bench) routerAgent(ctx context.Context) (program []string, arch string, err error) {
 	if b.inside {
-		return "", runtime.GOARCH, nil
+		return nil, runtime.GOARCH, nil
 	}
-	if program, err = b.build(ctx, "x402-agent", router); err != nil {
-		return "", "", err
+	built, err := b.build(ctx, "x402-agent", router)
+	if err != nil {
+		return nil, "", err
 	}
-	if exec.CommandContext(ctx, program, "version").Run() == nil {
-		return program, router, nil
+	if exec.CommandContext(ctx, built, "version").Run() == nil {
+		return []string{built}, router, nil
 	}
-	program, err = b.build(ctx, "x402-agent", runtime.GOARCH)
-	return program, runtime.GOARCH, err
+	return b.agent, runtime.GOARCH, nil
 }
 
 // busyAgent starts an agent and returns its highest RSS while flows download,
 // in MiB, and how many of them got something; of no flows, the RSS when it is
 // idle.
-func (b *bench) busyAgent(ctx context.Context, name, program string, flows int) (mib float64, moved int, err error) {
+func (b *bench) busyAgent(ctx context.Context, name string, program []string, flows int) (mib float64, moved int, err error) {
 	m, err := b.openMarket(ctx, name, program)
 	if err != nil {
 		return 0, 0, err

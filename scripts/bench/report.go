@@ -28,6 +28,7 @@ type Report struct {
 	MemoryArch string    `json:"memoryArch,omitempty"`
 	Memory     []Memory  `json:"memory,omitempty"`
 	Micro      *Micro    `json:"micro,omitempty"`
+	Router     []Router  `json:"router,omitempty"`
 
 	Targets []Target `json:"targets"`
 }
@@ -98,6 +99,16 @@ type Micro struct {
 	JournalBytes  float64 `json:"journalBytes"`
 }
 
+// A Router is how many instructions an agent on a router's processor takes in
+// user space for a byte of a download, with encryption and all; Bare is the bare
+// relay's, Ratio that of the same round.
+type Router struct {
+	CPU   string  `json:"cpu"`
+	Ours  float64 `json:"ours"`
+	Bare  float64 `json:"bare"`
+	Ratio float64 `json:"ratio"`
+}
+
 // A Target is one of those of docs/performance.md and how it was met.
 type Target struct {
 	Name string  `json:"name"`
@@ -145,6 +156,9 @@ func (r *Report) judge() {
 		most("metering a packet", "ns", 5, m.PacketNanos)
 		most("metering a packet", "allocations", 0, m.PacketAllocs)
 		most("checking a voucher", "µs", 150, m.VoucherMicros)
+	}
+	for _, x := range r.Router {
+		most("agent's instructions on "+x.CPU, "× bare relay", 1.05, x.Ratio)
 	}
 }
 

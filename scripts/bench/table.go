@@ -78,6 +78,12 @@ func (r *Report) restTable(out *strings.Builder) {
 		fmt.Fprintf(w, "checking a voucher\t%.0f\tµs\t\n", m.VoucherMicros)
 		fmt.Fprintf(w, "storing a voucher (%.0f B, synced)\t%.0f\tµs\t\n", m.JournalBytes, m.JournalMicros)
 	}
+	if len(r.Router) > 0 {
+		fmt.Fprintln(w, "\nagent's instructions a byte\tours\tbare relay\t× bare\t")
+	}
+	for _, x := range r.Router {
+		fmt.Fprintf(w, "%s\t%.1f\t%.1f\t%.3f\t\n", x.CPU, x.Ours, x.Bare, x.Ratio)
+	}
 	_ = w.Flush()
 }
 
