@@ -1,2 +1,0 @@
-// Package path keeps a connection alive while its ends change addresses.
-package path
