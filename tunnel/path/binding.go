@@ -25,6 +25,7 @@ type Binding struct {
 	cookie     [CookieSize]byte
 	next       time.Time // when the next Bind is due
 	tries      int       // since the last Bound
+	prompt     bool      // a challenge was answered since
 	asked      int       // again for the other side's address
 	self, peer netip.AddrPort
 }
@@ -41,7 +42,9 @@ const (
 )
 
 // Bind claims the place for this socket, and holds it until the binding is
-// closed. It returns when the relay has answered, or with ctx. Run has to run.
+// closed. It returns when the relay has answered, or with ctx. Run has to run
+// and quic-go to read, which a Transport begins with its first use: calling its
+// ReadNonQUICPacket with a cancelled context is one that does nothing else.
 func (s *Socket) Bind(ctx context.Context, r Relay) (*Binding, error) {
 	r.Addr = unmap(r.Addr)
 	b := &Binding{s: s, relay: r, bound: make(chan struct{})}
@@ -78,6 +81,7 @@ func (b *Binding) due(now time.Time) []byte {
 	wait := min(bindFirst<<min(b.tries, 10), bindLast)
 	b.next = now.Add(wait - rand.N(wait/4))
 	b.tries++
+	b.prompt = false
 	return b.bind()
 }
 
@@ -87,11 +91,14 @@ func (b *Binding) bind() []byte {
 }
 
 // packet takes a packet of the relay's and says whether it told the addresses.
-// A challenge is good for one answer, since the next Bind has another counter;
-// a relay may repeat a Bound when the other side has come.
+// A relay may repeat a Bound when the other side has come.
 func (b *Binding) packet(now time.Time, p []byte) (answer []byte, ok bool) {
 	if c, err := ParseChallenge(p, &b.relay.Token); err == nil && c.Counter == b.counter {
 		b.cookie = c.Cookie
+		if b.prompt { // not for ever, whatever the relay wants
+			return nil, false
+		}
+		b.prompt = true
 		return b.bind(), false
 	}
 	c, err := ParseBound(p, &b.relay.Token)

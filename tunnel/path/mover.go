@@ -29,6 +29,7 @@ type mover struct {
 	candidates []*candidate
 	route      *candidate
 	goal       *candidate // agent: asked to move there, which has yet to answer
+	verified   time.Time  // buyer: when it last moved because the agent asked
 	gauge      int        // buyer: probes of full size that were sent on the route
 	inUse      int        // size of the packets that QUIC sends
 
@@ -94,6 +95,8 @@ const (
 
 	confirmations = 5 // moves that may go without an answer
 	fullTries     = 4 // likewise probes of full size
+
+	askEvery = 200 * time.Millisecond // between questions to or from somebody who moved
 
 	minPacket = 1280 // what QUIC begins with (quic-go's protocol.InitialPacketSize)
 
@@ -237,7 +240,7 @@ func (m *mover) probed(now time.Time, h heard, p Probe) {
 		}
 		m.moved, m.goal = p.Counter, c
 		if trusted {
-			m.follow(c)
+			m.follow(now, c)
 		}
 	}
 	if trusted || !p.Move {
@@ -256,17 +259,22 @@ func (m *mover) probed(now time.Time, h heard, p Probe) {
 }
 
 // follow is the agent's move.
-func (m *mover) follow(c *candidate) {
+func (m *mover) follow(now time.Time, c *candidate) {
 	m.goal = nil
-	m.set(c)
+	m.set(now, c)
 }
 
 // set changes the route.
-func (m *mover) set(c *candidate) {
+func (m *mover) set(now time.Time, c *candidate) {
 	m.quiet = quiet{}
 	if m.route != c {
 		m.route = c
 		m.events = append(m.events, eventMoved)
+		for _, d := range m.candidates { // a direct path that died may come back
+			if m.buyer && !c.direct && d.direct {
+				m.rest(now, d)
+			}
+		}
 	}
 	m.events = append(m.events, eventAlive)
 }
@@ -277,7 +285,8 @@ func (m *mover) shown(now time.Time, c *candidate) {
 	if c != m.route && c.answered.IsZero() && c.idle() {
 		m.round(now, c)
 	}
-	if !m.search.on && m.route.confirm == 0 && now.Sub(m.route.answered) > time.Second {
+	if !m.search.on && m.route.confirm == 0 && now.Sub(m.verified) >= askEvery {
+		m.verified = now
 		m.move(now, m.route)
 	}
 }
@@ -312,7 +321,9 @@ func (m *mover) answer(now time.Time, c *candidate, size int, move bool) {
 	switch {
 	case !m.buyer:
 		if c == m.goal {
-			m.follow(c)
+			m.follow(now, c)
+			b := Ack{m.id, m.moved, true, c.addr}.Append(nil, &m.send, MinProbe)
+			m.out = append(m.out, datagram{c.addr, c.local, b})
 		}
 	case move && c == m.route:
 		c.confirm, c.next = 0, now // for its size
@@ -341,7 +352,7 @@ func (m *mover) need() int {
 func (m *mover) settle(now time.Time, c *candidate) {
 	m.search = search{}
 	c.rounds, c.confirm = 0, 0
-	m.set(c)
+	m.set(now, c)
 	m.move(now, c)
 }
 

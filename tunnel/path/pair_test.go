@@ -52,6 +52,9 @@ func newEnd(t testing.TB, cfg Config) *end {
 	t.Helper()
 	e := &end{sock: must[*Socket](t)(Listen(context.Background(), cfg)), moved: make(chan bool, 64), lost: make(chan struct{}, 64)}
 	e.transport = &quicgo.Transport{Conn: e.sock.PacketConn()}
+	started, cancel := context.WithCancel(context.Background())
+	cancel()
+	_, _, _ = e.transport.ReadNonQUICPacket(started, nil) // it reads from now on; see Bind
 	return e
 }
 

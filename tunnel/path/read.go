@@ -28,6 +28,9 @@ type reader struct {
 	known *table         // by which table,
 	peer  *peer          // who that is, or
 	addr  *net.UDPAddr   // what QUIC was told of somebody unknown
+
+	noted [32]noted // in turn
+	notes int
 }
 
 // read reads at least one packet for QUIC into ms.
@@ -156,12 +159,17 @@ func (s *Socket) filter(ms []ipv4.Message) int {
 // cidSize is the length of the connection IDs that quic-go chooses.
 const cidSize = 4
 
-// cid returns the destination of a short header packet (RFC 9000 §17.3.1).
-func cid(b []byte) (uint32, bool) {
-	if len(b) <= cidSize || b[0]&0xc0 != 0x40 {
-		return 0, false
+// cid returns the connection ID that a packet is for, if it is one of ours, and
+// whether the packet is of an established connection: has a short header (RFC
+// 9000 §17.2, §17.3.1).
+func cid(b []byte) (id uint32, ours, short bool) {
+	switch {
+	case len(b) > cidSize && b[0]&0xc0 == 0x40:
+		return binary.BigEndian.Uint32(b[1:]), true, true
+	case len(b) > 6+cidSize && b[0]&0x80 != 0 && b[5] == cidSize:
+		return binary.BigEndian.Uint32(b[6:]), true, false
 	}
-	return binary.BigEndian.Uint32(b[1:]), true
+	return 0, false, false
 }
 
 // accept counts a batch of QUIC's and returns the address that QUIC is told. b
@@ -174,9 +182,9 @@ func (s *Socket) accept(from netip.AddrPort, b []byte) *net.UDPAddr {
 		r.last, r.known, r.peer, r.addr = from, t, t.in[from], nil
 	}
 	p := r.peer
-	id, short := cid(b)
+	id, ours, short := cid(b)
 	if p == nil && short {
-		if moved := t.byCID(id); moved != nil {
+		if moved := r.byCID(t, id); moved != nil {
 			moved.received.Add(1)
 			select {
 			case s.strangers <- stranger{moved, from}:
@@ -189,24 +197,48 @@ func (s *Socket) accept(from netip.AddrPort, b []byte) *net.UDPAddr {
 		p = s.state.guest(from)
 	}
 	if p == nil {
+		if ours {
+			r.note(from, id)
+		}
 		if r.addr == nil {
 			r.addr = net.UDPAddrFromAddrPort(from)
 		}
 		return r.addr
 	}
 	p.received.Add(1)
-	if short && p.cids[0] != id {
+	if ours && p.cids[0] != id {
 		p.cids[0], p.cids[1] = id, p.cids[0]
 	}
 	return p.virtual
 }
 
+// A noted connection ID is one that somebody writes to who is not attached.
+type noted struct {
+	from netip.AddrPort
+	id   uint32
+}
+
+func (r *reader) note(from netip.AddrPort, id uint32) {
+	n := noted{from, id}
+	if r.noted[(r.notes+len(r.noted)-1)%len(r.noted)] != n {
+		r.noted[r.notes%len(r.noted)] = n
+		r.notes++
+	}
+}
+
 // byCID returns the peer that writes to a connection ID: one that has moved
-// and is not yet heard to say so. QUIC, which authenticates what it is
-// handed, need not know that.
-func (t *table) byCID(id uint32) *peer {
+// and is not yet heard to say so. QUIC authenticates what it is handed, so it
+// need not know that; did it know, quic-go would migrate on its own, which it
+// can twice.
+func (r *reader) byCID(t *table, id uint32) *peer {
 	for _, p := range t.out {
 		if id != 0 && (p.cids[0] == id || p.cids[1] == id) {
+			return p
+		}
+	}
+	for _, n := range r.noted { // before it was attached
+		if p := t.out[n.from]; n.id == id && id != 0 && p != nil {
+			p.cids[0], p.cids[1] = id, p.cids[0]
 			return p
 		}
 	}

@@ -193,7 +193,7 @@ func (m *mover) dueRoute(now time.Time, c *candidate) {
 // it was not.
 func (m *mover) stranger(now time.Time, from netip.AddrPort) {
 	c := m.add(from)
-	if now.Sub(c.asked) < 200*time.Millisecond {
+	if now.Sub(c.asked) < askEvery {
 		return
 	}
 	c.asked = now

@@ -22,7 +22,10 @@ type world struct {
 	nodes map[netip.AddrPort]simnet.PacketReceiver
 	nats  map[netip.Addr]*nat // by their outside and inside addresses
 	lost  func(from, to netip.AddrPort, b []byte) bool
-	count int // of packets sent
+	queue []delivery // the oldest first
+	count int        // of packets sent
+
+	order sync.Mutex // held while a packet is delivered
 }
 
 // A nat lets in what was written to: port-restricted, in RFC 4787's words
@@ -103,8 +106,26 @@ func (w *world) SendPacket(p simnet.Packet) error {
 		return nil
 	}
 	p.From, p.To = net.UDPAddrFromAddrPort(from), net.UDPAddrFromAddrPort(node)
-	time.AfterFunc(w.delay, func() { r.RecvPacket(p) })
+	w.queue = append(w.queue, delivery{r, p})
+	time.AfterFunc(w.delay, w.deliver)
 	return nil
+}
+
+// deliver keeps the order of packets that are sent at the same instant.
+func (w *world) deliver() {
+	w.order.Lock()
+	defer w.order.Unlock()
+	w.mu.Lock()
+	d := w.queue[0]
+	w.queue = w.queue[1:]
+	w.mu.Unlock()
+	d.to.RecvPacket(d.p)
+}
+
+// A delivery is a packet under way.
+type delivery struct {
+	to simnet.PacketReceiver
+	p  simnet.Packet
 }
 
 // lose says what is lost from now on.

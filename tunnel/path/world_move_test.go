@@ -1,0 +1,216 @@
+package path
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/netip"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// A scene is a couple in a world, with a relay at 198.51.100.1.
+type scene struct {
+	*couple
+	w       *world
+	relay   *relay
+	binding *Binding
+}
+
+const (
+	plain     = iota // no NAT
+	cone             // one mapping for all addresses
+	symmetric        // one for each
+)
+
+// setScene puts the buyer at 10.0.0.2, the agent at 10.1.0.2 behind NATs of a
+// kind, and connects them by the relay.
+func setScene(t *testing.T, buyer, agent int) *scene {
+	s := &scene{w: newWorld(20 * time.Millisecond)}
+	b, a := "192.0.2.2", "203.0.113.2"
+	if buyer != plain {
+		b = "10.0.0.2"
+		s.w.nat(b, "192.0.2.1", buyer == symmetric)
+	}
+	if agent != plain {
+		a = "10.1.0.2"
+		s.w.nat(a, "203.0.113.1", agent == symmetric)
+	}
+	s.couple = newCouple(t, Config{Open: s.w.host(b)}, Config{Open: s.w.host(a)})
+	s.relay = newRelay(s.w.host("198.51.100.1"), ID{1}, true)
+	s.closers = append(s.closers, s.relay.close)
+	s.binding = s.bind(s.relay)
+	s.dial(net.UDPAddrFromAddrPort(s.binding.Addr()))
+	return s
+}
+
+// within fails unless the ends' callbacks say direct within d.
+func (s *scene) within(d time.Duration, direct bool) {
+	s.t.Helper()
+	start := time.Now()
+	for _, e := range []*end{s.buyer, s.agent} {
+		for is := !direct; is != direct; {
+			select {
+			case is = <-e.moved:
+			case <-time.After(d - time.Since(start)):
+				s.t.Fatalf("not moved to direct=%v within %v", direct, d)
+			}
+		}
+	}
+	s.t.Logf("direct=%v after %v", direct, time.Since(start))
+}
+
+func (s *scene) mustRally(n int) {
+	s.t.Helper()
+	start := time.Now()
+	if err := s.rally(n); err != nil {
+		s.t.Fatal(err)
+	}
+	s.t.Logf("%d bytes there and back after %v", n, time.Since(start))
+}
+
+func TestPunch(t *testing.T) {
+	names := []string{"plain", "cone", "symmetric"}
+	for buyer := range 3 {
+		for agent := range 3 {
+			t.Run(names[buyer]+" to "+names[agent], func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					s := setScene(t, buyer, agent)
+					defer s.close()
+					if buyer+agent <= 2 { // cones, or a symmetric NAT towards none
+						s.within(3*time.Second, true)
+					} else {
+						select {
+						case <-s.buyer.moved:
+							t.Fatal("moved through two such NATs")
+						case <-time.After(10 * time.Minute):
+						}
+					}
+					s.mustRally(100_000)
+				})
+			})
+		}
+	}
+}
+
+// TestDirectDies goes back to the relay, and to the direct path when it heals.
+func TestDirectDies(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := setScene(t, cone, cone)
+		defer s.close()
+		s.within(3*time.Second, true)
+		s.mustRally(100_000)
+		via := netip.MustParseAddr("198.51.100.1")
+		s.w.lose(func(from, to netip.AddrPort, _ []byte) bool { return from.Addr() != via && to.Addr() != via })
+		done := make(chan error, 1)
+		s.wg.Go(func() { done <- s.rally(1_000_000) })
+		s.within(4*time.Second, false)
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+		s.w.lose(nil)
+		s.within(2*time.Minute, true)
+		s.mustRally(100_000)
+	})
+}
+
+// TestUplinkDies breaks the direct path in one direction only.
+func TestUplinkDies(t *testing.T) {
+	for _, up := range []bool{true, false} {
+		t.Run(fmt.Sprint(up), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := setScene(t, cone, cone)
+				defer s.close()
+				s.within(3*time.Second, true)
+				buyer, agent := netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("203.0.113.1")
+				s.w.lose(func(from, to netip.AddrPort, _ []byte) bool {
+					return up && from.Addr() == buyer && to.Addr() == agent || !up && from.Addr() == agent && to.Addr() == buyer
+				})
+				done := make(chan error, 1)
+				s.wg.Go(func() { done <- s.rally(1_000_000) })
+				s.within(6*time.Second, false)
+				if err := <-done; err != nil {
+					t.Fatal(err)
+				}
+			})
+		})
+	}
+}
+
+// TestRelayDies asks the owner for another relay, and goes on there.
+func TestRelayDies(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := setScene(t, symmetric, symmetric)
+		defer s.close()
+		s.mustRally(100_000)
+		s.relay.close()
+		died := time.Now()
+		done := make(chan error, 1)
+		s.wg.Go(func() { done <- s.rally(1_000_000) })
+		<-s.buyer.lost
+		if d := time.Since(died); d > 5500*time.Millisecond {
+			t.Errorf("lost after %v", d)
+		}
+		second := newRelay(s.w.host("198.51.100.2"), ID{2}, true)
+		s.closers = append(s.closers, second.close)
+		b := s.bind(second)
+		named := time.Now()
+		s.buyer.mover.Use(b.Addr())
+		s.within(time.Second, false)
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+		t.Logf("1 MB there and back %v after another relay was named", time.Since(named))
+	})
+}
+
+// TestBuyerMoves changes the buyer's address again and again, with a relay and
+// without.
+func TestBuyerMoves(t *testing.T) {
+	for name, how := range map[string][2]int{"direct": {cone, cone}, "relayed": {symmetric, symmetric}} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := setScene(t, how[0], how[1])
+				defer s.close()
+				done := make(chan error, 1)
+				s.wg.Go(func() { done <- s.rally(20_000_000) })
+				for range 10 {
+					if err := s.buyer.sock.Rebind(context.Background()); err != nil {
+						t.Fatal(err)
+					}
+					s.mustRally(10_000)
+				}
+				if err := <-done; err != nil {
+					t.Fatal(err)
+				}
+			})
+		})
+	}
+}
+
+// TestWithoutRelay gives mobility to a buyer of a public agent whose NAT
+// forgets it again and again, and neither end is told.
+func TestWithoutRelay(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(20 * time.Millisecond)
+		n := w.nat("10.0.0.2", "192.0.2.1", false)
+		c := newCouple(t, Config{Open: w.host("10.0.0.2")}, Config{Open: w.host("203.0.113.2")})
+		defer c.close()
+		c.dial(c.agent.sock.LocalAddr())
+		for i := range 20 {
+			w.mu.Lock()
+			n.forget()
+			w.mu.Unlock()
+			start := time.Now()
+			if err := c.rally(10_000); err != nil {
+				t.Fatal(err)
+			}
+			if d := time.Since(start); d > 4*time.Second {
+				t.Errorf("move %d took %v", i, d)
+			} else {
+				t.Log(d)
+			}
+		}
+	})
+}
