@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/hex"
 	"errors"
+	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -12,6 +14,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -257,7 +261,8 @@ func TestCheckDNS(t *testing.T) {
 // touched.
 func TestCheckRunning(t *testing.T) {
 	b := newCheckBed(t, modemtest.Config{})
-	answer := `{"pid":4711,"modem":{"port":"/dev/ttyTest","maker":"Quectel","model":"EC25","imsi":"imsi(redacted)","mcc":"001","mnc":"01","sim":"ready"}}`
+	var answer atomic.Value
+	answer.Store(`{"pid":4711,"modem":{"port":"/dev/ttyTest","maker":"Quectel","model":"EC25","imsi":"imsi(redacted)","mcc":"001","mnc":"01","sim":"ready"}}`)
 	dir, err := os.MkdirTemp("", "x402") // short enough for a socket
 	if err != nil {
 		t.Fatal(err)
@@ -268,16 +273,21 @@ func TestCheckRunning(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	web := &httptest.Server{Listener: ln, Config: &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		w.Write([]byte(answer))
-	})}}
-	web.Start()
-	defer web.Close()
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer ln.Close()
+	wg.Go(func() {
+		for conn, err := ln.Accept(); err == nil; conn, err = ln.Accept() {
+			io.ReadFull(conn, make([]byte, len("status\n")))
+			fmt.Fprintf(conn, `{"result":%s}`, answer.Load())
+			conn.Close()
+		}
+	})
 	b.file.Config.Modem.Open = nil
 	b.file.Config.Listen = "192.0.2.1:1" // not an address here
 	b.expect(t, nil, "agent ok process 4711", "modem ok Quectel EC25 on /dev/ttyTest, used by the running agent", "sim ok imsi(redacted), home network 001-01, ready")
 
-	answer = `{"pid":4711,"modem":{"port":"/dev/ttyTest","error":"modem: timed out","sim":"unknown"},"problems":[{"what":"modem: timed out","do":"try the modem's other ports"}]}`
+	answer.Store(`{"pid":4711,"modem":{"port":"/dev/ttyTest","error":"modem: timed out","sim":"unknown"},"problems":[{"what":"modem: timed out","do":"try the modem's other ports"}]}`)
 	found := b.expect(t, nil, "modem failed timed out do: try the modem's other ports")
 	if slices.ContainsFunc(found, func(f Finding) bool { return f.Name == "listen" }) {
 		t.Error("the running agent's port was tried")

@@ -1,7 +1,7 @@
 package seller
 
 import (
-	"bytes"
+	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -9,13 +9,13 @@ import (
 	"io"
 	"io/fs"
 	"net"
-	"net/http"
-	"net/url"
 	"os"
 	"path/filepath"
-	"sync"
+	"strings"
 	"syscall"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/depinsim/x402/channel"
 )
@@ -34,6 +34,24 @@ func (c Config) ControlPath() string {
 	return filepath.Join(c.StateDir, "control.sock")
 }
 
+// On the control socket a client sends one line, a command: status, sessions,
+// earnings or settle. The agent answers with one JSON object, an answer, and
+// closes the connection. net/http would be 0.15 MB on the router.
+
+// An answer is what a command came to: a result, or why there is none.
+type answer struct {
+	Result any    `json:"result,omitempty"`
+	Error  string `json:"error,omitempty"`
+}
+
+const (
+	controlConns = 16              // at once; more wait
+	controlTime  = 5 * time.Second // to send a command, and to take its answer
+	controlPause = 100 * time.Millisecond
+	maxCommand   = 64
+	maxAnswer    = 4 << 20 // a thousand channels' numbers fit
+)
+
 // serveControl answers the owner's commands until ctx ends. The socket's mode
 // is 0600: who may open it may do everything.
 func (s *Seller) serveControl(ctx context.Context) error {
@@ -45,28 +63,83 @@ func (s *Seller) serveControl(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("control socket: %w", err)
 	}
-	mux := http.NewServeMux()
-	mux.HandleFunc("GET /status", func(w http.ResponseWriter, _ *http.Request) { s.answer(w, s.status()) })
-	mux.HandleFunc("GET /sessions", func(w http.ResponseWriter, _ *http.Request) { s.answer(w, s.sessionViews()) })
-	mux.HandleFunc("GET /earnings", func(w http.ResponseWriter, _ *http.Request) { s.answer(w, s.earnings()) })
-	mux.HandleFunc("POST /settle", s.handleSettle)
-	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 8 << 10}
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		<-ctx.Done()
-		_ = srv.Close() // ends Serve below
-	})
-	err = srv.Serve(ln)
-	wg.Wait()
+	stop := context.AfterFunc(ctx, func() { _ = ln.Close() }) // ends Accept below
+	defer stop()
+	var conns errgroup.Group
+	conns.SetLimit(controlConns)
+	for err == nil {
+		var conn net.Conn
+		conn, err = ln.Accept()
+		switch {
+		case err == nil:
+			conns.Go(func() error {
+				s.command(ctx, conn)
+				return nil
+			})
+		case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE): // flows have them; they end
+			select {
+			case <-ctx.Done():
+			case <-time.After(controlPause):
+				err = nil
+			}
+		}
+	}
+	_ = conns.Wait() // commands return nil
 	// The journal's lock is still held: no other agent has the path.
 	if rerr := os.Remove(path); rerr != nil {
 		s.log.Debug("control socket", "err", rerr)
 	}
-	if errors.Is(err, http.ErrServerClosed) {
+	if ctx.Err() != nil {
 		return nil
 	}
-	return fmt.Errorf("control socket: %w", err)
+	return errors.Join(fmt.Errorf("control socket: %w", err), ln.Close())
 }
+
+// command takes one command from conn and answers it. It owns conn.
+func (s *Seller) command(ctx context.Context, conn net.Conn) {
+	defer conn.Close()
+	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
+	defer stop()
+	_ = conn.SetDeadline(time.Now().Add(controlTime)) // of a closed one: the read fails
+	line, err := bufio.NewReaderSize(conn, maxCommand).ReadSlice('\n')
+	if err != nil {
+		s.log.Debug("control socket", "err", err)
+		return
+	}
+	var a answer
+	a.Result, err = s.obey(ctx, strings.TrimSuffix(string(line), "\n"))
+	if err != nil {
+		a.Error = err.Error()
+	}
+	_ = conn.SetDeadline(time.Now().Add(controlTime))
+	if err := json.NewEncoder(conn).Encode(a); err != nil {
+		s.log.Debug("control socket", "err", err)
+	}
+}
+
+// obey carries a command out.
+func (s *Seller) obey(ctx context.Context, name string) (any, error) {
+	switch name {
+	case "status":
+		return s.status(), nil
+	case "sessions":
+		return s.sessionViews(), nil
+	case "earnings":
+		return s.earnings(), nil
+	case "settle":
+		done := make(chan settleResult, 1)
+		select {
+		case s.settle <- settleRequest{done}:
+		case <-ctx.Done():
+			return nil, errStops
+		}
+		r := <-done
+		return Settlement{r.Claimed, r.Rows}, r.err
+	}
+	return nil, fmt.Errorf("no command %q: this agent is of another version", name)
+}
+
+var errStops = errors.New("the agent stops")
 
 // listenPrivate makes a unix socket that is never open to others, not even
 // before its mode is set: it is made under another name first.
@@ -86,28 +159,6 @@ func listenPrivate(path string) (net.Listener, error) {
 	return ln, nil
 }
 
-func (s *Seller) answer(w http.ResponseWriter, v any) {
-	w.Header().Set("Content-Type", "application/json")
-	if err := json.NewEncoder(w).Encode(v); err != nil {
-		s.log.Debug("control socket", "err", err)
-	}
-}
-
-func (s *Seller) handleSettle(w http.ResponseWriter, r *http.Request) {
-	done := make(chan settleResult, 1)
-	select {
-	case s.settle <- settleRequest{done}:
-	case <-r.Context().Done():
-		return
-	}
-	res := <-done
-	if res.err != nil {
-		http.Error(w, res.err.Error(), http.StatusBadGateway)
-		return
-	}
-	s.answer(w, res)
-}
-
 // A Settlement is what settling on request came to.
 type Settlement struct {
 	Claimed  channel.Amount `json:"claimed"`  // over all channels
@@ -115,60 +166,63 @@ type Settlement struct {
 }
 
 // A Control talks to a running agent over its control socket.
-type Control struct {
-	path   string
-	client http.Client
-}
+type Control struct{ path string }
 
 // DialControl returns the control of the agent with socket path. It connects
-// with the first call.
-func DialControl(path string) *Control {
-	return &Control{path, http.Client{
-		Timeout: 2 * settleTimeout,
-		Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return (&net.Dialer{}).DialContext(ctx, "unix", path)
-		}},
-	}}
-}
+// with each call.
+func DialControl(path string) *Control { return &Control{path} }
 
 // Get asks for status, sessions or earnings and decodes the answer into v, a
 // *Status, *[]SessionStatus or *Earnings. It is ErrNotRunning when there is
 // nobody to ask.
-func (c *Control) Get(ctx context.Context, name string, v any) error {
-	return c.call(ctx, http.MethodGet, name, v)
-}
+func (c *Control) Get(ctx context.Context, name string, v any) error { return c.call(ctx, name, v) }
 
 // Settle claims and settles now.
 func (c *Control) Settle(ctx context.Context) (s Settlement, err error) {
-	err = c.call(ctx, http.MethodPost, "settle", &s)
+	err = c.call(ctx, "settle", &s)
 	return s, err
 }
 
-// maxAnswer bounds an answer: a thousand channels' numbers fit.
-const maxAnswer = 4 << 20
-
-func (c *Control) call(ctx context.Context, method, name string, v any) error {
-	req, err := http.NewRequestWithContext(ctx, method, "http://agent/"+name, nil)
-	if err != nil {
-		return err
-	}
-	res, err := c.client.Do(req)
-	if u, ok := errors.AsType[*url.Error](err); ok {
-		err = u.Err // the URL is made up
-	}
+// call sends a command and decodes its result into v.
+func (c *Control) call(ctx context.Context, name string, v any) error {
+	var d net.Dialer
+	conn, err := d.DialContext(ctx, "unix", c.path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
 		return fmt.Errorf("%s: %w", c.path, ErrNotRunning)
 	case err != nil:
-		return fmt.Errorf("%s: %w", name, err)
-	}
-	defer res.Body.Close()
-	b, err := io.ReadAll(io.LimitReader(res.Body, maxAnswer))
-	if err != nil {
 		return err
 	}
-	if res.StatusCode != http.StatusOK {
-		return errors.New(string(bytes.TrimSpace(b))) // says itself what failed
+	defer conn.Close()
+	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
+	defer stop()
+	b, err := exchange(conn, name)
+	switch {
+	case ctx.Err() != nil:
+		return fmt.Errorf("%s: given up: %w", name, context.Cause(ctx))
+	case errors.Is(err, os.ErrDeadlineExceeded):
+		return fmt.Errorf("%s: the agent has not answered for %v", name, 2*settleTimeout)
+	case err != nil || len(b) == 0:
+		// However a stream breaks off.
+		return fmt.Errorf("%s: the agent ended before it answered: %w", name, io.ErrUnexpectedEOF)
 	}
-	return json.Unmarshal(b, v)
+	a := answer{Result: v}
+	if err := json.Unmarshal(b, &a); err != nil {
+		return fmt.Errorf("%s: the agent's answer: %w", name, err)
+	}
+	if a.Error != "" {
+		return errors.New(a.Error) // says itself what failed
+	}
+	return nil
+}
+
+// exchange sends one line and reads all that comes.
+func exchange(conn net.Conn, line string) ([]byte, error) {
+	if err := conn.SetDeadline(time.Now().Add(2 * settleTimeout)); err != nil {
+		return nil, err
+	}
+	if _, err := io.WriteString(conn, line+"\n"); err != nil {
+		return nil, err
+	}
+	return io.ReadAll(io.LimitReader(conn, maxAnswer))
 }

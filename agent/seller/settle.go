@@ -18,8 +18,8 @@ import (
 type settleRequest struct{ done chan<- settleResult }
 
 type settleResult struct {
-	Claimed channel.Amount `json:"claimed"` // by this settlement, over all channels
-	Rows    int            `json:"channels"`
+	Claimed channel.Amount // by this settlement, over all channels
+	Rows    int
 	err     error
 }
 
