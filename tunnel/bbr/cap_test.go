@@ -1,0 +1,83 @@
+package bbr
+
+import (
+	"testing"
+	"time"
+)
+
+// TestCap: three senders keep together to a cap that changes while they run,
+// and share it evenly; what a slow one leaves the others use.
+func TestCap(t *testing.T) {
+	l := newLane(1, link{rate: 2 * mbit50, queue: mbit50 / 5, delay: 20 * time.Millisecond})
+	var all Cap
+	var flows []*flow
+	for i := range 3 {
+		c := New(Config{Cap: &all})
+		c.random = uint32(i + 1)
+		f := newFlow(l.w, c, l.forward, l.back)
+		if i == 2 {
+			f.backlog = 0 // slow: see below
+		}
+		f.start()
+		flows = append(flows, f)
+	}
+	// The third has 50 kB each 100 ms, 4 Mbit/s.
+	var feed func()
+	feed = func() {
+		flows[2].write(50000)
+		l.w.at(l.w.now+100*millisecond, feed)
+	}
+	feed()
+
+	all.Set(2500000)
+	l.w.run(3 * time.Second)
+	for _, rate := range []uint64{2500000, 1250000, 5000000, 125000, 2500000} {
+		all.Set(rate)
+		l.w.run(300 * time.Millisecond)
+		sent := l.forward.sent
+		before := []int64{flows[0].goodput, flows[1].goodput, flows[2].goodput}
+		const d = 10 * time.Second
+		l.w.run(d)
+		got := float64(l.forward.sent-sent) / d.Seconds()
+		for i, f := range flows {
+			before[i] = f.goodput - before[i]
+		}
+		t.Logf("cap %d: %.0f bytes/s, shares %d", rate, got, before)
+		if got > 1.02*float64(rate) || got < 0.97*float64(rate) {
+			t.Errorf("cap %d: %.0f bytes/s", rate, got)
+		}
+		if index, _ := jain(before[:2]); index < 0.98 {
+			t.Errorf("cap %d: shares of the busy %d", rate, before[:2])
+		}
+		if want := min(500000, rate/3) * 10; float64(before[2]) < 0.85*float64(want) {
+			t.Errorf("cap %d: the slow one got %d of %d", rate, before[2], want)
+		}
+	}
+
+	all.Set(0)
+	l.w.run(3 * time.Second)
+	if got := l.measure(flows[0], 5*time.Second) + 0; got < 30 {
+		t.Errorf("without a cap one of three carries %.1f of 100 Mbit/s", got)
+	}
+}
+
+// TestCapIsNotThePath: what a cap holds back is not taken for the path's
+// bandwidth, so that the rate is there at once when it goes.
+func TestCapIsNotThePath(t *testing.T) {
+	l := newLane(1, link{rate: mbit50, queue: mbit50 / 10, delay: 20 * time.Millisecond})
+	var all Cap
+	c := New(Config{Cap: &all})
+	f := newFlow(l.w, c, l.forward, l.back)
+	f.start()
+	l.w.run(5 * time.Second)
+	all.Set(625000)
+	l.w.run(20 * time.Second)
+	if got := l.measure(f, 5*time.Second); got > 5 || got < 4.6 {
+		t.Errorf("under a cap of 5 Mbit/s: %.2f", got)
+	}
+	all.Set(0)
+	l.w.run(200 * time.Millisecond)
+	if got := l.measure(f, time.Second); got < 44 {
+		t.Errorf("in the first second without the cap: %.2f Mbit/s", got)
+	}
+}
