@@ -54,11 +54,11 @@ func (d osDisk) Rename(from, to string) error {
 	return os.Rename(filepath.Join(d.dir, from), filepath.Join(d.dir, to))
 }
 
-func (d osDisk) Sync() error { return syncDir(d.dir) }
+func (d osDisk) Sync() error { return SyncDir(d.dir) }
 
-// syncDir makes the names in a directory durable. File systems that have no
+// SyncDir makes the names in a directory durable. File systems that have no
 // such call answer EINVAL; there is nothing more to be had of them.
-func syncDir(dir string) error {
+func SyncDir(dir string) error {
 	f, err := os.Open(dir)
 	if err != nil {
 		return err
@@ -84,7 +84,7 @@ func makeDir(dir string) error {
 	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, os.ErrExist) {
 		return err
 	}
-	return syncDir(parent)
+	return SyncDir(parent)
 }
 
 // lockDir takes the directory for this process until the file is closed,

@@ -1,14 +1,13 @@
 package buyer
 
 import (
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"strings"
 
+	"github.com/depinsim/x402/agent"
 	"github.com/depinsim/x402/channel"
 )
 
@@ -71,7 +70,7 @@ func (k KnownAgents) Pin(endpoint string, a channel.Address) error {
 			out = append(out, l)
 		}
 	}
-	return replaceFile(k.Path, []byte(strings.Join(append(out, entry), "\n")+"\n"))
+	return agent.ReplaceFile(k.Path, []byte(strings.Join(append(out, entry), "\n")+"\n"), 0o600)
 }
 
 func (k KnownAgents) read() ([]string, error) {
@@ -107,19 +106,4 @@ func parseKnown(line string) (endpoint string, a channel.Address, err error) {
 	}
 	a, err = channel.ParseAddress(f[1])
 	return f[0], a, err
-}
-
-// replaceFile writes a file that only its owner can read; after a power loss
-// at any instant it is there as it was or as it is now.
-func replaceFile(path string, text []byte) error {
-	dir := filepath.Dir(path)
-	temp := filepath.Join(dir, "."+filepath.Base(path)+"."+rand.Text())
-	err := writeSynced(temp, text)
-	if err == nil {
-		err = os.Rename(temp, path)
-	}
-	if err != nil {
-		return errors.Join(err, removeIfThere(temp))
-	}
-	return syncDir(dir)
 }

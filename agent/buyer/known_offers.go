@@ -40,7 +40,7 @@ func (k KnownOffers) Save(payer channel.Address, o agent.Offer) (channel.ID, err
 	if err := os.MkdirAll(k.Dir, 0o700); err != nil {
 		return id, err
 	}
-	return id, replaceFile(k.path(id), append(text, '\n'))
+	return id, agent.ReplaceFile(k.path(id), append(text, '\n'), 0o600)
 }
 
 // Load returns the offer of a channel. It fails with ErrNoOffer if there is

@@ -155,7 +155,7 @@ func writeNew(path string, text []byte) error {
 	if err := rename(temp, path); err != nil {
 		return errors.Join(fmt.Errorf("wallet %s: %w", path, err), removeIfThere(temp))
 	}
-	if err := syncDir(dir); err != nil {
+	if err := channel.SyncDir(dir); err != nil {
 		return fmt.Errorf("wallet: %w", err)
 	}
 	return nil
@@ -191,12 +191,4 @@ func removeIfThere(path string) error {
 		return err
 	}
 	return nil
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }

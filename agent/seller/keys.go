@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/depinsim/x402/agent"
 	"github.com/depinsim/x402/channel"
 	"github.com/depinsim/x402/tunnel/quic"
 )
@@ -46,7 +47,7 @@ func (s *Seller) loadDeviceKey() error {
 		if s.key, err = channel.GenerateKey(); err != nil {
 			return err
 		}
-		return replaceFile(path, []byte(hex.EncodeToString(s.key.Bytes())+"\n"), 0o600)
+		return agent.ReplaceFile(path, []byte(hex.EncodeToString(s.key.Bytes())+"\n"), 0o600)
 	case err != nil:
 		return err
 	}
@@ -70,7 +71,7 @@ func (s *Seller) loadTunnelKey() error {
 		if err != nil {
 			return err
 		}
-		return replaceFile(path, pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: der}), 0o600)
+		return agent.ReplaceFile(path, pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: der}), 0o600)
 	case err != nil:
 		return err
 	}
@@ -100,37 +101,10 @@ func (s *Seller) nextSeq() (uint64, error) {
 		return 0, err
 	}
 	seq := last + 1
-	return seq, replaceFile(path, []byte(strconv.FormatUint(seq, 10)+"\n"), 0o600)
+	return seq, agent.ReplaceFile(path, []byte(strconv.FormatUint(seq, 10)+"\n"), 0o600)
 }
 
 // writeOffer leaves the signed offer where its owner can take it from.
 func (s *Seller) writeOffer(b []byte) error {
-	return replaceFile(filepath.Join(s.cfg.StateDir, offerFile), append(b[:len(b):len(b)], '\n'), 0o644)
-}
-
-// replaceFile writes a file so that after a power loss either the old or the
-// new content is there, whole.
-func replaceFile(path string, b []byte, mode fs.FileMode) (err error) {
-	tmp, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".new*")
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, os.Remove(tmp.Name()))
-		}
-	}()
-	_, err = tmp.Write(b)
-	err = errors.Join(err, tmp.Chmod(mode), tmp.Sync(), tmp.Close())
-	if err != nil {
-		return err
-	}
-	if err = os.Rename(tmp.Name(), path); err != nil {
-		return err
-	}
-	dir, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	return errors.Join(dir.Sync(), dir.Close())
+	return agent.ReplaceFile(filepath.Join(s.cfg.StateDir, offerFile), append(b[:len(b):len(b)], '\n'), 0o644)
 }

@@ -73,7 +73,7 @@ func open(path string, migrations []migration) (*Store, error) {
 	s := &Store{path, db}
 	err = s.update(func(tx *bbolt.Tx) error { return prepare(tx, migrations) })
 	if err == nil && errors.Is(statErr, os.ErrNotExist) {
-		err = syncDir(filepath.Dir(path)) // bbolt syncs the file, not its name
+		err = channel.SyncDir(filepath.Dir(path)) // bbolt syncs the file, not its name
 	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("wallet %s: %w", path, err), db.Close())
@@ -213,13 +213,4 @@ func guard(f func() error) (err error) {
 		}
 	}()
 	return f()
-}
-
-// syncDir makes the names in a directory durable.
-func syncDir(dir string) error {
-	f, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(f.Sync(), f.Close())
 }

@@ -55,13 +55,5 @@ func createKey(path string) (_ *channel.Key, err error) {
 	if err := os.Rename(f.Name(), path); err != nil {
 		return nil, err
 	}
-	return k, syncDir(filepath.Dir(path))
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
+	return k, channel.SyncDir(filepath.Dir(path))
 }
