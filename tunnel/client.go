@@ -61,7 +61,7 @@ func (a *answered) Read(b []byte) (int, error) {
 // NewClient returns a client that counts in lanes. control is from
 // [OpenControl] on the same connection.
 func NewClient(conn ClientConn, control *Control, lanes Lanes) *Client {
-	c := &Client{conn: conn, lanes: lanes}
+	c := &Client{conn: conn, lanes: lanes, store: store{most: readBuffers}}
 	c.orders.send = control.sendSteering
 	c.orders.start = func(run func()) {
 		c.ordering.add()

@@ -49,6 +49,8 @@ const (
 	// less as it fills, down to minFlowBuffer.
 	clientBuffer  = 64 << 20
 	minFlowBuffer = 64 << 10
+	// readBuffers bounds what flows that wait for the agent read into.
+	readBuffers = 32 << 20
 	// hardBuffer ends the reading of a flow whose agent ignores the pause. It
 	// covers what is under way on a path of 1 Gbit/s and 60 ms. When all flows
 	// hold twice clientBuffer, minFlowBuffer does.
@@ -124,23 +126,21 @@ func (f *Flow) pump() {
 func (f *Flow) receive() error {
 	lane := f.client.lanes.DownTCP
 	ctx := f.client.conn.Context()
-	class, unwanted := 0, 0
+	store := &f.client.store
+	var fit fit
+	unwanted := 0
 	for {
-		c := f.client.store.get(class)
+		c := store.lend(fit.class)
 		n, err := f.req.Read(c.buf)
+		store.back(c)
 		if n == 0 {
-			f.client.store.put(c)
+			store.put(c)
 		} else {
 			if rerr := lane.Reserve(ctx, n); rerr != nil {
 				return rerr
 			}
 			lane.Deliver(n, n)
-			switch { // as the agent's buffers: an idle flow waits with a small one
-			case n < len(c.buf):
-				class = 0
-			case class < maxClass:
-				class++
-			}
+			fit.read(c.class, n, len(c.buf))
 			c.to = n
 			if f.closed.Load() {
 				if unwanted += n; unwanted > lingerBytes {

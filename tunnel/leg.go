@@ -34,7 +34,7 @@ type leg struct {
 	ctx      context.Context
 	end      context.CancelFunc
 	canceled atomic.Bool // by the buyer
-	buffers  *sync.Pool  // see buffer
+	store    *store
 }
 
 func (s *Session) serveTCP(h Header, c Call) {
@@ -50,7 +50,7 @@ func (s *Session) serveTCP(h Header, c Call) {
 		return
 	}
 	defer target.Close()
-	l := &leg{stream: str, target: target, buffers: &s.buffers}
+	l := &leg{stream: str, target: target, store: &s.store}
 	l.ctx, l.end = context.WithCancel(s.ctx)
 	defer l.end()
 	defer context.AfterFunc(s.ctx, l.kill)()
@@ -64,18 +64,16 @@ func (s *Session) serveTCP(h Header, c Call) {
 
 // up relays until the buyer or the target ends its direction.
 func (l *leg) up(lane Lane) {
-	buf := newBuffer(l.buffers)
-	defer buf.release()
+	in := newInlet(l.stream, l.store)
+	defer in.close()
 	for {
-		b := buf.next()
-		n, err := l.stream.Read(b)
-		if n > 0 {
-			if werr := l.deliver(lane, b[:n]); werr != nil {
+		b, err := in.next()
+		if len(b) > 0 {
+			if werr := l.deliver(lane, b[Headroom:]); werr != nil {
 				l.stream.Stop(codeConnect)
 				l.reset()
 				return
 			}
-			buf.used(n)
 		}
 		switch {
 		case err == nil:
@@ -128,13 +126,12 @@ func (l *leg) deliver(lane Lane, b []byte) error {
 
 // down relays until the target ends its direction or the flow is over.
 func (l *leg) down(lane Lane) {
-	buf := newBuffer(l.buffers)
-	defer buf.release()
+	in := newInlet(l.target, l.store)
+	defer in.close()
 	for {
-		b := buf.next()
-		n, err := l.target.Read(b)
-		if n > 0 {
-			if werr := l.send(lane, b[:n]); werr != nil {
+		b, err := in.next()
+		if len(b) > 0 {
+			if werr := l.send(lane, b); werr != nil {
 				if l.canceled.Load() && l.stream.Close() == nil {
 					return // what waited for room or credit is dropped, unsent
 				}
@@ -143,7 +140,6 @@ func (l *leg) down(lane Lane) {
 				l.reset()
 				return
 			}
-			buf.used(n)
 		}
 		switch {
 		case err == nil:
@@ -160,15 +156,21 @@ func (l *leg) down(lane Lane) {
 	}
 }
 
-func (l *leg) send(lane Lane, b []byte) error {
+// send sends what is behind [Headroom] in b.
+func (l *leg) send(lane Lane, b []byte) (err error) {
 	if err := l.gate.pass(l.ctx); err != nil {
 		return err
 	}
-	if err := lane.Reserve(l.ctx, len(b)); err != nil {
+	size, n := len(b)-Headroom, 0
+	if err := lane.Reserve(l.ctx, size); err != nil {
 		return err
 	}
-	n, err := l.stream.Write(b)
-	lane.Deliver(len(b), n)
+	if f, ok := l.stream.(Framer); ok {
+		n, err = f.WriteFramed(b)
+	} else {
+		n, err = l.stream.Write(b[Headroom:])
+	}
+	lane.Deliver(size, n)
 	return err
 }
 

@@ -247,22 +247,3 @@ func TestQueueAllocatesNothing(t *testing.T) {
 		}
 	}
 }
-
-// TestBuffer grows with full reads and gives back with the first other.
-func TestBuffer(t *testing.T) {
-	var pool sync.Pool
-	b := newBuffer(&pool)
-	for _, row := range []struct{ n, next int }{
-		{100, minBuffer}, {minBuffer, maxBuffer}, {maxBuffer, maxBuffer}, {maxBuffer - 1, minBuffer}, {minBuffer, maxBuffer},
-	} {
-		b.used(row.n)
-		if got := len(b.next()); got != row.next {
-			t.Errorf("after %d bytes a buffer of %d, want %d", row.n, got, row.next)
-		}
-	}
-	b.release()
-	if len(b.next()) != minBuffer {
-		t.Error("not given back")
-	}
-	b.release()
-}

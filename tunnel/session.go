@@ -69,8 +69,8 @@ type Session struct {
 	admitted chan struct{}   // closed by Admit
 	ctx      context.Context // of all flows; ends with the connection or Drain
 	end      context.CancelCauseFunc
-	running  running   // flows, those that are being dialled included
-	buffers  sync.Pool // see buffer
+	running  running // flows, those that are being dialled included
+	store    store
 
 	mu       sync.Mutex
 	lanes    Lanes           // set before admitted is closed
@@ -106,6 +106,10 @@ type flow struct {
 	cancel func() // ends it; what was read from its target is still sent
 }
 
+// sessionBuffers bounds what the busy flows of a session read into: a few read
+// in pieces of 64 KiB, a hundred of 8 KiB, a thousand of 4 KiB.
+const sessionBuffers = 1 << 20
+
 // NewSession returns the session of conn. It does nothing until Run.
 func NewSession(conn ServerConn, c Config) *Session {
 	s := &Session{
@@ -113,6 +117,7 @@ func NewSession(conn ServerConn, c Config) *Session {
 		cfg:      c.withDefaults(),
 		control:  make(chan *Control, 1),
 		admitted: make(chan struct{}),
+		store:    store{most: sessionBuffers},
 		flows:    make(map[uint64]flow),
 	}
 	s.ctx, s.end = context.WithCancelCause(conn.Context())

@@ -5,9 +5,13 @@ import (
 	"sync/atomic"
 )
 
+// Classes of buffers: minBuffer doubled up to maxBuffer, and datagrams in
+// buffers of the transport's.
 const (
-	minBuffer = 4 << 10  // what a flow starts with and returns to
-	maxBuffer = 32 << 10 // what full reads grow it to
+	minBuffer   = 4 << 10 // what a direction starts with
+	maxClass    = 4
+	maxBuffer   = minBuffer << maxClass // what full reads grow it to
+	packetClass = maxClass + 1
 )
 
 // A chunk is a buffer and the part of it that is unread: buf[from:to].
@@ -17,17 +21,36 @@ type chunk struct {
 	class    int // of buf; packetClass: buf is not from the store
 }
 
-// Classes of buffers: minBuffer doubled up to maxBuffer, and datagrams in
-// buffers of the transport's.
-const (
-	maxClass    = 3
-	packetClass = maxClass + 1
-)
-
-// A store keeps the chunks of a client's flows.
+// A store keeps the buffers of many flows.
 type store struct {
+	most  int32        // of lent, but for the smallest buffers
+	lent  atomic.Int32 // bytes of buffers that are read into
 	held  atomic.Int64 // bytes of buffers in queues
 	spare [packetClass + 1]sync.Pool
+}
+
+// shares divide what is free: a direction borrows at most one of them, so that
+// each of N busy ones comes to hold most/(N+shares).
+const shares = 8
+
+// lend returns an empty chunk of a class up to the one given: smaller ones as
+// others take more, of the smallest as many as are asked for. It goes back by
+// giveBack, or by back and later put.
+func (s *store) lend(class int) *chunk {
+	fair := (s.most - s.lent.Load()) / shares
+	for class > 0 && int32(minBuffer)<<class > fair {
+		class--
+	}
+	s.lent.Add(minBuffer << class)
+	return s.get(class)
+}
+
+// back says that c is lent no more.
+func (s *store) back(c *chunk) { s.lent.Add(-int32(len(c.buf))) }
+
+func (s *store) giveBack(c *chunk) {
+	s.back(c)
+	s.put(c)
 }
 
 // get returns an empty chunk of a class up to maxClass.
@@ -57,43 +80,24 @@ func (s *store) put(c *chunk) {
 	s.spare[c.class].Put(c)
 }
 
-// A buffer is what one direction of the agent's end reads into: small while
-// little comes at a time, large after a read that filled the small one. Any
-// other read gives the large one back, so that flows that fell silent after a
-// burst hold the small one only.
-type buffer struct {
-	pool  *sync.Pool // of *[maxBuffer]byte
-	small [minBuffer]byte
-	large *[maxBuffer]byte // borrowed, or nil
-}
+// A fit is the class of the buffers that one direction is read into. It rises
+// with a read that fills one, and falls after shortReads in a row that half of
+// it would have done for: reads end at frames and packets, so one is no sign.
+type fit struct{ class, short int }
 
-func newBuffer(pool *sync.Pool) *buffer { return &buffer{pool: pool} }
+const shortReads = 4
 
-// next is what to read into.
-func (b *buffer) next() []byte {
-	if b.large != nil {
-		return b.large[:]
-	}
-	return b.small[:]
-}
-
-// used says that n bytes were read into next and are done with.
-func (b *buffer) used(n int) {
+// read says that n of room bytes of a buffer of class were filled.
+func (f *fit) read(class, n, room int) {
 	switch {
-	case b.large != nil && n < len(b.large):
-		b.release()
-	case b.large == nil && n == len(b.small):
-		large, ok := b.pool.Get().(*[maxBuffer]byte)
-		if !ok {
-			large = new([maxBuffer]byte)
+	case n == room: // of a smaller one than wanted, there are no larger ones
+		f.class, f.short = min(class+1, maxClass), 0
+	case 2*n > room:
+		f.class, f.short = class, 0
+	default:
+		f.class = class
+		if f.short++; f.short == shortReads {
+			f.class, f.short = max(class-1, 0), 0
 		}
-		b.large = large
-	}
-}
-
-func (b *buffer) release() {
-	if b.large != nil {
-		b.pool.Put(b.large)
-		b.large = nil
 	}
 }

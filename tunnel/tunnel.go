@@ -61,6 +61,22 @@ type Failer interface {
 	Fail() error
 }
 
+// A Framer is a Stream that puts a head in front of what is written.
+// WriteFramed writes b[Headroom:] like Write, and head and bytes in one piece:
+// it may overwrite what is before them in b.
+type Framer interface {
+	WriteFramed(b []byte) (int, error)
+}
+
+// Headroom is how much room a [Framer] is left.
+const Headroom = 16
+
+// A Waiter is a Stream that can be waited for without a buffer: Wait returns
+// when a Read would find bytes, an end or an error.
+type Waiter interface {
+	Wait()
+}
+
 // ErrBroken is read behind the last byte of a flow whose target reset it. It
 // Is syscall.ECONNRESET.
 var ErrBroken = fmt.Errorf("tunnel: target: %w", syscall.ECONNRESET)

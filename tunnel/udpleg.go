@@ -22,6 +22,7 @@ type udpLeg struct {
 	stream  Stream
 	packets *packets
 	target  net.Conn
+	store   *store
 	idle    time.Duration
 	ctx     context.Context
 	end     context.CancelFunc
@@ -40,7 +41,7 @@ func (s *Session) serveUDP(h Header, c Call) {
 	if str == nil {
 		return
 	}
-	l := &udpLeg{stream: str, packets: newPackets(str), target: target, idle: s.cfg.UDPIdle}
+	l := &udpLeg{stream: str, packets: newPackets(str), target: target, store: &s.store, idle: s.cfg.UDPIdle}
 	l.ctx, l.end = context.WithCancel(s.ctx)
 	defer context.AfterFunc(s.ctx, l.finish)()
 	lanes := s.enlist(str.ID(), flow{cancel: l.finish})
@@ -86,21 +87,18 @@ func (l *udpLeg) up(lane Lane, payload []byte) error {
 	return nil
 }
 
-const (
-	packetBuffer = 2048 // more than an Ethernet frame
-	// maxFaults is how many ICMP errors in a row a flow survives: the target's
-	// port may open later.
-	maxFaults = 64
-)
+// maxFaults is how many ICMP errors in a row a flow survives: the target's
+// port may open later.
+const maxFaults = 64
 
 // down relays until the flow ends and returns why, never nil.
 func (l *udpLeg) down(lane Lane) error {
-	buf := make([]byte, packetBuffer) // grows to the largest datagram
+	in := newDatagrams(l.target, l.store)
 	if err := l.target.SetReadDeadline(time.Now().Add(l.idle)); err != nil {
 		return err
 	}
 	for faults := 0; ; {
-		n, err := l.target.Read(buf)
+		payload, err := in.next()
 		switch {
 		case errors.Is(err, os.ErrDeadlineExceeded):
 			if !l.active.Swap(false) {
@@ -118,11 +116,7 @@ func (l *udpLeg) down(lane Lane) error {
 		}
 		faults = 0
 		l.active.Store(true)
-		if n == len(buf) && n < maxPayload {
-			buf = make([]byte, maxPayload) // this one was cut short: drop it, as a full link would
-			continue
-		}
-		if err := l.send(lane, buf[:n]); err != nil {
+		if err := l.send(lane, payload); err != nil {
 			return err
 		}
 	}

@@ -11,7 +11,7 @@ import (
 // calls.
 const (
 	minBuffer = 4 << 10
-	maxBuffer = 32 << 10
+	maxBuffer = 64 << 10
 )
 
 // A relay joins a local connection with a flow of the tunnel, and owns both

@@ -8,9 +8,11 @@ import (
 	"maps"
 	"net/http"
 	"net/url"
+	"sync"
 
 	quicgo "github.com/apernet/quic-go"
 	"github.com/apernet/quic-go/http3"
+	"github.com/apernet/quic-go/quicvarint"
 
 	"github.com/depinsim/x402/tunnel"
 )
@@ -149,8 +151,12 @@ var _ tunnel.ServerConn = (*serverConn)(nil)
 
 func newServerConn(conn *quicgo.Conn) *serverConn { return &serverConn{newLink(conn)} }
 
-// Serve calls handle for every request until the connection ends.
+// Serve calls handle for every request until the connection ends. It does so
+// in a goroutine beside HTTP/3's own, whose deep stack goes when the request has
+// become a stream: with a thousand flows that is memory.
 func (c *serverConn) Serve(handle func(tunnel.Header, tunnel.Call)) error {
+	var calls sync.WaitGroup
+	defer calls.Wait()
 	s := http3.Server{
 		EnableDatagrams: true,
 		MaxHeaderBytes:  maxHeader,
@@ -159,7 +165,12 @@ func (c *serverConn) Serve(handle func(tunnel.Header, tunnel.Call)) error {
 			if r.Method == http.MethodConnect && r.Proto != "HTTP/3.0" {
 				h.Protocol = r.Proto
 			}
-			handle(h, &call{w, r.Header.Get("Te") == "trailers"})
+			x := &call{w: w, trailers: r.Header.Get("Te") == "trailers", answered: make(chan struct{})}
+			calls.Go(func() {
+				defer x.done()
+				handle(h, x)
+			})
+			<-x.answered
 		}),
 	}
 	return s.ServeQUICConn(c.conn)
@@ -167,8 +178,12 @@ func (c *serverConn) Serve(handle func(tunnel.Header, tunnel.Call)) error {
 
 type call struct {
 	w        http.ResponseWriter
-	trailers bool // the buyer takes them
+	trailers bool          // the buyer takes them
+	answered chan struct{} // closed when w is needed no more
+	once     sync.Once
 }
+
+func (c *call) done() { c.once.Do(func() { close(c.answered) }) }
 
 func (c *call) Accept(fields http.Header) (tunnel.Stream, error) {
 	c.answer(http.StatusOK, fields)
@@ -176,7 +191,8 @@ func (c *call) Accept(fields http.Header) (tunnel.Stream, error) {
 	if !ok {
 		return nil, errors.New("quic: the answer's writer gives no stream")
 	}
-	return &stream{s.HTTPStream(), c.trailers}, nil
+	defer c.done() // after HTTPStream: HTTP/3 leaves such a stream alone
+	return &stream{Stream: s.HTTPStream(), trailers: c.trailers}, nil
 }
 
 func (c *call) Refuse(status int, fields http.Header, text string) error {
@@ -195,9 +211,14 @@ func (c *call) answer(status int, fields http.Header) {
 type stream struct {
 	*http3.Stream
 	trailers bool
+	peeked   [1]byte
 }
 
-var _ tunnel.Failer = (*stream)(nil)
+var (
+	_ tunnel.Failer = (*stream)(nil)
+	_ tunnel.Framer = (*stream)(nil)
+	_ tunnel.Waiter = (*stream)(nil)
+)
 
 func (s *stream) ID() uint64        { return uint64(s.StreamID()) }
 func (s *stream) Abort(code uint64) { s.CancelWrite(quicgo.StreamErrorCode(code)) }
@@ -235,6 +256,24 @@ func (s *stream) Write(b []byte) (int, error) {
 	n, err := s.Stream.Write(b)
 	return n, explain(err)
 }
+
+// WriteFramed writes a DATA frame (RFC 9114 §7.2.1). Stream.Write has two
+// pieces for it, of which the first wakes the connection to send a packet of
+// three bytes.
+func (s *stream) WriteFramed(b []byte) (int, error) {
+	var head [tunnel.Headroom]byte
+	h := quicvarint.Append(append(head[:0], frameData), uint64(len(b)-tunnel.Headroom))
+	start := tunnel.Headroom - len(h)
+	copy(b[start:], h)
+	n, err := s.QUICStream().Write(b[start:])
+	return max(n-len(h), 0), explain(err)
+}
+
+const frameData = 0
+
+// Wait waits for the first byte of a frame, or for more of the last one. Why
+// there is none is Read's to say.
+func (s *stream) Wait() { _, _ = s.QUICStream().Peek(s.peeked[:]) }
 
 func (s *stream) SendDatagram(b []byte) error {
 	return datagramError(s.Stream.SendDatagram(b))
