@@ -134,6 +134,8 @@ func (st *state) event(now time.Time, m *Mover, e event, w *work) {
 		st.s.poke()
 	case eventRebind:
 		w.rebind = w.rebind || st.mayRebind(now)
+	case eventDoubt: // unless somebody is heard
+		w.rebind = w.rebind || now.Sub(st.heardAt) >= time.Second && st.mayRebind(now)
 	case eventPunch:
 		for _, addr := range st.seen(m) {
 			m.m.punch(now, addr)
@@ -151,12 +153,12 @@ func (st *state) seen(m *Mover) (addrs []netip.AddrPort) {
 	return addrs
 }
 
-// mayRebind says whether another socket may help: nothing arrives on this one,
-// and the last attempt is some time ago, longer after each in vain. A fixed
-// port has only one socket to get, so that waits for a reader that is stuck.
+// mayRebind says whether another socket may be tried: the last attempt is some
+// time ago, longer after each in vain. A fixed port has only one socket to get,
+// so that waits for a reader that is stuck.
 func (st *state) mayRebind(now time.Time) bool {
 	wait := min(2*time.Second<<min(st.rebinds, 5), time.Minute)
-	if now.Sub(st.heardAt) < time.Second || now.Sub(st.rebound) < wait || st.s.fixed && !st.s.stuck.Load() {
+	if now.Sub(st.rebound) < wait || st.s.fixed && !st.s.stuck.Load() {
 		return false
 	}
 	st.rebound = now

@@ -80,7 +80,8 @@ const (
 	eventMoved   event = iota // the route is another one
 	eventAlive                // the route answers after a silence: send again what was kept
 	eventLost                 // no path answers
-	eventRebind               // the socket may be broken
+	eventRebind               // the socket cannot send
+	eventDoubt                // the socket may be broken
 	eventRefresh              // our address may be another one: bind at the relays again
 	eventPunch                // the other end is about to punch: aim where the relays see it
 )

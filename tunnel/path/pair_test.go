@@ -42,6 +42,7 @@ type couple struct {
 	t            testing.TB
 	buyer, agent *end
 	config       *quicgo.Config
+	ln           *quicgo.Listener
 	ctx          context.Context
 	cancel       context.CancelFunc
 	wg           sync.WaitGroup
@@ -79,6 +80,7 @@ func (c *couple) dial(addr net.Addr) {
 	c.t.Helper()
 	server, client := tlsConfigs(c.t)
 	ln := must[*quicgo.Listener](c.t)(c.agent.transport.Listen(server, c.config))
+	c.ln = ln
 	accepted := make(chan *quicgo.Conn, 1)
 	c.wg.Go(func() {
 		conn, err := ln.Accept(c.ctx)
@@ -91,7 +93,7 @@ func (c *couple) dial(addr net.Addr) {
 	c.agent.conn = <-accepted
 	c.agent.attach(c.t, false)
 	c.buyer.attach(c.t, true)
-	c.wg.Go(c.echo)
+	c.echoes()
 }
 
 func (e *end) attach(t testing.TB, buyer bool) {
@@ -105,10 +107,15 @@ func (e *end) attach(t testing.TB, buyer bool) {
 	}))
 }
 
-// echo is what the agent does with streams.
-func (c *couple) echo() {
+// echoes lets the agent answer what comes on its connection.
+func (c *couple) echoes() {
+	conn := c.agent.conn
+	c.wg.Go(func() { c.echo(conn) })
+}
+
+func (c *couple) echo(conn *quicgo.Conn) {
 	for {
-		s, err := c.agent.conn.AcceptStream(c.ctx)
+		s, err := conn.AcceptStream(c.ctx)
 		if err != nil {
 			return
 		}

@@ -73,21 +73,6 @@ type table struct {
 	own map[ID]bool              // control packets that are for us
 }
 
-// clone returns a copy to change.
-func (t *table) clone() *table {
-	c := &table{make(map[netip.AddrPort]*peer, len(t.in)+1), make(map[netip.AddrPort]*peer, len(t.out)+1), make(map[ID]bool, len(t.own)+1)}
-	for k, v := range t.in {
-		c.in[k] = v
-	}
-	for k, v := range t.out {
-		c.out[k] = v
-	}
-	for k, v := range t.own {
-		c.own[k] = v
-	}
-	return c
-}
-
 // drop forgets a peer.
 func (t *table) drop(p *peer) {
 	for a, q := range t.in {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"sync"
@@ -57,7 +58,14 @@ func (st *state) init(s *Socket) {
 
 // update replaces the table. The caller holds mu.
 func (st *state) update(f func(*table)) {
-	t := st.s.table.Load().clone()
+	old := st.s.table.Load()
+	t := &table{maps.Clone(old.in), maps.Clone(old.out), make(map[ID]bool, len(st.movers)+len(st.bindings))}
+	for id := range st.movers {
+		t.own[id] = true
+	}
+	for _, b := range st.bindings {
+		t.own[b.relay.Session] = true
+	}
 	f(t)
 	st.s.table.Store(t)
 }
@@ -93,10 +101,7 @@ func (s *Socket) Attach(p Path) (*Mover, error) {
 	b := st.bindings[at]
 	m.m.start(now, at, b == nil)
 	st.movers[m.m.id] = m
-	st.update(func(t *table) {
-		t.place(m.peer, &route{to: at})
-		t.own[m.m.id] = true
-	})
+	st.update(func(t *table) { t.place(m.peer, &route{to: at}) })
 	if b != nil && b.peer.IsValid() {
 		m.m.use(now, b.peer, true, false)
 	}
@@ -140,20 +145,14 @@ func (st *state) detach(m *Mover) {
 		return
 	}
 	delete(st.movers, m.m.id)
-	st.update(func(t *table) {
-		t.drop(m.peer)
-		delete(t.own, m.m.id)
-	})
+	st.update(func(t *table) { t.drop(m.peer) })
 }
 
 func (st *state) bind(b *Binding) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	if old := st.bindings[b.relay.Addr]; old != nil {
-		st.update(func(t *table) { delete(t.own, old.relay.Session) })
-	}
 	st.bindings[b.relay.Addr] = b
-	st.update(func(t *table) { t.own[b.relay.Session] = true })
+	st.update(func(*table) {})
 }
 
 func (st *state) unbind(b *Binding) {
@@ -161,7 +160,7 @@ func (st *state) unbind(b *Binding) {
 	defer st.mu.Unlock()
 	if st.bindings[b.relay.Addr] == b {
 		delete(st.bindings, b.relay.Addr)
-		st.update(func(t *table) { delete(t.own, b.relay.Session) })
+		st.update(func(*table) {})
 	}
 }
 

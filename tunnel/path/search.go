@@ -17,9 +17,10 @@ type quiet struct {
 	last    counts
 	known   bool      // last is set
 	ticks   int       // in which something was sent since something was received
-	since   time.Time // when the first of them was
+	since   time.Time // when the second of them was
 	failing time.Time // since when nothing could be sent
-	told    time.Time // agent: when it last showed itself
+	shown   time.Time // agent: when it last showed itself,
+	shows   int       // and how often in this silence
 }
 
 // search is what the buyer does about it.
@@ -58,15 +59,14 @@ func (m *mover) watch(now time.Time, c counts) {
 	}
 	sent, failed := c.sent != q.last.sent, c.failed != q.last.failed
 	if c.received != q.last.received {
-		*q = quiet{last: c, known: true, failing: q.failing, told: q.told}
+		*q = quiet{last: c, known: true, failing: q.failing, shown: q.shown}
 		sent = false
 	}
 	q.last = c
 	if sent || failed {
-		if q.ticks == 0 {
+		if q.ticks++; q.ticks == 2 {
 			q.since = now
 		}
-		q.ticks++
 	}
 	switch {
 	case failed && q.failing.IsZero():
@@ -92,8 +92,9 @@ func (m *mover) silent(now time.Time) {
 		m.begin(now)
 		return
 	}
-	if q := &m.quiet; now.Sub(q.told) >= patience { // show where we are
-		q.told = now
+	if q := &m.quiet; now.Sub(q.shown) >= patience<<min(q.shows, 3) { // say where we are
+		q.shown = now
+		q.shows++
 		m.events = append(m.events, eventRefresh)
 		for _, c := range m.candidates {
 			m.round(now, c)
@@ -117,7 +118,7 @@ func (m *mover) seek(now time.Time) {
 	age := now.Sub(s.since)
 	if age >= doubt && !s.doubted {
 		s.doubted = true
-		m.events = append(m.events, eventRebind)
+		m.events = append(m.events, eventDoubt)
 	}
 	if age >= patience && !s.lost {
 		s.lost = true

@@ -90,7 +90,7 @@ func Listen(ctx context.Context, cfg Config) (*Socket, error) {
 		control: make(chan heard, queued), strangers: make(chan stranger, queued),
 		poked: make(chan struct{}, 1), changed: make(chan struct{}),
 	}
-	s.table.Store(&table{})
+	s.table.Store(&table{in: map[netip.AddrPort]*peer{}, out: map[netip.AddrPort]*peer{}})
 	s.state.init(s)
 	conn, err := cfg.Open(ctx, cfg.Addr)
 	if err != nil {

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"os"
+	"strconv"
 	"syscall"
 	"unsafe"
 
@@ -18,9 +20,16 @@ func prepare(c *net.UDPConn) (gro bool) {
 		// Packets are never fragmented: probes measure what the path takes.
 		_ = unix.SetsockoptInt(fd, unix.IPPROTO_IP, unix.IP_MTU_DISCOVER, unix.IP_PMTUDISC_PROBE)
 		_ = unix.SetsockoptInt(fd, unix.IPPROTO_IPV6, unix.IPV6_MTU_DISCOVER, unix.IPV6_PMTUDISC_PROBE)
-		gro = unix.SetsockoptInt(fd, unix.IPPROTO_UDP, unix.UDP_GRO, 1) == nil
+		gro = offloads() && unix.SetsockoptInt(fd, unix.IPPROTO_UDP, unix.UDP_GRO, 1) == nil
 	})
 	return gro
+}
+
+// offloads are off by the variable that turns quic-go's off: qemu-user swaps
+// neither's control message on big-endian machines.
+func offloads() bool {
+	off, err := strconv.ParseBool(os.Getenv("QUIC_GO_DISABLE_GSO"))
+	return err != nil || !off
 }
 
 func control(c *net.UDPConn, f func(fd int)) {

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -212,5 +214,102 @@ func TestWithoutRelay(t *testing.T) {
 				t.Log(d)
 			}
 		}
+	})
+}
+
+// A dyingConn stops to send when it is told to.
+type dyingConn struct {
+	net.PacketConn
+	dead *atomic.Bool
+}
+
+func (c dyingConn) WriteTo(b []byte, a net.Addr) (int, error) {
+	if c.dead.Load() {
+		return 0, syscall.ENETDOWN
+	}
+	return c.PacketConn.WriteTo(b, a)
+}
+
+// TestSocketDies opens another socket for one that cannot send any more.
+func TestSocketDies(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(20 * time.Millisecond)
+		var last *atomic.Bool
+		host := w.host("192.0.2.2")
+		open := func(ctx context.Context, addr string) (net.PacketConn, error) {
+			c, err := host(ctx, addr)
+			last = new(atomic.Bool)
+			return dyingConn{c, last}, err
+		}
+		c := newCouple(t, Config{Open: open}, Config{Open: w.host("203.0.113.2")})
+		defer c.close()
+		c.dial(c.agent.sock.LocalAddr())
+		if err := c.rally(1000); err != nil {
+			t.Fatal(err)
+		}
+		dead := last
+		dead.Store(true)
+		start := time.Now()
+		if err := c.rally(100_000); err != nil {
+			t.Fatal(err)
+		}
+		if d := time.Since(start); d > 5*time.Second || last == dead {
+			t.Errorf("after %v, another socket: %v", d, last != dead)
+		} else {
+			t.Log(d)
+		}
+	})
+}
+
+// TestOutage has no network at all for longer and longer.
+func TestOutage(t *testing.T) {
+	for _, outage := range []time.Duration{time.Second, 5 * time.Second, 45 * time.Second} {
+		t.Run(outage.String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s := setScene(t, cone, cone)
+				defer s.close()
+				s.within(3*time.Second, true)
+				s.w.lose(func(netip.AddrPort, netip.AddrPort, []byte) bool { return true })
+				sent := s.w.sent()
+				done := make(chan error, 1)
+				s.wg.Go(func() { done <- s.rally(100_000) })
+				time.Sleep(outage)
+				t.Log(s.w.sent()-sent, "packets during the outage")
+				s.w.lose(nil)
+				healed := time.Now()
+				if err := <-done; err != nil {
+					t.Fatal(err)
+				}
+				if d := time.Since(healed); d > 12*time.Second {
+					t.Errorf("on after %v", d)
+				} else {
+					t.Logf("on after %v", d)
+				}
+			})
+		})
+	}
+}
+
+// TestIdle counts what a connection costs where nothing happens for an hour.
+func TestIdle(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := setScene(t, symmetric, symmetric)
+		defer s.close()
+		s.mustRally(1000)
+		time.Sleep(time.Minute)
+		sent, size := 0, 0
+		agent := netip.MustParseAddr("203.0.113.1")
+		s.w.lose(func(from, to netip.AddrPort, b []byte) bool {
+			if b[0] == 0 && (from.Addr() == agent || to.Addr() == agent) {
+				sent, size = sent+1, size+len(b)+28
+			}
+			return false
+		})
+		time.Sleep(time.Hour)
+		s.w.lose(nil)
+		if size > 56<<10 {
+			t.Errorf("%d control packets, %d bytes an hour at the agent", sent, size)
+		}
+		t.Logf("%d control packets, %d bytes an hour at the agent", sent, size)
 	})
 }

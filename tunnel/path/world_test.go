@@ -211,9 +211,12 @@ func (r *relay) packet(i int, from netip.AddrPort, b []byte) {
 			r.write(i, from, Challenge{p.Session, p.Counter, cookie}.Append(nil, &r.tokens[i]))
 			return
 		}
+		old := r.bound[i]
 		r.bound[i] = from
 		r.tell(i)
-		r.tell(1 - i)
+		if old != from {
+			r.tell(1 - i)
+		}
 		return
 	}
 	if from == r.bound[i] && r.bound[1-i].IsValid() {
@@ -248,4 +251,10 @@ func must[T any](t testing.TB) func(T, error) T {
 		}
 		return v
 	}
+}
+
+func (w *world) sent() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.count
 }
