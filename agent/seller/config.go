@@ -49,6 +49,9 @@ type Config struct {
 	Policy PolicyConfig
 
 	Logger *slog.Logger
+	// Ready is called once, when buyers are served: the agent listens, its
+	// control socket is there and the SIM was read. An error ends Run.
+	Ready func(Status) error
 
 	// Socket, Dialer and Facilitator replace the real ones in tests.
 	Socket      net.PacketConn

@@ -54,15 +54,7 @@ const (
 
 // serveControl answers the owner's commands until ctx ends. The socket's mode
 // is 0600: who may open it may do everything.
-func (s *Seller) serveControl(ctx context.Context) error {
-	path := s.cfg.ControlPath()
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return fmt.Errorf("control socket: %w", err)
-	}
-	ln, err := listenPrivate(path)
-	if err != nil {
-		return fmt.Errorf("control socket: %w", err)
-	}
+func (s *Seller) serveControl(ctx context.Context, ln net.Listener) (err error) {
 	stop := context.AfterFunc(ctx, func() { _ = ln.Close() }) // ends Accept below
 	defer stop()
 	var conns errgroup.Group
@@ -86,7 +78,7 @@ func (s *Seller) serveControl(ctx context.Context) error {
 	}
 	_ = conns.Wait() // commands return nil
 	// The journal's lock is still held: no other agent has the path.
-	if rerr := os.Remove(path); rerr != nil {
+	if rerr := os.Remove(s.cfg.ControlPath()); rerr != nil {
 		s.log.Debug("control socket", "err", rerr)
 	}
 	if ctx.Err() != nil {
@@ -141,8 +133,9 @@ func (s *Seller) obey(ctx context.Context, name string) (any, error) {
 
 var errStops = errors.New("the agent stops")
 
-// listenPrivate makes a unix socket that is never open to others, not even
-// before its mode is set: it is made under another name first.
+// listenPrivate makes a unix socket, in place of one that was left at path. It
+// is never open to others, not even before its mode is set: it is made under
+// another name first.
 func listenPrivate(path string) (net.Listener, error) {
 	tmp := path + ".new"
 	if err := os.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {

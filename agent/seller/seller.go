@@ -58,6 +58,8 @@ type Seller struct {
 	due     chan struct{}      // one token: enough is unclaimed to settle
 	settled string             // the last settlement's transaction; settleLoop's, then lastSettle's
 	sim     simWatch
+	serving chan struct{} // closed by serves
+	serves  func()        // buyers are served; again does nothing
 
 	mu       sync.Mutex
 	sessions map[channel.ID]*session // serving
@@ -88,7 +90,9 @@ func open(c Config) (*Seller, error) {
 	s := &Seller{
 		cfg: c, log: c.Logger, fac: c.Facilitator, dialer: c.Dialer,
 		started: time.Now(), sessions: make(map[channel.ID]*session), settle: make(chan settleRequest), due: make(chan struct{}, 1),
+		serving: make(chan struct{}),
 	}
+	s.serves = sync.OnceFunc(func() { close(s.serving) })
 	if s.domain, err = c.Payment.Domain(); err != nil {
 		return nil, err
 	}
@@ -143,6 +147,10 @@ func (s *Seller) run(ctx context.Context) error {
 	if err := s.publish(); err != nil {
 		return errors.Join(err, ln.Close())
 	}
+	control, err := listenPrivate(s.cfg.ControlPath())
+	if err != nil {
+		return errors.Join(fmt.Errorf("control socket: %w", err), ln.Close())
+	}
 	s.log.Info("selling", "agent", s.key.Address(), "listen", s.addr, "price_up", s.cfg.Price.Up, "price_down", s.cfg.Price.Down, "network", s.cfg.Payment.Network)
 
 	// Sessions outlive ctx for as long as it takes to drain them.
@@ -150,7 +158,8 @@ func (s *Seller) run(ctx context.Context) error {
 	defer endSessions()
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.watchSIM(gctx) })
-	g.Go(func() error { return s.serveControl(gctx) })
+	g.Go(func() error { return s.serveControl(gctx, control) })
+	g.Go(func() error { return s.sayReady(gctx) })
 	g.Go(func() error { return s.settleLoop(gctx) })
 	var sessions errgroup.Group
 	g.Go(func() error { return s.accept(gctx, sctx, ln, &sessions) })
@@ -168,6 +177,19 @@ func (s *Seller) run(ctx context.Context) error {
 	s.lastSettle(context.WithoutCancel(ctx))
 	s.log.Info("stopped")
 	return nil
+}
+
+// sayReady tells the owner of the config when buyers are served.
+func (s *Seller) sayReady(ctx context.Context) error {
+	select {
+	case <-s.serving:
+	case <-ctx.Done():
+		return nil
+	}
+	if s.cfg.Ready == nil {
+		return nil
+	}
+	return s.cfg.Ready(s.status())
 }
 
 // accept serves connections until ctx ends.

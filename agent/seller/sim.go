@@ -32,6 +32,7 @@ const (
 // lost is looked for again, for ever.
 func (s *Seller) watchSIM(ctx context.Context) error {
 	if s.cfg.Modem == nil {
+		s.serves()
 		return nil
 	}
 	retry := simRetryMin
@@ -80,6 +81,7 @@ func (s *Seller) readSIM(ctx context.Context) (read bool, err error) {
 				s.log.Error("publish the offer", "err", err)
 			}
 		}
+		s.serves()
 		select {
 		case <-ctx.Done():
 			return read, nil

@@ -7,45 +7,39 @@ import (
 	"io"
 	"strings"
 
-	"github.com/peterbourgon/ff/v3/ffcli"
-
 	"github.com/depinsim/x402/agent/seller"
 )
 
 // errChecks says that some checks failed.
 var errChecks = errors.New("failed")
 
-func (p program) checkCommand(help io.Writer) *ffcli.Command {
-	c := command(help, "check", checkHelp)
-	config := c.FlagSet.String("config", defaultConfig, "`FILE` to check")
-	asJSON := c.FlagSet.Bool("json", false, "print JSON")
-	c.Exec = func(ctx context.Context, args []string) error {
-		if err := none("check", args); err != nil {
-			return err
-		}
-		f, err := seller.ReadConfigFile(*config)
-		f.Config.Policy.Lookup = p.lookup
-		found := seller.Check(ctx, f, err)
-		failed := 0
-		for _, f := range found {
-			if f.Result == seller.CheckFailed {
-				failed++
-			}
-		}
-		if *asJSON {
-			err = p.printJSON(struct {
-				OK     bool             `json:"ok"`
-				Checks []seller.Finding `json:"checks"`
-			}{failed == 0, found})
-		} else {
-			_, err = io.WriteString(p.out, renderCheck(found))
-		}
-		if err == nil && failed > 0 {
-			err = fmt.Errorf("%d of %d checks %w", failed, len(found), errChecks)
-		}
+func (p program) check(ctx context.Context, f *flags, args []string) error {
+	config := f.String("config", defaultConfig, "")
+	asJSON := f.Bool("json", false, "")
+	if err := f.parse(args); err != nil {
 		return err
 	}
-	return c
+	file, err := seller.ReadConfigFile(*config)
+	file.Config.Policy.Lookup = p.lookup
+	found := seller.Check(ctx, file, err)
+	failed := 0
+	for _, f := range found {
+		if f.Result == seller.CheckFailed {
+			failed++
+		}
+	}
+	if *asJSON {
+		err = p.printJSON(struct {
+			OK     bool             `json:"ok"`
+			Checks []seller.Finding `json:"checks"`
+		}{failed == 0, found})
+	} else {
+		_, err = io.WriteString(p.out, renderCheck(found))
+	}
+	if err == nil && failed > 0 {
+		err = fmt.Errorf("%d of %d checks %w", failed, len(found), errChecks)
+	}
+	return err
 }
 
 // renderCheck prints one line a check, with what to do below it.

@@ -10,69 +10,58 @@ import (
 	"io/fs"
 	"runtime"
 
-	"github.com/peterbourgon/ff/v3/ffcli"
-
 	"github.com/depinsim/x402/agent/seller"
 )
 
-// controlFlags are the flags of the commands that talk to a running agent.
-type controlFlags struct {
-	config, control string
-	json            bool
-}
-
-// controlCommand returns a command that hands a control to exec.
-func controlCommand(help io.Writer, name string, t text, exec func(context.Context, *seller.Control, controlFlags) error) *ffcli.Command {
-	var f controlFlags
-	c := command(help, name, t)
-	c.FlagSet.StringVar(&f.config, "config", defaultConfig, "`FILE` of the running agent, which names its control socket")
-	c.FlagSet.StringVar(&f.control, "control", "", "`PATH` of the control socket, instead of --config")
-	c.FlagSet.BoolVar(&f.json, "json", false, "print JSON")
-	c.Exec = func(ctx context.Context, args []string) error {
-		if err := none(name, args); err != nil {
-			return err
-		}
-		path := f.control
-		if path == "" {
-			var err error
-			if path, err = seller.ControlPathOf(f.config); err != nil {
-				return configError{err}
-			}
-		}
-		return exec(ctx, seller.DialControl(path), f)
+// talk reads the flags of a command that talks to a running agent.
+func talk(f *flags, args []string) (c *seller.Control, asJSON bool, err error) {
+	config := f.String("config", defaultConfig, "")
+	path := f.String("control", "", "")
+	f.BoolVar(&asJSON, "json", false, "")
+	if err := f.parse(args); err != nil {
+		return nil, false, err
 	}
-	return c
+	if *path == "" {
+		if *path, err = seller.ControlPathOf(*config); err != nil {
+			return nil, false, configError{err}
+		}
+	}
+	return seller.DialControl(*path), asJSON, nil
 }
 
-func (p program) statusCommand(help io.Writer) *ffcli.Command {
-	return controlCommand(help, "status", statusHelp, func(ctx context.Context, c *seller.Control, f controlFlags) error {
-		var st seller.Status
-		return p.show(ctx, c, "status", f, &st, func() string { return renderStatus(st) })
-	})
+func (p program) status(ctx context.Context, f *flags, args []string) error {
+	var st seller.Status
+	return p.show(ctx, f, args, view{&st, func() string { return renderStatus(st) }})
 }
 
-func (p program) sessionsCommand(help io.Writer) *ffcli.Command {
-	return controlCommand(help, "sessions", sessionsHelp, func(ctx context.Context, c *seller.Control, f controlFlags) error {
-		var all []seller.SessionStatus
-		return p.show(ctx, c, "sessions", f, &all, func() string { return renderSessions(all) })
-	})
+func (p program) sessions(ctx context.Context, f *flags, args []string) error {
+	var all []seller.SessionStatus
+	return p.show(ctx, f, args, view{&all, func() string { return renderSessions(all) }})
 }
 
-func (p program) earningsCommand(help io.Writer) *ffcli.Command {
-	return controlCommand(help, "earnings", earningsHelp, func(ctx context.Context, c *seller.Control, f controlFlags) error {
-		var e seller.Earnings
-		return p.show(ctx, c, "earnings", f, &e, func() string { return renderEarnings(e) })
-	})
+func (p program) earnings(ctx context.Context, f *flags, args []string) error {
+	var e seller.Earnings
+	return p.show(ctx, f, args, view{&e, func() string { return renderEarnings(e) }})
 }
 
-// show asks for name and prints the answer: as it came for --json, else what
-// render makes of it once it is in v.
-func (p program) show(ctx context.Context, c *seller.Control, name string, f controlFlags, v any, render func() string) error {
-	var raw json.RawMessage
-	if err := c.Get(ctx, name, &raw); err != nil {
+// A view is where an answer goes, and what is made of it for people.
+type view struct {
+	v      any
+	render func() string
+}
+
+// show asks for what the command's name says and prints the answer: as it came
+// for --json, else what v makes of it.
+func (p program) show(ctx context.Context, f *flags, args []string, v view) error {
+	c, asJSON, err := talk(f, args)
+	if err != nil {
 		return err
 	}
-	if f.json {
+	var raw json.RawMessage
+	if err := c.Get(ctx, f.Name(), &raw); err != nil {
+		return err
+	}
+	if asJSON {
 		var b bytes.Buffer
 		if err := json.Indent(&b, raw, "", "  "); err != nil {
 			return err
@@ -80,51 +69,49 @@ func (p program) show(ctx context.Context, c *seller.Control, name string, f con
 		_, err := fmt.Fprintln(p.out, b.String())
 		return err
 	}
-	if err := json.Unmarshal(raw, v); err != nil {
-		return fmt.Errorf("%s: %w", name, err)
+	if err := json.Unmarshal(raw, v.v); err != nil {
+		return fmt.Errorf("%s: %w", f.Name(), err)
 	}
-	_, err := io.WriteString(p.out, render())
+	_, err = io.WriteString(p.out, v.render())
 	return err
 }
 
 // errNotSettled says that the agent was reached and could not settle.
 var errNotSettled = errors.New("not settled")
 
-func (p program) settleCommand(help io.Writer) *ffcli.Command {
-	return controlCommand(help, "settle", settleHelp, func(ctx context.Context, c *seller.Control, f controlFlags) error {
-		s, err := c.Settle(ctx)
-		switch {
-		case errors.Is(err, seller.ErrNotRunning), errors.Is(err, fs.ErrPermission):
-			return err
-		case err != nil:
-			return fmt.Errorf("%w: %w", errNotSettled, err)
-		}
-		if f.json {
-			return p.printJSON(s)
-		}
-		if s.Channels == 0 {
-			_, err = fmt.Fprintln(p.out, "nothing to claim")
-		} else {
-			_, err = fmt.Fprintf(p.out, "claimed %s USD of %s\n", s.Claimed.USD(), count(s.Channels, "channel"))
-		}
-		return err
-	})
-}
-
-func (p program) versionCommand(help io.Writer) *ffcli.Command {
-	c := command(help, "version", versionHelp)
-	asJSON := c.FlagSet.Bool("json", false, "print JSON")
-	c.Exec = func(_ context.Context, args []string) error {
-		if err := none("version", args); err != nil {
-			return err
-		}
-		if *asJSON {
-			return p.printJSON(map[string]string{"version": version, "go": runtime.Version(), "os": runtime.GOOS, "arch": runtime.GOARCH})
-		}
-		_, err := fmt.Fprintf(p.out, "x402-agent %s %s %s/%s\n", version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+func (p program) settle(ctx context.Context, f *flags, args []string) error {
+	c, asJSON, err := talk(f, args)
+	if err != nil {
 		return err
 	}
-	return c
+	s, err := c.Settle(ctx)
+	switch {
+	case errors.Is(err, seller.ErrNotRunning), errors.Is(err, fs.ErrPermission):
+		return err
+	case err != nil:
+		return fmt.Errorf("%w: %w", errNotSettled, err)
+	}
+	if asJSON {
+		return p.printJSON(s)
+	}
+	if s.Channels == 0 {
+		_, err = fmt.Fprintln(p.out, "nothing to claim")
+	} else {
+		_, err = fmt.Fprintf(p.out, "claimed %s USD of %s\n", s.Claimed.USD(), count(s.Channels, "channel"))
+	}
+	return err
+}
+
+func (p program) version(_ context.Context, f *flags, args []string) error {
+	asJSON := f.Bool("json", false, "")
+	if err := f.parse(args); err != nil {
+		return err
+	}
+	if *asJSON {
+		return p.printJSON(map[string]string{"version": version, "go": runtime.Version(), "os": runtime.GOOS, "arch": runtime.GOARCH})
+	}
+	_, err := fmt.Fprintf(p.out, "x402-agent %s %s %s/%s\n", version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+	return err
 }
 
 func (p program) printJSON(v any) error {

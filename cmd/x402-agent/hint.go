@@ -12,7 +12,7 @@ import (
 // hint says what to do about an error, "" if we do not know.
 func hint(err error) string {
 	if _, ok := errors.AsType[usageError](err); ok {
-		return "`x402-agent --help` lists the commands, `x402-agent COMMAND --help` their flags"
+		return "`x402-agent help` lists the commands, `x402-agent help COMMAND` their flags"
 	}
 	if _, ok := errors.AsType[configError](err); ok {
 		return configHint(err)

@@ -3,18 +3,15 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"net/netip"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
-
-	"github.com/peterbourgon/ff/v3/ffcli"
 )
 
 // version is set by the linker.
@@ -53,37 +50,31 @@ func (p program) main() int {
 	return p.execute(ctx, os.Args[1:])
 }
 
-// execute runs one command line and returns the exit code.
-func (p program) execute(ctx context.Context, args []string) int {
-	var help bytes.Buffer // what flag and ffcli print; shown only if asked for
-	root := command(&help, "x402-agent", rootHelp)
-	root.Exec = func(_ context.Context, args []string) error {
-		if len(args) == 0 {
-			return usageError{errors.New("want a command")}
-		}
-		return usageError{fmt.Errorf("unknown command %q", args[0])}
-	}
-	root.Subcommands = []*ffcli.Command{
-		p.runCommand(&help), p.checkCommand(&help), p.statusCommand(&help), p.sessionsCommand(&help),
-		p.earningsCommand(&help), p.settleCommand(&help), p.versionCommand(&help),
-	}
-	err := root.Parse(args)
-	if errors.Is(err, flag.ErrHelp) {
-		_, err := io.Copy(p.out, &help)
-		return p.finish(err)
-	}
-	if err != nil {
-		return p.finish(usageError{err})
-	}
-	return p.finish(root.Run(ctx))
+// A command takes its own flags.
+type command struct {
+	name, help string
+	run        func(ctx context.Context, f *flags, args []string) error
 }
 
-// finish prints an error and what to do about it, and returns the exit code.
-func (p program) finish(err error) int {
+func (p program) commands() []command {
+	return []command{
+		{"run", runHelp, p.run},
+		{"check", checkHelp, p.check},
+		{"status", statusHelp, p.status},
+		{"sessions", sessionsHelp, p.sessions},
+		{"earnings", earningsHelp, p.earnings},
+		{"settle", settleHelp, p.settle},
+		{"version", versionHelp, p.version},
+	}
+}
+
+// execute runs one command line and returns the exit code.
+func (p program) execute(ctx context.Context, args []string) int {
+	err := p.dispatch(ctx, args)
 	if err == nil {
 		return exitOK
 	}
-	fmt.Fprintln(p.err, "x402-agent:", printable(err.Error()))
+	fmt.Fprintln(p.err, "x402-agent:", printable(strings.ReplaceAll(err.Error(), "\n", "; ")))
 	if h := hint(err); h != "" {
 		fmt.Fprintln(p.err, "hint:", h)
 	}

@@ -3,9 +3,10 @@ package main
 import (
 	"context"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
+	"io"
 	"io/fs"
 	"net"
 	"net/http/httptest"
@@ -13,12 +14,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/rogpeppe/go-internal/testscript"
 	"golang.org/x/sync/errgroup"
 
@@ -302,23 +305,46 @@ func scriptUnwritable(ts *testscript.TestScript, _ bool, args []string) {
 	}
 }
 
-// TestReadyFile: the file is whole, or not there.
-func TestReadyFile(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "ready")
-	want := readiness{Agent: channel.Address{1}, Listen: "127.0.0.1:1", Offer: "/o", Control: "/c", PID: 7}
-	if err := writeReady(path, want); err != nil {
-		t.Fatal(err)
+// TestHelp holds the help texts against the flags that the source defines.
+func TestHelp(t *testing.T) {
+	talking := []string{"config", "control", "json"}
+	want := map[string][]string{
+		"run": {"config", "ready-file"}, "check": {"config", "json"}, "status": talking, "sessions": talking,
+		"earnings": talking, "settle": talking, "version": {"json"},
 	}
-	b, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var got readiness
-	if err := json.Unmarshal(b, &got); err != nil || got != want {
-		t.Errorf("%s: %v", b, err)
-	}
-	if err := writeReady(filepath.Join(path, "sub"), want); err == nil {
-		t.Error("written below a file")
+	explained := regexp.MustCompile(`(?m)^    --([a-z-]+) `)
+	p := program{out: io.Discard}
+	for _, c := range p.commands() {
+		var flagNames []string
+		f := &flags{flag.NewFlagSet(c.name, flag.ContinueOnError)}
+		f.SetOutput(io.Discard)
+		if err := c.run(t.Context(), f, []string{"--help"}); !errors.Is(err, flag.ErrHelp) {
+			t.Errorf("%s: %v", c.name, err)
+		}
+		f.VisitAll(func(f *flag.Flag) { flagNames = append(flagNames, f.Name) })
+		var inHelp []string
+		for _, m := range explained.FindAllStringSubmatch(c.help, -1) {
+			inHelp = append(inHelp, m[1])
+		}
+		if diff := cmp.Diff(append(flagNames, "help"), inHelp); diff != "" {
+			t.Errorf("%s: flags and help: %s", c.name, diff)
+		}
+		if diff := cmp.Diff(want[c.name], flagNames); diff != "" {
+			t.Errorf("%s: flags: %s", c.name, diff)
+		}
+		if !strings.Contains(rootHelp, "\n    "+c.name+" ") {
+			t.Errorf("the list of commands lacks %s", c.name)
+		}
+		for _, section := range []string{"NAME\n    x402-agent " + c.name + " - ", "\nSYNOPSIS\n", "\nDESCRIPTION\n", "\nFLAGS\n", "\nEXIT STATUS\n", "\nEXAMPLES\n"} {
+			if !strings.Contains(c.help, section) {
+				t.Errorf("%s: no %q", c.name, section)
+			}
+		}
+		for line := range strings.Lines(rootHelp + c.help) {
+			if len(line) > columns+2 {
+				t.Errorf("%s: too wide: %s", c.name, line)
+			}
+		}
 	}
 }
 
