@@ -209,7 +209,7 @@ func (m *mover) stranger(now time.Time, from netip.AddrPort) {
 // NATs knew is void.
 func (m *mover) readdressed(now time.Time) {
 	for _, c := range m.candidates {
-		c.local, c.answered = netip.Addr{}, time.Time{}
+		c.local = netip.Addr{}
 	}
 	if m.buyer {
 		m.begin(now)
@@ -218,6 +218,7 @@ func (m *mover) readdressed(now time.Time) {
 		return
 	}
 	for _, c := range m.candidates {
+		c.answered = time.Time{}
 		m.round(now, c)
 	}
 }
