@@ -70,7 +70,7 @@ func (l *Lab) Link(ctx context.Context, a, b End) (*Link, error) {
 		}); err != nil {
 			return nil, errors.Join(fmt.Errorf("netlab: tun %s: %w", e.Device, err), k.close())
 		}
-		if err := ip(ctx, "-n", e.Namespace.name, "link", "set", e.Device, "mtu", strconv.Itoa(mtu), "txqueuelen", strconv.Itoa(tunQueue)); err != nil {
+		if err := ip(ctx, "-n", e.Namespace.name, "link", "set", "dev", e.Device, "mtu", strconv.Itoa(mtu), "txqueuelen", strconv.Itoa(tunQueue)); err != nil {
 			return nil, errors.Join(err, k.close())
 		}
 		if err := e.up(ctx); err != nil {

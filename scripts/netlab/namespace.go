@@ -128,5 +128,5 @@ func (e End) up(ctx context.Context) error {
 	if err := e.Namespace.Address(ctx, e.Device, e.Address); err != nil {
 		return err
 	}
-	return ip(ctx, "-n", e.Namespace.name, "link", "set", e.Device, "up")
+	return ip(ctx, "-n", e.Namespace.name, "link", "set", "dev", e.Device, "up")
 }

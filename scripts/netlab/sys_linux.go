@@ -141,3 +141,22 @@ func (t *tun) stop() error {
 
 // close removes the interface. Nobody waits.
 func (t *tun) close() error { return errors.Join(unix.Close(t.fd), unix.Close(t.wake)) }
+
+// Congestion has a TCP socket, or the connections that a listener accepts, use a
+// congestion control of the kernel's: cubic, bbr. It is for the Control of
+// net.ListenConfig and net.Dialer. (A namespace's default cannot be set to one
+// that the system restricts, even by root.)
+func Congestion(name string) func(network, address string, conn syscall.RawConn) error {
+	return func(_, _ string, conn syscall.RawConn) error {
+		var err error
+		if e := conn.Control(func(fd uintptr) {
+			err = unix.SetsockoptString(int(fd), unix.IPPROTO_TCP, unix.TCP_CONGESTION, name)
+		}); e != nil {
+			return e
+		}
+		if err != nil {
+			return fmt.Errorf("congestion control %s: %w", name, err)
+		}
+		return nil
+	}
+}

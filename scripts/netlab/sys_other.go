@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os/exec"
+	"syscall"
 	"time"
 )
 
@@ -28,3 +29,8 @@ func (*tun) write([]byte) error               { return supported() }
 func (*tun) wait(time.Duration) (bool, error) { return true, supported() }
 func (*tun) stop() error                      { return nil }
 func (*tun) close() error                     { return nil }
+
+// Congestion fails: it is Linux's.
+func Congestion(string) func(network, address string, conn syscall.RawConn) error {
+	return func(string, string, syscall.RawConn) error { return supported() }
+}
