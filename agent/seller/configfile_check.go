@@ -286,7 +286,7 @@ func checkRunningModem(m ModemStatus, problems []Problem) []Finding {
 }
 
 func askSupported(ctx context.Context, url string) (x402.Supported, error) {
-	client, err := facilitator.New(facilitator.Config{URL: url})
+	client, err := facilitator.NewDirect(url)
 	if err != nil {
 		return x402.Supported{}, err
 	}
@@ -296,7 +296,7 @@ func askSupported(ctx context.Context, url string) (x402.Supported, error) {
 // checkFacilitator compares what the owner accepts with what there is.
 func checkFacilitator(ctx context.Context, c Config) []Finding {
 	p := c.Payment
-	client, err := facilitator.New(facilitator.Config{URL: p.Facilitator})
+	client, err := facilitator.NewDirect(p.Facilitator)
 	if err != nil {
 		return []Finding{failed("facilitator", err.Error(), "")}
 	}

@@ -277,7 +277,7 @@ func (r *fileReader) readPayment() (missing bool) {
 	p, raw := &r.file.Config.Payment, &r.raw.Payment
 	r.require("payment.facilitator", "payment.pay_to")
 	r.take("payment.facilitator", func() error {
-		_, err := facilitator.New(facilitator.Config{URL: raw.Facilitator})
+		_, err := facilitator.NewDirect(raw.Facilitator)
 		if err == nil {
 			p.Facilitator = raw.Facilitator
 		}

@@ -100,7 +100,7 @@ func open(c Config) (*Seller, error) {
 		return nil, err
 	}
 	if s.fac == nil {
-		if s.fac, err = facilitator.New(facilitator.Config{URL: c.Payment.Facilitator}); err != nil {
+		if s.fac, err = facilitator.NewDirect(c.Payment.Facilitator); err != nil {
 			return nil, err
 		}
 	}

@@ -19,6 +19,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"os"
 	"strings"
 	"time"
 
@@ -44,31 +45,49 @@ func (e *RefusedError) Error() string {
 
 // Config configures a Client.
 type Config struct {
-	URL  string       // http or https, with an optional path
-	HTTP *http.Client // nil: one with 30 s for a call, of which 10 s to connect
+	URL  string // http or https, with an optional path
+	HTTP Doer   // nil: an *http.Client with 30 s for a call, of which 10 s to connect
+}
+
+// A Doer sends a request and returns the answer. *http.Client is one.
+type Doer interface {
+	Do(req *http.Request) (*http.Response, error)
 }
 
 // A Client talks to one facilitator. It is safe for concurrent use, and tries
 // every call once.
 type Client struct {
 	base string
-	http *http.Client
+	http Doer
 }
 
 // New returns a client.
 func New(cfg Config) (*Client, error) {
+	if cfg.HTTP == nil {
+		cfg.HTTP = defaultHTTP()
+	}
+	return open(cfg)
+}
+
+// NewDirect returns a client for routers: it makes a connection for each call,
+// by way of no proxy, and follows no redirects, which are told as errors.
+// net/http's client would be 0.25 MB.
+func NewDirect(url string) (*Client, error) {
+	return open(Config{URL: url, HTTP: newDirect()})
+}
+
+func open(cfg Config) (*Client, error) {
 	u, err := url.Parse(cfg.URL)
 	if err != nil {
 		return nil, fmt.Errorf("facilitator URL: %w", err)
 	}
-	if u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.RawQuery != "" || u.Fragment != "" {
+	if u.User != nil {
+		return nil, errors.New("facilitator URL: without a user and password: offers tell it to everybody")
+	}
+	if u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || u.RawQuery != "" || u.Fragment != "" {
 		return nil, fmt.Errorf("facilitator URL %q: want http://HOST[:PORT][/PATH] or https", cfg.URL)
 	}
-	c := &Client{base: strings.TrimRight(cfg.URL, "/"), http: cfg.HTTP}
-	if c.http == nil {
-		c.http = defaultHTTP()
-	}
-	return c, nil
+	return &Client{base: strings.TrimRight(cfg.URL, "/"), http: cfg.HTTP}, nil
 }
 
 func defaultHTTP() *http.Client {
@@ -136,12 +155,12 @@ type request struct {
 func (c *Client) call(ctx context.Context, r request, out any) error {
 	resp, err := c.send(ctx, r)
 	if err != nil {
-		return fmt.Errorf("%w: %s %s: %w", ErrUnavailable, r.method, c.base+r.path, err)
+		return fmt.Errorf("%w: %s %s: %w", ErrUnavailable, r.method, c.base+r.path, inTime(err))
 	}
 	defer resp.Body.Close() // nothing of it is needed any more
 	data, err := io.ReadAll(io.LimitReader(resp.Body, x402.MaxBody+1))
 	if err != nil {
-		return fmt.Errorf("%w: %s %s: %w", ErrUnavailable, r.method, c.base+r.path, err)
+		return fmt.Errorf("%w: %s %s: %w", ErrUnavailable, r.method, c.base+r.path, inTime(err))
 	}
 	switch {
 	case resp.StatusCode == http.StatusOK:
@@ -150,6 +169,8 @@ func (c *Client) call(ctx context.Context, r request, out any) error {
 		}
 		return nil
 	case resp.StatusCode == http.StatusRequestTimeout || resp.StatusCode == http.StatusTooManyRequests:
+	case resp.StatusCode >= 300 && resp.StatusCode < 400:
+		return fmt.Errorf("%w: %s has moved to %q: name the new URL", ErrUnavailable, c.base+r.path, excerpt([]byte(resp.Header.Get("Location"))))
 	case resp.StatusCode >= 400 && resp.StatusCode < 500:
 		return refusal(resp.StatusCode, data)
 	}
@@ -181,6 +202,20 @@ func (c *Client) send(ctx context.Context, r request) (*http.Response, error) {
 		return nil, err
 	}
 	return resp, nil
+}
+
+// A lateError is a deadline that passed, whoever set it, in words for people.
+type lateError struct{ error }
+
+func (e lateError) Error() string { return "no answer in time" }
+func (e lateError) Unwrap() error { return e.error }
+
+// inTime puts an error of a deadline into words.
+func inTime(err error) error {
+	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded) {
+		return lateError{err}
+	}
+	return err
 }
 
 // refusal reads whichever of the standard's error members an answer has.

@@ -41,8 +41,11 @@ func newClient(t *testing.T, url string, f transport) *Client {
 }
 
 func TestURL(t *testing.T) {
-	for _, url := range []string{"", "f.test", "ftp://f.test", "http://", "http://f.test?x=1", "http://f.test/#x", "http://f .test", "http://%zz"} {
-		if _, err := New(Config{URL: url}); err == nil {
+	for _, url := range []string{"", "f.test", "ftp://f.test", "http://", "http://f.test?x=1", "http://f.test/#x", "http://f .test", "http://%zz", "http://:80", "https://user:secret@f.test"} {
+		if _, err := New(Config{URL: url}); err == nil || strings.Contains(err.Error(), "secret") {
+			t.Errorf("%q: %v", url, err)
+		}
+		if _, err := NewDirect(url); err == nil {
 			t.Errorf("%q was accepted", url)
 		}
 	}
@@ -132,6 +135,9 @@ func TestDown(t *testing.T) {
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 			_, err := newClient(t, "http://f.test", f).Supported(ctx)
 			cancel()
+			if name == "hangs" && !strings.HasSuffix(err.Error(), "/supported: no answer in time") {
+				t.Errorf("%s: %v", name, err)
+			}
 			if !errors.Is(err, ErrUnavailable) || !strings.Contains(err.Error(), "GET http://f.test/supported") {
 				t.Errorf("%s: %v", name, err)
 			}
@@ -150,8 +156,8 @@ func TestDefaultTimeouts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if c.http.Timeout == 0 || c.http.Timeout > time.Minute {
-		t.Errorf("timeout is %s", c.http.Timeout)
+	if d := c.http.(*http.Client).Timeout; d == 0 || d > time.Minute {
+		t.Errorf("timeout is %s", d)
 	}
 }
 
