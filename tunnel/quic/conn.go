@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"net"
 	"net/http"
 	"net/url"
 	"sync"
@@ -15,21 +16,31 @@ import (
 	"github.com/apernet/quic-go/quicvarint"
 
 	"github.com/depinsim/x402/tunnel"
+	"github.com/depinsim/x402/tunnel/bbr"
 )
 
 // link is what both ends of a connection share.
 type link struct {
 	conn *quicgo.Conn
 	ctx  context.Context // ends with conn, its cause is a *tunnel.CloseError
+	rate *bbr.Controller // of what this end sends
 }
 
-func newLink(conn *quicgo.Conn) link {
+func newLink(conn *quicgo.Conn, most *bbr.Cap) link {
+	rate := bbr.New(bbr.Config{Cap: most})
+	conn.SetCongestionControl(rate)
 	ctx, cancel := context.WithCancelCause(context.Background())
 	context.AfterFunc(conn.Context(), func() {
 		cancel(closeError(context.Cause(conn.Context())))
 	})
-	return link{conn, ctx}
+	return link{conn, ctx, rate}
 }
+
+// RemoteAddr is where the connection was opened to, or from.
+func (l link) RemoteAddr() net.Addr { return l.conn.RemoteAddr() }
+
+// Moved forgets what is known of the path: from now on packets take another.
+func (l link) Moved() { l.rate.Reset() }
 
 // Context ends with the connection; its cause is a *tunnel.CloseError.
 func (l link) Context() context.Context { return l.ctx }
@@ -67,7 +78,7 @@ type ClientConn struct {
 var _ tunnel.ClientConn = (*ClientConn)(nil)
 
 func newClientConn(conn *quicgo.Conn, h3 *http3.ClientConn) *ClientConn {
-	return &ClientConn{newLink(conn), h3}
+	return &ClientConn{newLink(conn, nil), h3}
 }
 
 // PeerKeyHash is the hash of the key that the agent proved to hold.
@@ -144,17 +155,15 @@ func (r *request) SendDatagram(b []byte) error {
 	return datagramError(r.RequestStream.SendDatagram(b))
 }
 
-// A serverConn is the agent's end of a connection.
-type serverConn struct{ link }
+// A ServerConn is the agent's end of a connection.
+type ServerConn struct{ link }
 
-var _ tunnel.ServerConn = (*serverConn)(nil)
-
-func newServerConn(conn *quicgo.Conn) *serverConn { return &serverConn{newLink(conn)} }
+var _ tunnel.ServerConn = (*ServerConn)(nil)
 
 // Serve calls handle for every request until the connection ends. It does so
 // in a goroutine beside HTTP/3's own, whose deep stack goes when the request has
 // become a stream: with a thousand flows that is memory.
-func (c *serverConn) Serve(handle func(tunnel.Header, tunnel.Call)) error {
+func (c *ServerConn) Serve(handle func(tunnel.Header, tunnel.Call)) error {
 	var calls sync.WaitGroup
 	defer calls.Wait()
 	s := http3.Server{

@@ -23,6 +23,7 @@ import (
 	"github.com/apernet/quic-go/http3"
 
 	"github.com/depinsim/x402/tunnel"
+	"github.com/depinsim/x402/tunnel/bbr"
 )
 
 // GenerateKey returns a new key for an agent's certificate. P-256 verifies at
@@ -82,6 +83,8 @@ type ListenConfig struct {
 	MaxStreams int
 	// MaxConns bounds connections. Default 128.
 	MaxConns int
+	// Cap bounds what all connections together send; nil is no bound.
+	Cap *bbr.Cap
 }
 
 // A Listener accepts buyers' connections.
@@ -90,6 +93,7 @@ type Listener struct {
 	listener  *quicgo.EarlyListener
 	places    chan struct{} // a token for each connection
 	attempts  chan struct{} // likewise, handshakes included
+	most      *bbr.Cap
 }
 
 // handshakes is how many may be under way beside a full number of connections.
@@ -131,7 +135,7 @@ func Listen(c ListenConfig) (*Listener, error) {
 	qc.InitialConnectionReceiveWindow, qc.MaxConnectionReceiveWindow = agentConn, agentConn
 	qc.MaxIncomingStreams = int64(c.MaxStreams)
 	qc.MaxIncomingUniStreams = 8 // HTTP/3 needs three
-	l := &Listener{places: make(chan struct{}, c.MaxConns), attempts: make(chan struct{}, c.MaxConns+handshakes)}
+	l := &Listener{places: make(chan struct{}, c.MaxConns), attempts: make(chan struct{}, c.MaxConns+handshakes), most: c.Cap}
 	l.transport = &quicgo.Transport{Conn: c.Conn, ConnContext: l.attempt, VerifySourceAddress: l.crowded}
 	if c.ResetKey != [32]byte{} {
 		l.transport.StatelessResetKey = (*quicgo.StatelessResetKey)(&c.ResetKey)
@@ -148,6 +152,9 @@ func Listen(c ListenConfig) (*Listener, error) {
 	}
 	return l, nil
 }
+
+// Transport is for connections that go out from the same socket.
+func (l *Listener) Transport() *quicgo.Transport { return l.transport }
 
 // Addr is the address listened on.
 func (l *Listener) Addr() net.Addr { return l.listener.Addr() }
@@ -169,9 +176,8 @@ func (l *Listener) Accept(ctx context.Context) (tunnel.ServerConn, net.Addr, err
 			_ = conn.CloseWithError(quicgo.ApplicationErrorCode(tunnel.ReasonLimit), "too many connections")
 			continue
 		}
-		c := newServerConn(conn)
 		context.AfterFunc(conn.Context(), func() { <-l.places })
-		return c, conn.RemoteAddr(), nil
+		return &ServerConn{newLink(conn, l.most)}, conn.RemoteAddr(), nil
 	}
 }
 
