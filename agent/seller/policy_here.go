@@ -97,10 +97,12 @@ func interfacePrefixes() ([]netip.Prefix, error) {
 			continue
 		}
 		ones, _ := ipnet.Mask.Size()
-		own = append(own, ownPrefix(addr.Unmap(), ones))
+		p := ownPrefix(addr.Unmap(), ones)
+		if i, found := slices.BinarySearchFunc(own, p, netip.Prefix.Compare); !found {
+			own = slices.Insert(own, i, p)
+		}
 	}
-	slices.SortFunc(own, netip.Prefix.Compare)
-	return slices.Compact(own), nil
+	return own, nil
 }
 
 func ownPrefix(addr netip.Addr, bits int) netip.Prefix {

@@ -133,13 +133,18 @@ func (s *Seller) status() Status {
 func (s *Seller) sessionViews() []SessionStatus {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	views := make([]SessionStatus, 0, len(s.sessions))
+	// Sorting pointers shares its code with all others that do, on the router.
+	sorted := make([]*SessionStatus, 0, len(s.sessions))
 	for _, x := range s.sessions {
 		if v := x.view.Load(); v != nil {
-			views = append(views, *v)
+			sorted = append(sorted, v)
 		}
 	}
-	slices.SortFunc(views, func(a, b SessionStatus) int { return slices.Compare(a.Channel[:], b.Channel[:]) })
+	slices.SortFunc(sorted, func(a, b *SessionStatus) int { return slices.Compare(a.Channel[:], b.Channel[:]) })
+	views := make([]SessionStatus, 0, len(sorted))
+	for _, v := range sorted {
+		views = append(views, *v)
+	}
 	return views
 }
 

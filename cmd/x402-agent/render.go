@@ -129,30 +129,32 @@ func renderEarnings(e seller.Earnings) string {
 	if len(e.Channels) == 0 {
 		return "no buyer yet\n"
 	}
-	byBuyer := map[channel.Address]seller.ChannelEarnings{}
+	byBuyer := map[channel.Address]*seller.ChannelEarnings{}
 	for _, c := range e.Channels {
 		s := byBuyer[c.Buyer]
-		s.Buyer = c.Buyer
+		if s == nil {
+			s = &seller.ChannelEarnings{Buyer: c.Buyer}
+			byBuyer[c.Buyer] = s
+		}
 		s.Sessions += c.Sessions
 		s.Up += c.Up
 		s.Down += c.Down
 		s.Owed += c.Owed
 		s.Paid += c.Paid
 		s.Claimed += c.Claimed
-		byBuyer[c.Buyer] = s
 	}
-	buyers := make([]seller.ChannelEarnings, 0, len(byBuyer))
+	buyers := make([]*seller.ChannelEarnings, 0, len(byBuyer))
 	for _, s := range byBuyer {
 		buyers = append(buyers, s)
 	}
-	slices.SortFunc(buyers, func(a, b seller.ChannelEarnings) int {
+	slices.SortFunc(buyers, func(a, b *seller.ChannelEarnings) int {
 		return cmp.Or(cmp.Compare(b.Owed, a.Owed), slices.Compare(a.Buyer[:], b.Buyer[:]))
 	})
 	rows := [][]string{{"BUYER", "SESSIONS", "UP", "DOWN", "OWED USD", "PAID USD", "CLAIMED"}}
-	row := func(name string, s seller.ChannelEarnings) {
+	row := func(name string, s *seller.ChannelEarnings) {
 		rows = append(rows, []string{name, strconv.FormatUint(s.Sessions, 10), size(s.Up), size(s.Down), usd(s.Owed), usd(s.Paid), usd(s.Claimed)})
 	}
-	total := seller.ChannelEarnings{Up: e.Up, Down: e.Down, Owed: e.Owed, Paid: e.Paid, Claimed: e.Claimed}
+	total := &seller.ChannelEarnings{Up: e.Up, Down: e.Down, Owed: e.Owed, Paid: e.Paid, Claimed: e.Claimed}
 	for _, s := range buyers {
 		row(short(s.Buyer), s)
 		total.Sessions += s.Sessions
