@@ -155,8 +155,10 @@ func (n *notices) status() buyer.Status {
 // TestFacilitatorGoneAtHello: whose deposit is known is served all the same, and
 // all is settled when it is back.
 func TestFacilitatorGoneAtHello(t *testing.T) {
+	t.Parallel()
 	for name, fault := range faults() {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			m := newMarket(t)
 			f := m.newFront()
 			site := web(t)
@@ -186,6 +188,7 @@ func TestFacilitatorGoneAtHello(t *testing.T) {
 // TestFacilitatorGoneForStranger: a deposit that cannot be seen is not trusted,
 // and none can be made. Both say why.
 func TestFacilitatorGoneForStranger(t *testing.T) {
+	t.Parallel()
 	m := newMarket(t)
 	f := m.newFront()
 	f.set(down)
@@ -204,8 +207,10 @@ func TestFacilitatorGoneForStranger(t *testing.T) {
 // TestTopUp fails a few times, each in another way, while the session goes on
 // with what there is; the agent claims in between.
 func TestTopUp(t *testing.T) {
+	t.Parallel()
 	for name, fault := range faults() {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			m := newMarketOf(t, func(c *seller.Config) { c.Payment.MinDeposit, c.SettleAt = 1_000, 1_500 })
 			f := m.newFront()
 			site := web(t)
@@ -226,6 +231,7 @@ func TestTopUp(t *testing.T) {
 
 // TestSlowFacilitator: nobody waits for a settlement but who asked for it.
 func TestSlowFacilitator(t *testing.T) {
+	t.Parallel()
 	m := newMarketOf(t, func(c *seller.Config) { c.SettleAt = 1_000 })
 	f := m.newFront()
 	site := web(t)
@@ -249,8 +255,10 @@ func TestSlowFacilitator(t *testing.T) {
 // TestClaimFails: vouchers are kept, the owner hears why, and everything is
 // claimed when the facilitator is back.
 func TestClaimFails(t *testing.T) {
+	t.Parallel()
 	for name, fault := range faults() {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			m := newMarketOf(t, func(c *seller.Config) { c.SettleAt = 1_000 })
 			f := m.newFront()
 			site := web(t)
@@ -280,6 +288,7 @@ func TestClaimFails(t *testing.T) {
 // before it says so. Until the ledger can be read again neither side goes by the
 // deposit that was there.
 func TestRefundWithoutAnswer(t *testing.T) {
+	t.Parallel()
 	m := newMarket(t)
 	f := m.newFront()
 	site := web(t)
@@ -311,7 +320,9 @@ func TestRefundWithoutAnswer(t *testing.T) {
 		<-p.done
 	}
 	f.set(nil)
-	p = m.buy(nil)
+	var n notices
+	p = m.buy(func(c *buyer.Config) { c.OnStatus = n.hear })
+	until(t, "the session is open", func() bool { return n.status().State == "connected" }) // it may be refused at first
 	fetch(t, p.through(), site.URL+"/300000", 300_000)
 	p.stop(t)
 	m.settled(p)
@@ -343,8 +354,10 @@ func (f *failing) set(err error) {
 // TestBuyersDiskFull: what cannot be stored is not signed. The buyer says so,
 // the agent waits, and it goes on when there is room.
 func TestBuyersDiskFull(t *testing.T) {
+	t.Parallel()
 	for _, fault := range []error{syscall.ENOSPC, syscall.EROFS} {
 		t.Run(fault.Error(), func(t *testing.T) {
+			t.Parallel()
 			m := newMarket(t)
 			site := web(t)
 			var n notices
@@ -353,6 +366,7 @@ func TestBuyersDiskFull(t *testing.T) {
 				store = &failing{Store: c.Store}
 				c.Store, c.OnStatus = store, n.hear
 			})
+			until(t, "the session is open", func() bool { return n.status().State == "connected" })
 			fetch(t, p.through(), site.URL+"/100000", 100_000)
 			store.set(fault)
 			var wg sync.WaitGroup
@@ -382,6 +396,7 @@ func TestBuyersDiskFull(t *testing.T) {
 // TestModemComesAndGoes: without a SIM nothing is sold, and the buyer hears why;
 // when the modem is there it goes on by itself.
 func TestModemComesAndGoes(t *testing.T) {
+	t.Parallel()
 	m := newMarket(t)
 	m.agent.stop(t)
 	sim, err := modemtest.New(modemtest.Config{})
@@ -444,6 +459,7 @@ func (m *market) newLate() *late {
 // TestBuyersClock: a buyer whose clock is far behind the facilitator's is told
 // to set it.
 func TestBuyersClock(t *testing.T) {
+	t.Parallel()
 	m := newMarket(t)
 	l := m.newLate()
 	m.newFront()
@@ -458,6 +474,7 @@ func TestBuyersClock(t *testing.T) {
 // TestPayerTookDepositBack while the agent was away for longer than the delay.
 // What he owes is lost; what another owes is claimed all the same.
 func TestPayerTookDepositBack(t *testing.T) {
+	t.Parallel()
 	m := newMarket(t)
 	l := m.newLate()
 	f := m.newFront()

@@ -291,6 +291,7 @@ func TestBuyersBadVouchers(t *testing.T) {
 	c.reading(got)
 	c.pay(good)
 	c.pay(good)
+	until(t, "the good voucher is taken", func() bool { x, ok := m.session(c.id); return ok && x.Paid == owed })
 	more = c.download(site.URL, 10_000_000)
 	if more < 64<<10 || more > stranger+1000 {
 		t.Errorf("a good voucher bought %d bytes", more)

@@ -3,7 +3,7 @@
 // that, and for no more.
 //
 // [Run] is the composition root; session.go is one connection's life, purse.go
-// says what is owed, deposit.go puts money into the channel.
+// says what is owed, deposit.go puts money into the channel, finish.go ends it.
 package buyer
 
 import (
@@ -22,7 +22,6 @@ import (
 	"github.com/depinsim/x402/channel"
 	"github.com/depinsim/x402/channel/facilitator"
 	"github.com/depinsim/x402/channel/x402"
-	"github.com/depinsim/x402/tunnel"
 	"github.com/depinsim/x402/tunnel/proxy"
 	"github.com/depinsim/x402/tunnel/quic"
 )
@@ -118,11 +117,18 @@ type Buyer struct {
 	status statusBoard
 
 	// Owned by the goroutine that runs sessions.
-	price   agent.Price    // the newest that the agent was heard to ask, and we accept
-	mem     memory         // of the channel, between sessions
-	proof   agent.Proof    // the agent's last
-	most    channel.Amount // what may be signed in all: the run's beginning plus the budget
-	outcome Result
+	price    agent.Price    // the newest that the agent was heard to ask, and we accept
+	mem      memory         // of the channel, between sessions
+	proof    agent.Proof    // the agent's last
+	most     channel.Amount // what may be signed in all: the run's beginning plus the budget
+	outcome  Result
+	draft    draft      // the deposit that may have been made; see deposit.go
+	drawn    uint64     // validBefore of the last draft
+	topping  chan error // the result of a deposit under way; nil: none
+	topAfter time.Time  // the next deposit not before
+	looked   chan look  // what the ledger says of the channel that is used already; nil: heard
+
+	work sync.WaitGroup // what asks the facilitator while sessions go on
 
 	mu    sync.Mutex
 	line  *line
@@ -138,7 +144,13 @@ func Run(ctx context.Context, c Config) (Result, error) {
 		return Result{}, err
 	}
 	b := &Buyer{cfg: c, log: c.Logger, fac: c.Facilitator, price: c.Offer.Price, ready: make(chan struct{})}
-	if err := b.prepare(ctx); err != nil {
+	if err := b.open(ctx); err != nil {
+		return Result{}, err
+	}
+	wctx, stop := context.WithCancel(ctx)
+	defer b.work.Wait()
+	defer stop()
+	if err := b.prepare(wctx); err != nil {
 		return Result{}, err
 	}
 	socket := c.Socket
@@ -153,8 +165,8 @@ func Run(ctx context.Context, c Config) (Result, error) {
 	return b.run(ctx)
 }
 
-// prepare opens the channel's record and sees to a first deposit.
-func (b *Buyer) prepare(ctx context.Context) (err error) {
+// open opens the channel's record, which asks nobody.
+func (b *Buyer) open(ctx context.Context) (err error) {
 	p := b.cfg.Offer.Payment
 	if b.domain, err = p.Domain(); err != nil {
 		return err
@@ -174,26 +186,37 @@ func (b *Buyer) prepare(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	if state.Phase != channel.Open { // a run that was cut off while it closed
-		if state, err = b.payer.Thaw(state.ID); err != nil {
-			return err
-		}
-	}
 	b.id = state.ID
 	if err := b.mem.unmarshal(state.Note); err != nil {
 		return err
 	}
-	if b.addr, err = resolve(ctx, b.cfg.Offer.Endpoints); err != nil {
-		return err
-	}
+	b.draft, b.drawn = b.mem.draft, b.mem.draft.validBefore
 	if b.most, err = max(state.Max, state.Claimed).Add(b.cfg.Budget); err != nil {
 		return fmt.Errorf("the budget: %w", err)
 	}
+	b.addr, err = resolve(ctx, b.cfg.Offer.Endpoints)
+	return err
+}
+
+// prepare sees to a first deposit. Who has one from before does not wait for
+// the ledger to say so: the agent asks it too, and what is signed on a deposit
+// that is gone costs nothing.
+func (b *Buyer) prepare(ctx context.Context) error {
 	if b.cfg.CloseOnly {
 		_, err := b.observe(ctx)
 		return err
 	}
-	return b.ensureDeposit(ctx)
+	state, _ := b.payer.Get(b.id)
+	// A frozen one was being closed, and nobody has said what came of it.
+	if state.Phase != channel.Open || state.WithdrawAt != 0 || b.missing(state) > 0 {
+		return b.ensureDeposit(ctx)
+	}
+	b.looked = make(chan look, 1)
+	b.work.Go(func() {
+		state, err := b.observe(ctx)
+		b.looked <- look{state, err}
+	})
+	return nil
 }
 
 // resolve finds the first endpoint that has an address.
@@ -220,11 +243,6 @@ const (
 	redialMax = 30 * time.Second
 	// steady is how long a session has to last for the next to be dialled at once.
 	steady = 5 * time.Second
-	// dialWait is how long a local connection waits for the tunnel to come back.
-	dialWait = 15 * time.Second
-	// brokenWait is how long a connection on which no flow can be opened may
-	// take to say that it has ended.
-	brokenWait = time.Second
 )
 
 // run keeps a session up, and the proxies on it, until the purchase is over.
@@ -259,10 +277,18 @@ func (b *Buyer) run(ctx context.Context) (Result, error) {
 // cancelled and the purchase was ended in order.
 func (b *Buyer) sessions(ctx context.Context, stopProxies func()) error {
 	defer b.leave(net.ErrClosed)
+	ctx, stop := context.WithCancel(ctx)
+	defer func() {
+		stop()
+		b.endDeposit()
+	}()
 	retry := redialMin
 	for {
 		began := time.Now()
 		err := b.session(ctx, stopProxies)
+		if lost, ok := errors.AsType[*lostError](err); ok {
+			return errors.Join(lost.why, b.endAgain(ctx, lost.err))
+		}
 		var over *overError
 		switch {
 		case errors.As(err, &over):
@@ -284,25 +310,14 @@ func (b *Buyer) sessions(ctx context.Context, stopProxies func()) error {
 		select {
 		case <-ctx.Done():
 			return b.lastSession(ctx, err)
+		case l := <-b.looked:
+			if err := b.heard(l); err != nil {
+				return err
+			}
 		case <-time.After(retry + rand.N(retry/2)):
 		}
 		retry = min(2*retry, redialMax)
 	}
-}
-
-// lastSession ends the purchase when ctx was cancelled while there was no
-// session: the agent may be back, so it is asked once more before the channel's
-// timed withdrawal is begun.
-func (b *Buyer) lastSession(ctx context.Context, cause error) error {
-	if b.cfg.CloseOnly {
-		return b.endWithoutAgent(cause)
-	}
-	b.cfg.CloseOnly = true
-	var over *overError
-	if err := b.session(context.WithoutCancel(ctx), func() {}); errors.As(err, &over) {
-		return over.err
-	}
-	return b.endWithoutAgent(cause)
 }
 
 // answer acts on the notice that ended a session. It returns an error when
@@ -310,7 +325,7 @@ func (b *Buyer) lastSession(ctx context.Context, cause error) error {
 func (b *Buyer) answer(ctx context.Context, n agent.Notice) error {
 	switch n.Code {
 	case agent.NoticePrice:
-		if n.Price == nil || n.Price.Max() > b.cfg.MaxPrice {
+		if n.Price == nil || n.Price.Max() > b.cfg.MaxPrice && !b.cfg.CloseOnly { // which buys nothing
 			if n.Price != nil {
 				return priceError(*n.Price, b.cfg.MaxPrice)
 			}
@@ -327,10 +342,21 @@ func (b *Buyer) answer(ctx context.Context, n agent.Notice) error {
 		}
 		return b.ensureDeposit(ctx)
 	case agent.NoticeRefused:
+		if b.looked != nil { // the ledger may say it in other words: what to do about it
+			select {
+			case l := <-b.looked:
+				return errors.Join(b.heard(l), n)
+			case <-time.After(lookTime):
+			case <-ctx.Done():
+			}
+		}
 		return n
 	}
 	return nil
 }
+
+// lookTime is how long the ledger is waited for when the agent has refused.
+const lookTime = 5 * time.Second
 
 // An overError ends the purchase: nil when it was ended in order.
 type overError struct{ err error }
@@ -340,116 +366,4 @@ func (e *overError) Error() string {
 		return "finished"
 	}
 	return e.err.Error()
-}
-
-// DialTCP opens a flow, as soon as there is a tunnel.
-func (b *Buyer) DialTCP(ctx context.Context, host string, port uint16) (net.Conn, error) {
-	for {
-		l, err := b.current(ctx)
-		if err != nil {
-			return nil, err
-		}
-		f, err := l.client.DialTCP(ctx, host, port)
-		if err == nil {
-			return f, nil
-		}
-		if !l.broken(ctx) {
-			return nil, err
-		}
-		b.drop(l)
-	}
-}
-
-// DialUDP opens a UDP flow, likewise.
-func (b *Buyer) DialUDP(ctx context.Context, host string, port uint16) (net.Conn, error) {
-	for {
-		l, err := b.current(ctx)
-		if err != nil {
-			return nil, err
-		}
-		f, err := l.client.DialUDP(ctx, host, port)
-		if err == nil {
-			return f, nil
-		}
-		if !l.broken(ctx) {
-			return nil, err
-		}
-		b.drop(l)
-	}
-}
-
-// A line is a connection to the agent for as long as it lasts.
-type line struct {
-	client *tunnel.Client
-	ctx    context.Context // the connection's
-}
-
-// broken reports, to one who could not open a flow, whether the connection has
-// ended. A moment may pass before it says so.
-func (l *line) broken(ctx context.Context) bool {
-	timer := time.NewTimer(brokenWait)
-	defer timer.Stop()
-	select {
-	case <-l.ctx.Done():
-		return ctx.Err() == nil
-	case <-ctx.Done():
-	case <-timer.C:
-	}
-	return false
-}
-
-func (b *Buyer) current(ctx context.Context) (*line, error) {
-	ctx, cancel := context.WithTimeout(ctx, dialWait)
-	defer cancel()
-	for {
-		b.mu.Lock()
-		l, ready, gone := b.line, b.ready, b.gone
-		b.mu.Unlock()
-		switch {
-		case gone != nil:
-			return nil, gone
-		case l != nil:
-			return l, nil
-		}
-		select {
-		case <-ready:
-		case <-ctx.Done():
-			return nil, fmt.Errorf("no tunnel to the agent: %w", context.Cause(ctx))
-		}
-	}
-}
-
-// enter publishes the session's line, leave takes it back; a leave with an
-// error is the last.
-func (b *Buyer) enter(l *line) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.line = l
-	close(b.ready)
-}
-
-// drop takes a broken line back before its session does.
-func (b *Buyer) drop(l *line) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.line == l {
-		b.line = nil
-		b.ready = make(chan struct{})
-	}
-}
-
-func (b *Buyer) leave(gone error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.gone != nil {
-		return
-	}
-	if b.line != nil {
-		b.line = nil
-		b.ready = make(chan struct{})
-	}
-	if gone != nil {
-		b.gone = gone
-		close(b.ready)
-	}
 }

@@ -88,15 +88,19 @@ func (p *purse) spent() bool {
 }
 
 // A memory is what the buyer keeps of a channel besides its vouchers: the
-// tally by its own counts, and how far uploads may at most have come.
+// tally by its own counts, how far uploads may at most have come, and a deposit
+// of which it does not know what came of it.
 type memory struct {
 	tally   agent.Tally
 	ceiling uint64 // like tally.Up, but by what was sent
+	draft   draft
 }
 
+// marshal encodes the memory: tally, ceiling, and a draft if there is one. With
+// a draft it is as long as a channel's note may be.
 func (m memory) marshal() ([]byte, error) {
 	b, err := m.tally.MarshalBinary()
-	return binary.BigEndian.AppendUint64(b, m.ceiling), err
+	return m.draft.append(binary.BigEndian.AppendUint64(b, m.ceiling)), err
 }
 
 func (m *memory) unmarshal(b []byte) error {
@@ -104,13 +108,22 @@ func (m *memory) unmarshal(b []byte) error {
 		*m = memory{}
 		return nil
 	}
-	if len(b) < 8 {
+	if len(b) < noteSize {
 		return errors.New("channel record: truncated")
 	}
-	cut := len(b) - 8
-	m.ceiling = binary.BigEndian.Uint64(b[cut:])
-	return m.tally.UnmarshalBinary(b[:cut])
+	got := memory{ceiling: binary.BigEndian.Uint64(b[noteSize-8:])}
+	if err := got.draft.parse(b[noteSize:]); err != nil {
+		return err
+	}
+	if err := got.tally.UnmarshalBinary(b[:noteSize-8]); err != nil {
+		return err
+	}
+	*m = got
+	return nil
 }
+
+// noteSize is that of a memory without a draft.
+const noteSize = 1 + 9*8 + 1 + 8
 
 // memory is what to store of the session as it stands.
 func (p *purse) memory(ended bool) memory {
@@ -136,7 +149,7 @@ func (m memory) remember(counted meter.Reading, offered agent.Price) (memory, er
 	t.Base, t.BaseUp, t.BaseDown = owed, t.Up, t.Down
 	t.Up += counted.Up()
 	t.Down += counted.Down()
-	return memory{tally: t, ceiling: t.Up}, nil
+	return memory{tally: t, ceiling: t.Up, draft: m.draft}, nil
 }
 
 // maxTotal bounds a channel's bytes, so that no sum of them can overflow.

@@ -19,7 +19,8 @@ import (
 // A session is one connection to the agent.
 //
 //	hello ─→ terms ─→ paying ─┬─→ draining ─→ final voucher ─→ claim, refund ─→ over
-//	   └→ notice              └─→ connection lost: the buyer begins another
+//	   └→ notice              ├─→ the agent stops: draining, final voucher, another
+//	                          └─→ connection lost: another, also while it ends
 //
 // One goroutine, run, owns the fields. Flows begin with the hello, before the
 // terms have come.
@@ -35,16 +36,15 @@ type session struct {
 	drained bool                // the agent said so
 	closed  *agent.Closed       // the agent's last word
 
-	said     meter.Reading // what the agent was told last
-	saidAt   time.Time
-	paidAt   time.Time // when the last voucher was sent
-	over     time.Time // since when the agent has counted more than was sent
-	sampled  time.Time
-	sample   uint64
-	rate     uint64
-	topping  chan error     // the result of a deposit under way; nil: none
-	work     sync.WaitGroup // its goroutine
-	topAfter time.Time      // the next deposit not before
+	said    meter.Reading // what the agent was told last
+	saidAt  time.Time
+	paidAt  time.Time // when the last voucher was sent
+	over    time.Time // since when the agent has counted more than was sent
+	sampled time.Time
+	sample  uint64
+	rate    uint64
+	leaving agent.Notice // the agent's, that it stops: the session drains and pays; zero: it does not
+	leaveBy time.Time    // when it leaves at the latest
 }
 
 const (
@@ -96,10 +96,11 @@ func (b *Buyer) session(ctx context.Context, stopProxies func()) error {
 		UpTCP: sending{x.meter.UpTCP, &x.writing}, DownTCP: x.meter.DownTCP,
 		UpUDP: sending{x.meter.UpUDP, &x.writing}, DownUDP: x.meter.DownUDP,
 	})
-	b.enter(&line{x.client, conn.Context()})
+	if !b.cfg.CloseOnly {
+		b.enter(&line{x.client, conn.Context()})
+	}
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	defer x.work.Wait()
 	received := make(chan error, 1)
 	rctx, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
@@ -108,7 +109,7 @@ func (b *Buyer) session(ctx context.Context, stopProxies func()) error {
 	b.leave(nil)
 	if err == nil || errors.Is(err, ErrBudget) {
 		stopProxies()
-		err = &overError{errors.Join(err, x.finish(context.WithoutCancel(ctx), received))}
+		err = x.finish(context.WithoutCancel(ctx), received, err)
 	}
 	reason, text := closeReason(err)
 	_ = conn.Close(reason, text) // it may have ended already
@@ -199,9 +200,12 @@ func (x *session) run(ctx context.Context, received <-chan error) error {
 				return err
 			}
 		case <-tick.C:
-		case err := <-x.topping:
-			x.topping = nil
+		case err := <-x.b.topping:
 			if err := x.toppedUp(err); err != nil {
+				return err
+			}
+		case l := <-x.b.looked:
+			if err := x.heard(l); err != nil {
 				return err
 			}
 		case err := <-received:
@@ -219,6 +223,9 @@ func (x *session) run(ctx context.Context, received <-chan error) error {
 		}
 		if x.purse.known && x.b.cfg.CloseOnly {
 			return nil
+		}
+		if x.left(now) {
+			return x.leaving
 		}
 		if x.purse.counted != before {
 			lastChange = now
@@ -256,8 +263,12 @@ func (x *session) handle(c tunnel.Capsule) error {
 		}
 		x.b.log.Warn("the agent says", "code", n.Code, "text", n.Text)
 		x.b.status.set(func(s *Status) { s.Notice = n.Text })
-		if !x.purse.known || n.Code == agent.NoticeDraining {
+		if !x.purse.known {
 			return n
+		}
+		if n.Code == agent.NoticeDraining && x.leaveBy.IsZero() {
+			x.leaving, x.leaveBy = n, time.Now().Add(drainTime)
+			x.b.leave(nil) // new flows wait for another session
 		}
 	case agent.CapsuleDrain:
 		x.drained = true
@@ -267,6 +278,17 @@ func (x *session) handle(c tunnel.Capsule) error {
 			return err
 		}
 		x.closed = &closed
+	}
+	return nil
+}
+
+// heard takes over what the ledger says of a channel that is used already.
+func (x *session) heard(l look) error {
+	if err := x.b.heard(l); err != nil {
+		return &overError{err}
+	}
+	if l.err == nil {
+		x.purse.balance = l.state.Balance
 	}
 	return nil
 }
@@ -292,13 +314,18 @@ func (x *session) accept(t agent.Terms) error {
 	if err := b.mem.check(t, b.price, state.Max, proven); err != nil {
 		return &overError{fmt.Errorf("%w: %w", errOvercount, err)}
 	}
+	if _, err := b.payer.Thaw(b.id); err != nil { // it was not closed after all
+		return &overError{err}
+	}
 	signed := max(state.Max, proven, state.Claimed)
 	x.purse = purse{
 		tally: t.Tally(), agent: x.purse.agent, credit: t.Credit, signed: signed,
 		balance: state.Balance, most: b.most, known: true,
 	}
+	// What it shows, and what it has claimed, it has taken.
+	x.purse.agent.Paid = max(x.purse.agent.Paid, proven, state.Claimed)
 	x.purse.update(x.meter.Reading())
-	if err := x.store(false); err != nil {
+	if err := b.remember(x.memory()); err != nil {
 		return &overError{err}
 	}
 	if signed > proven { // the agent did not get the last voucher, or lost it
@@ -311,13 +338,12 @@ func (x *session) accept(t agent.Terms) error {
 	return nil
 }
 
-// store writes what is known of the channel, besides vouchers.
-func (x *session) store(ended bool) error {
-	note, err := x.purse.memory(ended).marshal()
-	if err == nil {
-		_, err = x.b.payer.Note(x.b.id, note)
+// memory is what to store of the channel now, besides vouchers.
+func (x *session) memory() memory {
+	if !x.purse.known {
+		return x.b.mem
 	}
-	return err
+	return x.purse.memory(false)
 }
 
 // update counts, pays and tells.
@@ -332,92 +358,20 @@ func (x *session) update(ctx context.Context, now time.Time) error {
 	if err := x.overcount(now); err != nil {
 		return err
 	}
-	if err := x.pay(now, now.Sub(x.paidAt) >= payEvery); err != nil {
+	all := now.Sub(x.paidAt) >= payEvery || !x.leaveBy.IsZero() && x.ended()
+	if err := x.pay(now, all); err != nil {
 		return err
 	}
 	if err := x.read(now); err != nil {
 		return err
 	}
-	if !x.b.cfg.CloseOnly {
+	if !x.b.cfg.CloseOnly && x.leaveBy.IsZero() {
 		x.topUp(ctx)
 	}
 	if p.spent() && !x.b.cfg.CloseOnly {
 		return ErrBudget
 	}
 	return nil
-}
-
-// overcount ends the purchase when the agent claims uploads that were not sent.
-func (x *session) overcount(now time.Time) error {
-	switch {
-	case !x.purse.overcounted():
-		x.over = time.Time{}
-	case x.over.IsZero():
-		x.over = now
-	case now.Sub(x.over) > overTime:
-		return &overError{fmt.Errorf("%w: %d bytes up, %d were sent", errOvercount, x.purse.agent.Received(), x.purse.counted.Up())}
-	}
-	return nil
-}
-
-// pay signs and sends what is due, and sends again what was not answered.
-func (x *session) pay(now time.Time, all bool) error {
-	p := &x.purse
-	amount, err := p.pay(all, x.client.Flows() > 0)
-	if err != nil {
-		return &overError{err}
-	}
-	if amount == 0 {
-		if p.agent.Paid < p.signed && !x.paidAt.IsZero() && now.Sub(x.paidAt) > resendPay {
-			return x.sendVoucher(now)
-		}
-		return nil
-	}
-	note, err := p.memory(false).marshal()
-	if err != nil {
-		return &overError{err}
-	}
-	b := x.b
-	if _, err := b.payer.Sign(b.cfg.Key, b.id, amount, note); err != nil {
-		// Nothing was signed: a full disk, say. It is tried again; the agent waits.
-		b.log.Warn("sign a voucher", "amount", amount, "err", err)
-		b.status.set(func(s *Status) { s.Notice = err.Error() })
-		x.paidAt = now
-		return nil
-	}
-	p.signed = amount
-	return x.sendVoucher(now)
-}
-
-// sendVoucher sends the counts that the voucher pays for, then the voucher.
-func (x *session) sendVoucher(now time.Time) error {
-	x.paidAt = now
-	if err := x.sendReading(now); err != nil {
-		return err
-	}
-	state, _ := x.b.payer.Get(x.b.id)
-	v, ok := state.Voucher()
-	if !ok {
-		return nil
-	}
-	return x.ctl.Send(agent.CapsuleVoucher, agent.AppendVoucher(nil, v))
-}
-
-// read tells the agent the counts, once a second while they change.
-func (x *session) read(now time.Time) error {
-	if x.purse.counted == x.said || now.Sub(x.saidAt) < payEvery {
-		return nil
-	}
-	return x.sendReading(now)
-}
-
-func (x *session) sendReading(now time.Time) error {
-	c := x.purse.counted
-	x.said, x.saidAt = c, now
-	return x.ctl.Send(agent.CapsuleReading, agent.AppendReading(nil, agent.Reading{
-		ReceivedTCP: c.DownTCP, ReceivedUDP: c.DownUDP, ReceivedPackets: c.DownPackets,
-		SentTCP: c.UpTCP, SentUDP: c.UpUDP, SentPackets: c.UpPackets,
-	}))
 }
 
 // measure keeps the rate for the display.
@@ -455,6 +409,8 @@ func (x *session) keep(err error) {
 	x.writing.Lock()
 	defer x.writing.Unlock()
 	x.purse.update(x.meter.Reading())
+	x.rate = 0
+	x.show()
 	if x.purse.known {
 		b.mem = x.purse.memory(true)
 	} else {
@@ -463,12 +419,8 @@ func (x *session) keep(err error) {
 			b.log.Error("count the session", "err", rerr)
 		}
 	}
-	note, merr := b.mem.marshal()
-	if merr == nil {
-		_, merr = b.payer.Note(b.id, note)
-	}
-	if merr != nil {
-		b.log.Error("store the channel's totals", "err", merr)
+	if err := b.remember(b.mem); err != nil {
+		b.log.Error("store the channel's totals", "err", err)
 	}
 	b.log.Debug("session ended", "err", err)
 }
