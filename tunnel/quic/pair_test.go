@@ -7,8 +7,6 @@ import (
 	"net"
 	"sync"
 	"testing"
-	"testing/synctest"
-	"time"
 
 	"github.com/apernet/quic-go/testutils/simnet"
 
@@ -17,39 +15,11 @@ import (
 	"github.com/depinsim/x402/tunnel/tunneltest"
 )
 
-// options say what a pair of buyer and agent is like. Zero fields are the
-// plain case.
-type options struct {
-	delay  time.Duration // one way
-	loss   int           // packets of a thousand that are lost
-	seed   uint64        // of what is lost
-	limit  uint64        // the agent's credit in bytes; zero: plenty
-	config tunnel.Config // of the session; its Dialer is net unless set
-	frozen bool          // the agent never reads the control stream
-
-	streams int // the agent's; zero: the default
+func TestConformance(t *testing.T) {
+	tunneltest.Run(t, tunneltest.Transport{Simulated: simulated, Loopback: loopback, Uploads: 40, Idle: 64 << 10})
 }
 
-const plenty = 1 << 40
-
-// A pair is a buyer and an agent on one connection, each with a counter.
-type pair struct {
-	net              tunneltest.Net
-	wire             *wire // nil: a real network
-	session          *tunnel.Session
-	client           *tunnel.Client
-	conn             *quic.ClientConn
-	agent, buyer     *tunneltest.Counter
-	atAgent, atBuyer *tunnel.Control
-	wg               sync.WaitGroup
-	closers          []func()
-}
-
-func lanes(c *tunneltest.Counter) tunnel.Lanes {
-	return tunnel.Lanes{UpTCP: c.UpTCP, DownTCP: c.DownTCP, UpUDP: c.UpUDP, DownUDP: c.DownUDP}
-}
-
-func all(uint64) bool { return true }
+func BenchmarkRelay(b *testing.B) { tunneltest.Bench(b, loopback) }
 
 // newKey returns an agent's key and its hash.
 func newKey(t testing.TB) (*ecdsa.PrivateKey, [32]byte) {
@@ -65,98 +35,62 @@ func newKey(t testing.TB) (*ecdsa.PrivateKey, [32]byte) {
 	return key, hash
 }
 
-func connect(t testing.TB, server, client net.PacketConn, o options) *pair {
+// connect connects the sockets of a buyer and an agent.
+func connect(t testing.TB, server, client net.PacketConn, p tunneltest.Path) tunneltest.Ends {
 	t.Helper()
-	if o.limit == 0 {
-		o.limit = plenty
-	}
-	p := &pair{agent: tunneltest.NewCounter(o.limit), buyer: tunneltest.NewCounter(plenty)}
-	if o.config.Dialer == nil {
-		o.config.Dialer = &p.net
-	}
 	key, hash := newKey(t)
-	ln, err := quic.Listen(quic.ListenConfig{Conn: server, Key: key, MaxStreams: o.streams})
+	ln, err := quic.Listen(quic.ListenConfig{Conn: server, Key: key, MaxStreams: p.Streams})
 	if err != nil {
 		t.Fatal(err)
 	}
-	ready := make(chan struct{})
-	p.wg.Go(func() {
-		defer close(ready)
-		p.serve(t, ln, o)
+	accepted := make(chan tunnel.ServerConn, 1)
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		defer close(accepted)
+		conn, _, err := ln.Accept(context.Background())
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		accepted <- conn
 	})
 	dialer := quic.NewDialer(client)
-	p.conn, err = dialer.Dial(context.Background(), server.LocalAddr(), &hash)
+	conn, err := dialer.Dial(context.Background(), server.LocalAddr(), &hash)
 	if err != nil {
 		t.Fatal(err)
 	}
-	p.atBuyer, err = tunnel.OpenControl(context.Background(), p.conn, "agent", all)
-	if err != nil {
-		t.Fatal(err)
-	}
-	p.client = tunnel.NewClient(p.conn, p.atBuyer, lanes(p.buyer))
-	<-ready
-	p.closers = []func(){func() { p.conn.Close(tunnel.ReasonDone, "") }, func() { ln.Close() }, func() { dialer.Close() }}
-	return p
+	return tunneltest.Ends{Client: conn, Server: <-accepted, Close: func() {
+		ln.Close()
+		dialer.Close()
+		wg.Wait()
+	}}
 }
 
-// serve is the agent of one connection.
-func (p *pair) serve(t testing.TB, ln *quic.Listener, o options) {
-	conn, _, err := ln.Accept(context.Background())
-	if err != nil {
-		t.Error(err)
-		return
-	}
-	p.session = tunnel.NewSession(conn, o.config)
-	p.wg.Go(func() { _ = p.session.Run() })
-	if p.atAgent, err = p.session.Control(context.Background()); err != nil {
-		t.Error(err)
-		return
-	}
-	p.session.Admit(lanes(p.agent))
-	if o.frozen {
-		return
-	}
-	p.wg.Go(func() {
-		for {
-			if _, err := p.atAgent.Receive(); err != nil {
-				return
-			}
-		}
-	})
-}
-
-func (p *pair) close() {
-	for _, f := range p.closers {
-		f()
-	}
-	p.agent.Close(net.ErrClosed)
-	p.wg.Wait()
-	p.net.Wait()
-}
-
-// settled drains the session and holds both counts together.
-func (p *pair) settled(t testing.TB) tunneltest.Totals {
+// simulated connects over a simulated network.
+func simulated(t testing.TB, p tunneltest.Path) tunneltest.Ends {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
-	defer cancel()
-	p.session.Drain(ctx)
-	if ctx.Err() != nil {
-		t.Error("flows of the agent are left")
+	return newLab(t, p).connect(t, p)
+}
+
+// loopback connects over loopback UDP.
+func loopback(t testing.TB, p tunneltest.Path) tunneltest.Ends {
+	t.Helper()
+	var sockets [2]*net.UDPConn
+	for i := range sockets {
+		c, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		sockets[i] = c
 	}
-	if err := p.client.Wait(ctx); err != nil {
-		t.Fatalf("flows left: %v", err)
+	ends := connect(t, sockets[0], sockets[1], p)
+	stop := ends.Close
+	ends.Close = func() {
+		stop()
+		sockets[0].Close()
+		sockets[1].Close()
 	}
-	a, b := p.agent.Totals(), p.buyer.Totals()
-	if a.DownTCP != b.DownTCP {
-		t.Errorf("agent sent %d TCP bytes down, buyer received %d", a.DownTCP, b.DownTCP)
-	}
-	if a.UpTCP > b.UpTCP || a.UpUDP > b.UpUDP || b.DownUDP > a.DownUDP {
-		t.Errorf("a receiver counts more than its sender:\nagent %+v\nbuyer %+v", a, b)
-	}
-	if a, b := p.agent.Outstanding(), p.buyer.Outstanding(); a != 0 || b != 0 {
-		t.Errorf("still reserved: %d bytes at the agent, %d at the buyer", a, b)
-	}
-	return b
+	return ends
 }
 
 // A wire is a router that loses packets and can move the buyer to another
@@ -213,12 +147,12 @@ type lab struct {
 	server, client *simnet.SimConn
 }
 
-func newLab(t testing.TB, o options) *lab {
+func newLab(t testing.TB, o tunneltest.Path) *lab {
 	t.Helper()
 	client := &net.UDPAddr{IP: net.IPv4(192, 0, 2, 2), Port: 5000}
-	l := &lab{wire: &wire{client: client, loss: o.loss, random: rand.New(rand.NewPCG(o.seed, 1))}}
+	l := &lab{wire: &wire{client: client, loss: o.Loss, random: rand.New(rand.NewPCG(o.Seed, 1))}}
 	l.net = &simnet.Simnet{Router: l.wire}
-	settings := simnet.NodeBiDiLinkSettings{Latency: o.delay}
+	settings := simnet.NodeBiDiLinkSettings{Latency: o.Delay}
 	l.server = l.net.NewEndpoint(&net.UDPAddr{IP: net.IPv4(192, 0, 2, 1), Port: 4433}, settings)
 	l.client = l.net.NewEndpoint(client, settings)
 	if err := l.net.Start(); err != nil {
@@ -235,43 +169,13 @@ func (l *lab) close(t testing.TB) {
 	}
 }
 
-// simulated runs f with a pair on a simulated network. When f is done, nothing
-// may be left running: synctest sees to it.
-func simulated(t *testing.T, o options, f func(t *testing.T, p *pair)) {
-	t.Helper()
-	synctest.Test(t, func(t *testing.T) {
-		l := newLab(t, o)
-		p := connect(t, l.server, l.client, o)
-		p.wire = l.wire
-		f(t, p)
-		p.close()
+// connect connects the two machines; the ends' Close closes the lab too.
+func (l *lab) connect(t testing.TB, p tunneltest.Path) tunneltest.Ends {
+	ends := connect(t, l.server, l.client, p)
+	stop := ends.Close
+	ends.Close = func() {
+		stop()
 		l.close(t)
-	})
-}
-
-// real runs f with a pair on loopback UDP.
-func real(t testing.TB, o options, f func(p *pair)) {
-	t.Helper()
-	server, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
-	if err != nil {
-		t.Fatal(err)
 	}
-	defer server.Close()
-	client, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer client.Close()
-	p := connect(t, server, client, o)
-	defer p.close()
-	f(p)
-}
-
-// pass lets simulated time pass.
-func pass(d time.Duration) { <-time.After(d) }
-
-func random(n int, seed uint64) []byte {
-	b := make([]byte, n)
-	rand.NewChaCha8([32]byte{byte(seed)}).Read(b)
-	return b
+	return ends
 }

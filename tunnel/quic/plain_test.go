@@ -23,7 +23,7 @@ import (
 // TestPlainClient has a client that knows HTTP/3 and nothing of this program.
 func TestPlainClient(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l := newLab(t, options{delay: 5 * time.Millisecond})
+		l := newLab(t, tunneltest.Path{Delay: 5 * time.Millisecond})
 		key, _ := newKey(t)
 		ln, err := quic.Listen(quic.ListenConfig{Conn: l.server, Key: key})
 		if err != nil {
@@ -32,7 +32,7 @@ func TestPlainClient(t *testing.T) {
 		var targets tunneltest.Net
 		targets.HandleTCP("echo.test:7", func(c *tunneltest.Conn) { io.Copy(c, c); c.CloseWrite() })
 		targets.HandleTCP("rst.test:80", func(c *tunneltest.Conn) { c.Read(make([]byte, 1)); c.SetLinger(0) })
-		counter := tunneltest.NewCounter(plenty)
+		counter := tunneltest.NewCounter(tunneltest.Plenty)
 		var wg sync.WaitGroup
 		wg.Go(func() {
 			conn, _, err := ln.Accept(context.Background())
@@ -46,7 +46,7 @@ func TestPlainClient(t *testing.T) {
 					return http.StatusOK, "application/json", []byte(`"` + h.Method + h.Path + `"`)
 				},
 			})
-			s.Admit(lanes(counter))
+			s.Admit(counter.Lanes())
 			_ = s.Run()
 		})
 		tr := &quicgo.Transport{Conn: l.client}

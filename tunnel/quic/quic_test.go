@@ -18,7 +18,7 @@ import (
 
 func TestUnpaidClientGets402(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		l := newLab(t, options{})
+		l := newLab(t, tunneltest.Path{})
 		key, hash := newKey(t)
 		ln, err := quic.Listen(quic.ListenConfig{Conn: l.server, Key: key})
 		if err != nil {
@@ -77,7 +77,7 @@ func TestCrashIsToldAtOnce(t *testing.T) {
 	for name, reset := range map[string][32]byte{"reset key": {7}, "none": {}} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				l := newLab(t, options{delay: 20 * time.Millisecond})
+				l := newLab(t, tunneltest.Path{Delay: 20 * time.Millisecond})
 				key, hash := newKey(t)
 				ln, err := quic.Listen(quic.ListenConfig{Conn: l.server, Key: key, ResetKey: reset})
 				if err != nil {
@@ -92,10 +92,10 @@ func TestCrashIsToldAtOnce(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				pass(time.Second)
+				tunneltest.Pass(time.Second)
 				l.wire.lose(1000)
 				ln.Close()
-				pass(time.Second)
+				tunneltest.Pass(time.Second)
 				l.wire.lose(0)
 				ln, err = quic.Listen(quic.ListenConfig{Conn: l.server, Key: key, ResetKey: reset})
 				if err != nil {

@@ -1,4 +1,4 @@
-package quic_test
+package tunneltest
 
 import (
 	"context"
@@ -38,9 +38,9 @@ func (d *counting) DialUDP(ctx context.Context, host string, port uint16) (net.C
 
 // check holds the agent's count against what passed: uploads were written to
 // targets to the byte, downloads were read from them.
-func (d *counting) check(t testing.TB, p *pair) {
+func (d *counting) check(t testing.TB, p *Pair) {
 	t.Helper()
-	a := p.agent.Totals()
+	a := p.Agent.Totals()
 	if a.UpTCP != d.wroteTCP.Load() || a.UpUDP != d.wroteUDP.Load() {
 		t.Errorf("targets took %d and %d, the agent counts %+v", d.wroteTCP.Load(), d.wroteUDP.Load(), a)
 	}

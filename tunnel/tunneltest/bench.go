@@ -1,4 +1,4 @@
-package quic_test
+package tunneltest
 
 import (
 	"context"
@@ -38,12 +38,12 @@ func (d *sockets) DialUDP(context.Context, string, uint16) (net.Conn, error) {
 	return nil, net.ErrClosed
 }
 
-// BenchmarkRelay moves a MiB an operation through one flow: real sockets, real
-// QUIC, both ends in this process.
-func BenchmarkRelay(b *testing.B) {
+// Bench moves a MiB an operation through one flow: real sockets, both
+// ends in this process.
+func Bench(b *testing.B, dial Dial) {
 	const size = 1 << 20
 	b.Run("download", func(b *testing.B) {
-		relay(b, func(c net.Conn) {
+		relay(b, dial, func(c net.Conn) {
 			buf := make([]byte, 256<<10)
 			for {
 				if _, err := c.Write(buf); err != nil {
@@ -57,18 +57,18 @@ func BenchmarkRelay(b *testing.B) {
 	})
 	b.Run("upload", func(b *testing.B) {
 		buf := make([]byte, size)
-		relay(b, func(c net.Conn) { io.Copy(io.Discard, c) }, func(f *tunnel.Flow) error {
+		relay(b, dial, func(c net.Conn) { io.Copy(io.Discard, c) }, func(f *tunnel.Flow) error {
 			_, err := f.Write(buf)
 			return err
 		})
 	})
 }
 
-func relay(b *testing.B, target func(net.Conn), move func(*tunnel.Flow) error) {
+func relay(b *testing.B, dial Dial, target func(net.Conn), move func(*tunnel.Flow) error) {
 	d := &sockets{target: target}
 	defer d.wg.Wait()
-	real(b, options{config: tunnel.Config{Dialer: d}}, func(p *pair) {
-		f := dial(b, p, "host.test")
+	Real(b, dial, Options{Config: tunnel.Config{Dialer: d}}, func(p *Pair) {
+		f := p.dial(b, "host.test")
 		defer f.Close()
 		b.SetBytes(1 << 20)
 		b.ReportAllocs()

@@ -1,4 +1,4 @@
-package quic_test
+package tunneltest
 
 import (
 	"bytes"
@@ -9,9 +9,9 @@ import (
 	"github.com/depinsim/x402/tunnel"
 )
 
-func TestUDP(t *testing.T) {
-	simulated(t, options{delay: 5 * time.Millisecond}, func(t *testing.T, p *pair) {
-		p.net.HandleUDP("[2001:db8::7]:7", func(c net.Conn) {
+func testUDP(t *testing.T, tr Transport) {
+	Simulated(t, tr.Simulated, Options{Path: Path{Delay: 5 * time.Millisecond}}, func(t *testing.T, p *Pair) {
+		p.Net.HandleUDP("[2001:db8::7]:7", func(c net.Conn) {
 			b := make([]byte, 1<<16)
 			for {
 				n, err := c.Read(b)
@@ -21,7 +21,7 @@ func TestUDP(t *testing.T) {
 				c.Write(b[:n])
 			}
 		})
-		f, err := p.client.DialUDP(t.Context(), "2001:db8::7", 7)
+		f, err := p.Client.DialUDP(t.Context(), "2001:db8::7", 7)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -29,7 +29,7 @@ func TestUDP(t *testing.T) {
 		var want uint64
 		for i, size := range []int{1, 0, 100, 1100, 1472, 5000, 65000} { // the last ones go as capsules
 			if size > 2048 && i > 0 { // the agent's first large read is cut short: UDP may lose it
-				f.Write(random(size, uint64(i)))
+				f.Write(Random(size, uint64(i)))
 				f.SetReadDeadline(time.Now().Add(time.Second))
 				if n, err := f.Read(buf); err == nil {
 					want += uint64(n + tunnel.PacketOverhead)
@@ -38,7 +38,7 @@ func TestUDP(t *testing.T) {
 			if size == 0 {
 				continue // net.Pipe has no empty packets
 			}
-			msg := random(size, uint64(i))
+			msg := Random(size, uint64(i))
 			if _, err := f.Write(msg); err != nil {
 				t.Fatal(err)
 			}
@@ -50,15 +50,15 @@ func TestUDP(t *testing.T) {
 			want += uint64(n + tunnel.PacketOverhead)
 		}
 		f.Close()
-		if r := p.settled(t); r.DownUDP != want {
+		if r := p.Settled(t); r.DownUDP != want {
 			t.Errorf("counted %d, want %d", r.DownUDP, want)
 		}
 	})
 }
 
-func TestUDPIdles(t *testing.T) {
-	simulated(t, options{delay: 5 * time.Millisecond}, func(t *testing.T, p *pair) {
-		f, err := p.client.DialUDP(t.Context(), "sink.test", 9)
+func testUDPIdles(t *testing.T, tr Transport) {
+	Simulated(t, tr.Simulated, Options{Path: Path{Delay: 5 * time.Millisecond}}, func(t *testing.T, p *Pair) {
+		f, err := p.Client.DialUDP(t.Context(), "sink.test", 9)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -1,4 +1,4 @@
-package quic_test
+package tunneltest
 
 import (
 	"context"
@@ -7,7 +7,6 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
-	"os"
 	"strconv"
 	"strings"
 	"sync"
@@ -16,7 +15,6 @@ import (
 	"time"
 
 	"github.com/depinsim/x402/tunnel"
-	"github.com/depinsim/x402/tunnel/tunneltest"
 )
 
 // A plan is what both ends of one flow do. Every plan ends by itself.
@@ -203,55 +201,38 @@ func (p plan) packetBuyer(f *tunnel.PacketFlow) {
 // network have it.
 func pause(d time.Duration) {
 	if d > 0 {
-		pass(d)
+		Pass(d)
 	}
 }
 
-// seed is a new one for each run, or X402_SEED.
-func seed(t testing.TB) uint64 {
-	n := rand.Uint64()
-	if s := os.Getenv("X402_SEED"); s != "" {
-		var err error
-		if n, err = strconv.ParseUint(s, 10, 64); err != nil {
-			t.Fatal(err)
-		}
-	}
-	t.Cleanup(func() {
-		if t.Failed() {
-			t.Logf("X402_SEED=%d", n)
-		}
-	})
-	return n
-}
-
-// TestRandomFlows holds both ends' counts together, and both with what really
+// testRandomFlows holds both ends' counts together, and both with what really
 // passed at the targets, over flows of every kind on a network that loses
 // packets.
-func TestRandomFlows(t *testing.T) {
+func testRandomFlows(t *testing.T, tr Transport) {
 	const flows, atOnce = 1000, 50
-	n := seed(t)
+	n := Seed(t)
 	meters := &counting{}
-	o := options{delay: 10 * time.Millisecond, loss: 5, seed: n, config: tunnel.Config{Dialer: meters}}
-	simulated(t, o, func(t *testing.T, p *pair) {
-		meters.Dialer = &p.net
+	o := Options{Path: Path{Delay: 10 * time.Millisecond, Loss: 5, Seed: n}, Config: tunnel.Config{Dialer: meters}}
+	Simulated(t, tr.Simulated, o, func(t *testing.T, p *Pair) {
+		meters.Dialer = &p.Net
 		r := rand.New(rand.NewPCG(n, 0))
 		plans := make([]plan, flows)
 		for i := range plans {
 			plan := newPlan(r)
 			plans[i] = plan
 			host := fmt.Sprintf("%d.test:80", i)
-			p.net.HandleTCP(host, func(c *tunneltest.Conn) { plan.target(c) })
-			p.net.HandleUDP(host, plan.packetTarget)
+			p.Net.HandleTCP(host, func(c *Conn) { plan.target(c) })
+			p.Net.HandleUDP(host, plan.packetTarget)
 		}
 		p.run(t, plans, atOnce)
 		meters.check(t, p)
 	})
 }
 
-// TestRandomFlowsOnLoopback does the same over real sockets.
-func TestRandomFlowsOnLoopback(t *testing.T) {
+// testRandomFlowsOnLoopback does the same over real sockets.
+func testRandomFlowsOnLoopback(t *testing.T, tr Transport) {
 	const flows, atOnce = 150, 20
-	n := seed(t)
+	n := Seed(t)
 	r := rand.New(rand.NewPCG(n, 0))
 	plans := make([]plan, flows)
 	for i := range plans {
@@ -261,7 +242,7 @@ func TestRandomFlowsOnLoopback(t *testing.T) {
 	sockets := &loopback{plans: plans}
 	defer sockets.wg.Wait()
 	meters := &counting{Dialer: sockets}
-	real(t, options{config: tunnel.Config{Dialer: meters}}, func(p *pair) {
+	Real(t, tr.Loopback, Options{Config: tunnel.Config{Dialer: meters}}, func(p *Pair) {
 		p.run(t, plans, atOnce)
 		meters.check(t, p)
 	})
@@ -344,7 +325,7 @@ func (c *packetPeer) Read(b []byte) (int, error) {
 }
 
 // run plays the buyer's side of all plans, then drains.
-func (p *pair) run(t testing.TB, plans []plan, atOnce int) {
+func (p *Pair) run(t testing.TB, plans []plan, atOnce int) {
 	var next, read atomic.Int64
 	var wg sync.WaitGroup
 	for range atOnce {
@@ -356,7 +337,7 @@ func (p *pair) run(t testing.TB, plans []plan, atOnce int) {
 				}
 				host := fmt.Sprintf("%d.test", i)
 				if plans[i].udp {
-					f, err := p.client.DialUDP(context.Background(), host, 80)
+					f, err := p.Client.DialUDP(context.Background(), host, 80)
 					if err != nil {
 						t.Error(err)
 						return
@@ -364,7 +345,7 @@ func (p *pair) run(t testing.TB, plans []plan, atOnce int) {
 					plans[i].packetBuyer(f)
 					continue
 				}
-				f, err := p.client.DialTCP(context.Background(), host, 80)
+				f, err := p.Client.DialTCP(context.Background(), host, 80)
 				if err != nil {
 					t.Error(err)
 					return
@@ -374,7 +355,7 @@ func (p *pair) run(t testing.TB, plans []plan, atOnce int) {
 		})
 	}
 	wg.Wait()
-	got := p.settled(t)
+	got := p.Settled(t)
 	if uint64(read.Load()) > got.DownTCP {
 		t.Errorf("applications read %d bytes, %d are counted", read.Load(), got.DownTCP)
 	}

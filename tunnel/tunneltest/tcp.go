@@ -1,4 +1,4 @@
-package quic_test
+package tunneltest
 
 import (
 	"bytes"
@@ -13,14 +13,13 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/depinsim/x402/tunnel"
-	"github.com/depinsim/x402/tunnel/tunneltest"
 )
 
-func TestTCPBothWays(t *testing.T) {
-	simulated(t, options{delay: 20 * time.Millisecond}, func(t *testing.T, p *pair) {
-		want := random(3<<20, 1)
-		p.net.HandleTCP("echo.test:7", func(c *tunneltest.Conn) { io.Copy(c, c); c.CloseWrite() })
-		f, err := p.client.DialTCP(t.Context(), "echo.test", 7)
+func testTCPBothWays(t *testing.T, tr Transport) {
+	Simulated(t, tr.Simulated, Options{Path: Path{Delay: 20 * time.Millisecond}}, func(t *testing.T, p *Pair) {
+		want := Random(3<<20, 1)
+		p.Net.HandleTCP("echo.test:7", func(c *Conn) { io.Copy(c, c); c.CloseWrite() })
+		f, err := p.Client.DialTCP(t.Context(), "echo.test", 7)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -42,21 +41,21 @@ func TestTCPBothWays(t *testing.T) {
 			t.Error("echo differs")
 		}
 		f.Close()
-		r := p.settled(t)
+		r := p.Settled(t)
 		if diff := cmp.Diff(uint64(len(want)), r.DownTCP); diff != "" {
 			t.Error(diff)
 		}
-		if up := p.agent.Totals().UpTCP; up != uint64(len(want)) {
+		if up := p.Agent.Totals().UpTCP; up != uint64(len(want)) {
 			t.Errorf("agent counts %d up, want %d", up, len(want))
 		}
 	})
 }
 
-func TestFirstByteInOneRoundTrip(t *testing.T) {
-	simulated(t, options{delay: 20 * time.Millisecond}, func(t *testing.T, p *pair) {
-		p.net.HandleTCP("echo.test:7", func(c *tunneltest.Conn) { io.Copy(c, c) })
+func testFirstByteInOneRoundTrip(t *testing.T, tr Transport) {
+	Simulated(t, tr.Simulated, Options{Path: Path{Delay: 20 * time.Millisecond}}, func(t *testing.T, p *Pair) {
+		p.Net.HandleTCP("echo.test:7", func(c *Conn) { io.Copy(c, c) })
 		start := time.Now()
-		f, err := p.client.DialTCP(t.Context(), "echo.test", 7)
+		f, err := p.Client.DialTCP(t.Context(), "echo.test", 7)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -67,15 +66,15 @@ func TestFirstByteInOneRoundTrip(t *testing.T) {
 		if _, err := io.ReadFull(f, make([]byte, 1)); err != nil {
 			t.Fatal(err)
 		}
-		if took := time.Since(start); took > 42*time.Millisecond {
+		if took := time.Since(start); took > 42*time.Millisecond+tr.Tick {
 			t.Errorf("first byte after %v on a 40 ms path", took)
 		}
 	})
 }
 
-func TestRefusedTarget(t *testing.T) {
-	simulated(t, options{delay: time.Millisecond}, func(t *testing.T, p *pair) {
-		f, err := p.client.DialTCP(t.Context(), "nobody.test", 80)
+func testRefusedTarget(t *testing.T, tr Transport) {
+	Simulated(t, tr.Simulated, Options{Path: Path{Delay: time.Millisecond}}, func(t *testing.T, p *Pair) {
+		f, err := p.Client.DialTCP(t.Context(), "nobody.test", 80)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -87,19 +86,19 @@ func TestRefusedTarget(t *testing.T) {
 		if _, err := f.Read(make([]byte, 1)); !errors.Is(err, error(refused)) {
 			t.Errorf("read: %v", err)
 		}
-		p.settled(t)
+		p.Settled(t)
 	})
 }
 
-func TestTargetReset(t *testing.T) {
-	simulated(t, options{delay: 5 * time.Millisecond}, func(t *testing.T, p *pair) {
-		p.net.HandleTCP("rst.test:80", func(c *tunneltest.Conn) {
+func testTargetReset(t *testing.T, tr Transport) {
+	Simulated(t, tr.Simulated, Options{Path: Path{Delay: 5 * time.Millisecond}}, func(t *testing.T, p *Pair) {
+		p.Net.HandleTCP("rst.test:80", func(c *Conn) {
 			c.Write(make([]byte, 50_000))
 			c.Write(make([]byte, 50_000))
 			c.Read(make([]byte, 1)) // until the buyer has it all
 			c.SetLinger(0)
 		})
-		f, err := p.client.DialTCP(t.Context(), "rst.test", 80)
+		f, err := p.Client.DialTCP(t.Context(), "rst.test", 80)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -116,22 +115,22 @@ func TestTargetReset(t *testing.T) {
 			t.Errorf("and writes as %v", err)
 		}
 		f.Close()
-		p.settled(t)
+		p.Settled(t)
 	})
 }
 
-// TestAbandonedDownload closes in mid-transfer: what was under way is read by
+// testAbandonedDownload closes in mid-transfer: what was under way is read by
 // the pump, so both sides count the same.
-func TestAbandonedDownload(t *testing.T) {
+func testAbandonedDownload(t *testing.T, tr Transport) {
 	for _, halfClosed := range []bool{false, true} {
-		simulated(t, options{delay: 20 * time.Millisecond}, func(t *testing.T, p *pair) {
+		Simulated(t, tr.Simulated, Options{Path: Path{Delay: 20 * time.Millisecond}}, func(t *testing.T, p *Pair) {
 			var got error
-			p.net.HandleTCP("big.test:80", func(c *tunneltest.Conn) {
+			p.Net.HandleTCP("big.test:80", func(c *Conn) {
 				for got == nil {
 					_, got = c.Write(make([]byte, 10_000))
 				}
 			})
-			f, err := p.client.DialTCP(t.Context(), "big.test", 80)
+			f, err := p.Client.DialTCP(t.Context(), "big.test", 80)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -142,7 +141,7 @@ func TestAbandonedDownload(t *testing.T) {
 				t.Fatal(err)
 			}
 			f.Close()
-			r := p.settled(t)
+			r := p.Settled(t)
 			if r.DownTCP < 500_000 {
 				t.Errorf("counted %d", r.DownTCP)
 			}
@@ -153,12 +152,12 @@ func TestAbandonedDownload(t *testing.T) {
 	}
 }
 
-// TestPausedDownloads is the freeze that every peer has: 50 downloads that
+// testPausedDownloads is the freeze that every peer has: 50 downloads that
 // nobody reads beside one that must not slow down, with a credit that a single
 // paused one would eat.
-func TestPausedDownloads(t *testing.T) {
-	simulated(t, options{delay: 10 * time.Millisecond}, func(t *testing.T, p *pair) {
-		p.net.HandleTCP("big.test:80", func(c *tunneltest.Conn) {
+func testPausedDownloads(t *testing.T, tr Transport) {
+	Simulated(t, tr.Simulated, Options{Path: Path{Delay: 10 * time.Millisecond}}, func(t *testing.T, p *Pair) {
+		p.Net.HandleTCP("big.test:80", func(c *Conn) {
 			for {
 				if _, err := c.Write(make([]byte, 64<<10)); err != nil {
 					return
@@ -167,22 +166,22 @@ func TestPausedDownloads(t *testing.T) {
 		})
 		var paused []*tunnel.Flow
 		for range 50 {
-			f, err := p.client.DialTCP(t.Context(), "big.test", 80)
+			f, err := p.Client.DialTCP(t.Context(), "big.test", 80)
 			if err != nil {
 				t.Fatal(err)
 			}
 			paused = append(paused, f)
 		}
-		pass(5 * time.Second)
-		before := p.buyer.Totals()
-		pass(5 * time.Second)
-		if now := p.buyer.Totals(); now != before {
+		Pass(5 * time.Second)
+		before := p.Buyer.Totals()
+		Pass(5 * time.Second)
+		if now := p.Buyer.Totals(); now != before {
 			t.Errorf("paused flows go on: %d bytes", now.DownTCP-before.DownTCP)
 		}
-		if unread := p.agent.Totals().DownTCP - before.DownTCP; unread != 0 {
+		if unread := p.Agent.Totals().DownTCP - before.DownTCP; unread != 0 {
 			t.Errorf("%d bytes sent and not received hold the credit", unread)
 		}
-		f, err := p.client.DialTCP(t.Context(), "big.test", 80)
+		f, err := p.Client.DialTCP(t.Context(), "big.test", 80)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -201,28 +200,28 @@ func TestPausedDownloads(t *testing.T) {
 		for _, f := range paused {
 			f.Close()
 		}
-		p.settled(t)
+		p.Settled(t)
 	})
 }
 
-func TestStuckUploadGivesCreditBack(t *testing.T) {
+func testStuckUploadGivesCreditBack(t *testing.T, tr Transport) {
 	const limit = 256 << 10
-	simulated(t, options{delay: 5 * time.Millisecond, limit: limit}, func(t *testing.T, p *pair) {
+	Simulated(t, tr.Simulated, Options{Path: Path{Delay: 5 * time.Millisecond}, Limit: limit}, func(t *testing.T, p *Pair) {
 		release := make(chan struct{})
-		p.net.HandleTCP("stuck.test:80", func(c *tunneltest.Conn) { <-release })
-		p.net.HandleTCP("echo.test:7", func(c *tunneltest.Conn) { io.Copy(c, c); c.CloseWrite() })
+		p.Net.HandleTCP("stuck.test:80", func(c *Conn) { <-release })
+		p.Net.HandleTCP("echo.test:7", func(c *Conn) { io.Copy(c, c); c.CloseWrite() })
 		var wg sync.WaitGroup
 		var stuck []*tunnel.Flow
 		for range 3 { // each holds 64 KiB in the target's buffer: 60 KiB of credit are left
-			f, err := p.client.DialTCP(t.Context(), "stuck.test", 80)
+			f, err := p.Client.DialTCP(t.Context(), "stuck.test", 80)
 			if err != nil {
 				t.Fatal(err)
 			}
 			stuck = append(stuck, f)
 			wg.Go(func() { f.Write(make([]byte, 1<<20)) })
 		}
-		pass(10 * time.Second)
-		f, err := p.client.DialTCP(t.Context(), "echo.test", 7)
+		Pass(10 * time.Second)
+		f, err := p.Client.DialTCP(t.Context(), "echo.test", 7)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -237,15 +236,15 @@ func TestStuckUploadGivesCreditBack(t *testing.T) {
 		}
 		wg.Wait()
 		close(release)
-		p.settled(t)
+		p.Settled(t)
 	})
 }
 
-// TestIdleForHalfAnHour keeps a flow without traffic alive.
-func TestIdleForHalfAnHour(t *testing.T) {
-	simulated(t, options{delay: 20 * time.Millisecond}, func(t *testing.T, p *pair) {
-		p.net.HandleTCP("echo.test:7", func(c *tunneltest.Conn) { io.Copy(c, c) })
-		f, err := p.client.DialTCP(t.Context(), "echo.test", 7)
+// testIdleForHalfAnHour keeps a flow without traffic alive.
+func testIdleForHalfAnHour(t *testing.T, tr Transport) {
+	Simulated(t, tr.Simulated, Options{Path: Path{Delay: 20 * time.Millisecond}}, func(t *testing.T, p *Pair) {
+		p.Net.HandleTCP("echo.test:7", func(c *Conn) { io.Copy(c, c) })
+		f, err := p.Client.DialTCP(t.Context(), "echo.test", 7)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -257,7 +256,7 @@ func TestIdleForHalfAnHour(t *testing.T) {
 			if _, err := io.ReadFull(f, make([]byte, 1)); err != nil {
 				t.Fatal(err)
 			}
-			pass(30 * time.Minute)
+			Pass(30 * time.Minute)
 		}
 	})
 }
