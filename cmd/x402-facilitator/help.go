@@ -1,26 +1,30 @@
 package main
 
-import (
-	"context"
-	"flag"
-	"fmt"
-	"io"
-	"runtime"
+const rootHelp = `NAME
+    x402-facilitator - settle x402 payment channels
 
-	"github.com/peterbourgon/ff/v3/ffcli"
-)
+SYNOPSIS
+    x402-facilitator COMMAND [flags]
 
-const (
-	rootUsage = "x402-facilitator COMMAND [flags]"
-	rootHelp  = `Settles x402 payment channels.
+DESCRIPTION
+    A facilitator verifies payments and settles channels for buyers and agents,
+    by the HTTP API of the x402 standard, version 2 (schemes batch-settlement and
+    exact). This one keeps its own ledger: amounts are credit that you, its
+    operator, owe to its holders, who trust you for it. You hand out credit with
+    issue when you receive money, and take it back with redeem when you pay it
+    out. Everything else is signed by those whose money it is, and a claim pays
+    nobody but its channel's receiver, who pays a fee of 0.001% of his total.
 
-  A facilitator verifies payments and settles channels for buyers and agents,
-  by the HTTP API of the x402 standard, version 2 (schemes batch-settlement and
-  exact). This one keeps its own ledger: amounts are credit that you, its
-  operator, owe to its holders, who trust you for it. You hand out credit with
-  issue when you receive money, and take it back with redeem when you pay it
-  out. Everything else is signed by those whose money it is, and a claim pays
-  nobody but its channel's receiver, who pays a fee of 0.001% of his total.
+COMMANDS
+    run         serve the facilitator API
+    issue       create credit on an account
+    redeem      take credit out of an account
+    audit       recompute the ledger and compare
+    version     print the version, like --version
+    help        explain a command: x402-facilitator help run
+
+EXIT STATUS
+    0 done, 1 failed while running, 2 wrong flags.
 
 EXAMPLES
   Try it, with a faucet that gives credit to anyone:
@@ -31,67 +35,151 @@ EXAMPLES
     x402-facilitator issue --dir /var/lib/x402-facilitator --to 0x7099… \
         --amount 25.00 --ref invoice-17 --memo "wire of 3 May"
     x402-facilitator audit --dir /var/lib/x402-facilitator
+`
+
+const runHelp = `NAME
+    x402-facilitator run - serve the facilitator API
+
+SYNOPSIS
+    x402-facilitator run --dir DIR [flags]
+
+DESCRIPTION
+    Serves until it is told to stop (SIGINT or SIGTERM); a second signal kills.
+
+    The first run creates the ledger in DIR: ledger.db, the records and the
+    journal of every transaction; ledger.key, mode 0600, which is the ledger's
+    identity: back it up with the database. Its network name, eip155:N with N
+    random, and its asset's address belong to this ledger alone.
+
+    While it runs, DIR/admin.sock, mode 0600, takes the operator's commands.
+    SIGKILL or a power cut at any instant loses nothing that was answered.
+
+    "listening on URL" is printed on the standard output once clients can
+    connect; everything else is logged on the standard error.
+
+    The API: POST /verify, POST /settle, GET /supported, GET /healthz (200 or
+    503), GET /metrics (Prometheus), GET /v1/channels/{network}/{id},
+    GET /v1/accounts/{network}/{address}, GET /v1/totals/{network} and
+    POST /v1/withdraw (a payer's timed withdrawal).
+
+FLAGS
+    --dir DIR            Folder of the ledger, created if missing. Required.
+    --listen ADDR        Where to serve, host:port; port 0 takes a free one.
+                         Default 127.0.0.1:8402.
+    --ledger KIND        Kind of ledger: embedded, kept in --dir by this process.
+                         Default embedded.
+    --dev                Open a faucet: POST /v1/faucet gives credit to anyone.
+    --ready-file FILE    File that holds the URL while clients can connect.
+    --verbose            Log refused requests too.
+    --help               Show this text.
 
 EXIT STATUS
-  0 done, 1 failed while running, 2 wrong flags.`
+    0 stopped by a signal, 1 failed, 2 wrong flags.
 
-	runUsage = "x402-facilitator run --dir DIR [flags]"
-	runHelp  = `Serves until it is told to stop (SIGINT or SIGTERM); a second signal kills.
+EXAMPLES
+    x402-facilitator run --dir /var/lib/x402-facilitator --listen 127.0.0.1:8402
+`
 
-  The first run creates the ledger in DIR: ledger.db, the records and the
-  journal of every transaction; ledger.key, mode 0600, which is the ledger's
-  identity: back it up with the database. Its network name, eip155:N with N
-  random, and its asset's address belong to this ledger alone.
+const issueHelp = `NAME
+    x402-facilitator issue - create credit on an account
 
-  While it runs, DIR/admin.sock, mode 0600, takes the operator's commands.
-  SIGKILL or a power cut at any instant loses nothing that was answered.
+SYNOPSIS
+    x402-facilitator issue --dir DIR --to ADDRESS --amount USD [flags]
 
-  "listening on URL" is printed on the standard output once clients can
-  connect; everything else is logged on the standard error.
+DESCRIPTION
+    Creates credit on an account: you have received money for it.
 
-  The API: POST /verify, POST /settle, GET /supported, GET /healthz (200 or
-  503), GET /metrics (Prometheus), GET /v1/channels/{network}/{id},
-  GET /v1/accounts/{network}/{address}, GET /v1/totals/{network} and
-  POST /v1/withdraw (a payer's timed withdrawal).`
+    The facilitator must be running in DIR; the order is journalled like any
+    transaction. Without --ref, every call is a new order. With it, the same
+    order given twice is executed once, so that it can be repeated after a
+    failure.
 
-	issueUsage = "x402-facilitator issue --dir DIR --to ADDRESS --amount USD [flags]"
-	issueHelp  = `Creates credit on an account: you have received money for it.
+FLAGS
+    --dir DIR         Folder of the running facilitator. Required.
+    --to ADDRESS      The account, 0x and 40 digits. Required.
+    --amount USD      How much, at most six decimals. Required.
+    --memo TEXT       For the journal, at most 200 bytes.
+    --ref ID          Any ID of your own: the same order with the same ID is
+                      executed once.
+    --help            Show this text.
 
-  The facilitator must be running in DIR; the order is journalled like any
-  transaction. Without --ref, every call is a new order. With it, the same order
-  given twice is executed once, so that it can be repeated after a failure.`
+EXIT STATUS
+    0 done, 1 failed, 2 wrong flags.
 
-	redeemUsage = "x402-facilitator redeem --dir DIR --from ADDRESS --amount USD [flags]"
-	redeemHelp  = `Takes credit out of an account: you have paid its holder, or are about to.
+EXAMPLES
+    x402-facilitator issue --dir /var/lib/x402-facilitator --to 0x7099… \
+        --amount 25.00 --ref invoice-17
+`
 
-  The facilitator must be running in DIR. The holder signs nothing: take credit
-  only from those who asked for it, or let them transfer it to an account of
-  yours first. See issue for --ref.`
+const redeemHelp = `NAME
+    x402-facilitator redeem - take credit out of an account
 
-	auditUsage = "x402-facilitator audit --dir DIR"
-	auditHelp  = `Recomputes the whole ledger from its journal, every signature included, and
-  compares it with the records: nothing lost, nothing made, nothing changed.
+SYNOPSIS
+    x402-facilitator redeem --dir DIR --from ADDRESS --amount USD [flags]
 
-  It works beside a running facilitator and without one. It fails (1) and says
-  where on the first difference.`
+DESCRIPTION
+    Takes credit out of an account: you have paid its holder, or are about to.
 
-	versionUsage = "x402-facilitator version"
-)
+    The facilitator must be running in DIR. The holder signs nothing: take credit
+    only from those who asked for it, or let them transfer it to an account of
+    yours first.
 
-// command returns a command whose flags are parsed, and whose help is written,
-// without printing anything by itself.
-func command(help io.Writer, name, usage, long string) *ffcli.Command {
-	fs := flag.NewFlagSet(name, flag.ContinueOnError)
-	fs.SetOutput(help)
-	return &ffcli.Command{Name: name, ShortUsage: usage, LongHelp: long, FlagSet: fs}
-}
+FLAGS
+    --dir DIR         Folder of the running facilitator. Required.
+    --from ADDRESS    The account, 0x and 40 digits. Required.
+    --amount USD      How much, at most six decimals. Required.
+    --memo TEXT       For the journal, at most 200 bytes.
+    --ref ID          Any ID of your own: the same order with the same ID is
+                      executed once.
+    --help            Show this text.
 
-func versionCommand(help io.Writer, std stdio) *ffcli.Command {
-	c := command(help, "version", versionUsage, "")
-	c.ShortHelp = "print the version"
-	c.Exec = func(context.Context, []string) error {
-		_, err := fmt.Fprintf(std.out, "x402-facilitator %s %s %s/%s\n", version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
-		return err
-	}
-	return c
-}
+EXIT STATUS
+    0 done, 1 failed, 2 wrong flags.
+
+EXAMPLES
+    x402-facilitator redeem --dir /var/lib/x402-facilitator --from 0x7099… \
+        --amount 25.00 --memo "wire of 4 May"
+`
+
+const auditHelp = `NAME
+    x402-facilitator audit - recompute the ledger and compare
+
+SYNOPSIS
+    x402-facilitator audit --dir DIR
+
+DESCRIPTION
+    Recomputes the whole ledger from its journal, every signature included, and
+    compares it with the records: nothing lost, nothing made, nothing changed.
+
+    It works beside a running facilitator and without one. It fails (1) and says
+    where on the first difference.
+
+FLAGS
+    --dir DIR    Folder of the ledger. Required.
+    --help       Show this text.
+
+EXIT STATUS
+    0 all agrees, 1 something differs, or failed, 2 wrong flags.
+
+EXAMPLES
+    x402-facilitator audit --dir /var/lib/x402-facilitator
+`
+
+const versionHelp = `NAME
+    x402-facilitator version - print the version
+
+SYNOPSIS
+    x402-facilitator version
+
+DESCRIPTION
+    Prints the version of the program, of Go, and what it was built for.
+
+FLAGS
+    --help    Show this text.
+
+EXIT STATUS
+    0 done, 2 wrong flags.
+
+EXAMPLES
+    x402-facilitator version
+`

@@ -3,18 +3,15 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"io/fs"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
-
-	"github.com/peterbourgon/ff/v3/ffcli"
 
 	"github.com/depinsim/x402/channel/facilitator/server"
 	"github.com/depinsim/x402/channel/ledger/embedded"
@@ -44,29 +41,11 @@ type stdio struct{ out, err io.Writer }
 
 // execute runs one command line and returns the exit code.
 func execute(ctx context.Context, args []string, std stdio) int {
-	var help bytes.Buffer // what flag and ffcli print; shown only if asked for
-	root := command(&help, "x402-facilitator", rootUsage, rootHelp)
-	root.Exec = func(_ context.Context, args []string) error {
-		return usageError{fmt.Errorf("want a command, have %q", args)}
-	}
-	root.Subcommands = []*ffcli.Command{
-		runCommand(&help, std), issueCommand(&help, std), redeemCommand(&help, std),
-		auditCommand(&help, std), versionCommand(&help, std),
-	}
-	err := root.Parse(args)
-	if errors.Is(err, flag.ErrHelp) {
-		io.Copy(std.out, &help)
-		return exitOK
-	}
-	if err != nil {
-		err = usageError{err}
-	} else {
-		err = root.Run(ctx)
-	}
+	err := std.dispatch(ctx, args)
 	if err == nil {
 		return exitOK
 	}
-	fmt.Fprintln(std.err, "x402-facilitator:", err)
+	fmt.Fprintln(std.err, "x402-facilitator:", strings.ReplaceAll(err.Error(), "\n", "; "))
 	if h := hint(err); h != "" {
 		fmt.Fprintln(std.err, "hint:", h)
 	}
@@ -79,7 +58,7 @@ func execute(ctx context.Context, args []string, std stdio) int {
 // hint says what to do about an error, if we know.
 func hint(err error) string {
 	if _, ok := errors.AsType[usageError](err); ok {
-		return "x402-facilitator --help lists the commands, COMMAND --help its flags"
+		return "x402-facilitator help lists the commands, x402-facilitator help COMMAND its flags"
 	}
 	switch {
 	case errors.Is(err, embedded.ErrInUse):

@@ -5,21 +5,67 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"net/http"
 	"os"
 	"os/exec"
+	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
+	"unicode/utf8"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/depinsim/x402/channel/ledger"
 )
 
 // TestMain makes x402-facilitator a command on PATH for every test here.
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){"x402-facilitator": main})
+}
+
+// TestHelp holds the help texts against the flags that the source defines.
+func TestHelp(t *testing.T) {
+	explained := regexp.MustCompile(`(?m)^    --([a-z-]+) `)
+	for _, c := range (stdio{io.Discard, io.Discard}).commands() {
+		f := &flags{flag.NewFlagSet(c.name, flag.ContinueOnError)}
+		f.SetOutput(io.Discard)
+		if err := c.run(t.Context(), f, []string{"--help"}); !errors.Is(err, flag.ErrHelp) {
+			t.Errorf("%s: %v", c.name, err)
+		}
+		defined := []string{"help"}
+		f.VisitAll(func(f *flag.Flag) { defined = append(defined, f.Name) })
+		var inHelp []string
+		for _, m := range explained.FindAllStringSubmatch(c.help, -1) {
+			inHelp = append(inHelp, m[1])
+		}
+		slices.Sort(defined)
+		slices.Sort(inHelp)
+		if diff := cmp.Diff(defined, inHelp); diff != "" {
+			t.Errorf("%s: flags and help: %s", c.name, diff)
+		}
+		if !strings.Contains(rootHelp, "\n    "+c.name+" ") {
+			t.Errorf("the list of commands lacks %s", c.name)
+		}
+		for _, section := range []string{"NAME\n    x402-facilitator " + c.name + " - ", "\nSYNOPSIS\n", "\nDESCRIPTION\n", "\nFLAGS\n", "\nEXIT STATUS\n", "\nEXAMPLES\n"} {
+			if !strings.Contains(c.help, section) {
+				t.Errorf("%s: no %q", c.name, section)
+			}
+		}
+		for line := range strings.Lines(rootHelp + c.help) {
+			if utf8.RuneCountInString(line) > 82 {
+				t.Errorf("%s: too wide: %s", c.name, line)
+			}
+		}
+	}
+	if memo := fmt.Sprintf("at most %d bytes", ledger.MaxMemo); !strings.Contains(issueHelp, memo) || !strings.Contains(redeemHelp, memo) {
+		t.Errorf("a memo is not said to be %s", memo)
+	}
 }
 
 func TestScripts(t *testing.T) {

@@ -9,8 +9,6 @@ import (
 	"strings"
 	"text/tabwriter"
 
-	"github.com/peterbourgon/ff/v3/ffcli"
-
 	"github.com/depinsim/x402/channel"
 	"github.com/depinsim/x402/channel/facilitator/server"
 	"github.com/depinsim/x402/channel/ledger"
@@ -24,46 +22,40 @@ type orderFlags struct {
 
 // verb is what tells the two apart.
 type verb struct {
-	name, past, side, preposition string // issue, issued, --to, to
-	send                          func(*server.Operator, context.Context, server.Order) (server.OrderReceipt, error)
+	past, side string // issued, --to
+	send       func(*server.Operator, context.Context, server.Order) (server.OrderReceipt, error)
 }
 
-func issueCommand(help io.Writer, std stdio) *ffcli.Command {
-	c := command(help, "issue", issueUsage, issueHelp)
-	c.ShortHelp = "create credit on an account"
-	return orderCommand(c, std, verb{"issue", "issued", "to", "to", (*server.Operator).Issue})
+func (std stdio) issue(ctx context.Context, f *flags, args []string) error {
+	return std.give(ctx, f, args, verb{"issued", "to", (*server.Operator).Issue})
 }
 
-func redeemCommand(help io.Writer, std stdio) *ffcli.Command {
-	c := command(help, "redeem", redeemUsage, redeemHelp)
-	c.ShortHelp = "take credit out of an account"
-	return orderCommand(c, std, verb{"redeem", "redeemed", "from", "from", (*server.Operator).Redeem})
+func (std stdio) redeem(ctx context.Context, f *flags, args []string) error {
+	return std.give(ctx, f, args, verb{"redeemed", "from", (*server.Operator).Redeem})
 }
 
-func orderCommand(c *ffcli.Command, std stdio, v verb) *ffcli.Command {
+// give has the facilitator execute one order.
+func (std stdio) give(ctx context.Context, fs *flags, args []string, v verb) error {
 	var f orderFlags
-	c.FlagSet.StringVar(&f.dir, "dir", "", "`DIR` of the running facilitator (required)")
-	c.FlagSet.StringVar(&f.account, v.side, "", "`ADDRESS` of the account, 0x and 40 digits (required)")
-	c.FlagSet.StringVar(&f.amount, "amount", "", "`USD`, at most six decimals (required)")
-	c.FlagSet.StringVar(&f.memo, "memo", "", fmt.Sprintf("`TEXT` for the journal, at most %d bytes", ledger.MaxMemo))
-	c.FlagSet.StringVar(&f.ref, "ref", "", "`ID` of your own: the same order with the same ID is executed once")
-	c.Exec = func(ctx context.Context, args []string) error {
-		if len(args) > 0 {
-			return usageError{fmt.Errorf("%s: unexpected argument %q", v.name, args[0])}
-		}
-		order, err := f.order(v.side)
-		if err != nil {
-			return usageError{fmt.Errorf("%s: %w", v.name, err)}
-		}
-		r, err := v.send(server.NewOperator(f.dir), ctx, order)
-		if err != nil {
-			return fmt.Errorf("%s: %w", v.name, err)
-		}
-		_, err = fmt.Fprintf(std.out, "%s %s USD %s %s\nbalance     %s USD\ntransaction %s\n",
-			v.past, order.Amount.USD(), v.preposition, order.Address, r.Balance.USD(), r.Transaction)
+	fs.StringVar(&f.dir, "dir", "", "")
+	fs.StringVar(&f.account, v.side, "", "")
+	fs.StringVar(&f.amount, "amount", "", "")
+	fs.StringVar(&f.memo, "memo", "", "")
+	fs.StringVar(&f.ref, "ref", "", "")
+	if err := fs.parse(args); err != nil {
 		return err
 	}
-	return c
+	order, err := f.order(v.side)
+	if err != nil {
+		return usage("%s: %w", fs.Name(), err)
+	}
+	r, err := v.send(server.NewOperator(f.dir), ctx, order)
+	if err != nil {
+		return fmt.Errorf("%s: %w", fs.Name(), err)
+	}
+	_, err = fmt.Fprintf(std.out, "%s %s USD %s %s\nbalance     %s USD\ntransaction %s\n",
+		v.past, order.Amount.USD(), v.side, order.Address, r.Balance.USD(), r.Transaction)
+	return err
 }
 
 // order parses the flags.
@@ -90,24 +82,19 @@ func (f orderFlags) order(side string) (server.Order, error) {
 	return o, nil
 }
 
-func auditCommand(help io.Writer, std stdio) *ffcli.Command {
-	c := command(help, "audit", auditUsage, auditHelp)
-	c.ShortHelp = "recompute the ledger and compare"
-	dir := c.FlagSet.String("dir", "", "`DIR` of the ledger (required)")
-	c.Exec = func(ctx context.Context, args []string) error {
-		if len(args) > 0 {
-			return usageError{fmt.Errorf("audit: unexpected argument %q", args[0])}
-		}
-		if *dir == "" {
-			return usageError{errors.New("audit: --dir is required")}
-		}
-		r, err := audit(ctx, *dir)
-		if err != nil {
-			return err
-		}
-		return printReport(std.out, r)
+func (std stdio) audit(ctx context.Context, f *flags, args []string) error {
+	dir := f.String("dir", "", "")
+	if err := f.parse(args); err != nil {
+		return err
 	}
-	return c
+	if *dir == "" {
+		return usage("audit: --dir is required")
+	}
+	r, err := audit(ctx, *dir)
+	if err != nil {
+		return err
+	}
+	return printReport(std.out, r)
 }
 
 // audit asks the facilitator that runs in dir, or reads the ledger itself if

@@ -4,15 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"io/fs"
 	"log/slog"
 	"net"
-	"os"
-	"path/filepath"
 
-	"github.com/peterbourgon/ff/v3/ffcli"
-
+	"github.com/depinsim/x402/agent"
 	"github.com/depinsim/x402/channel/facilitator/server"
 	"github.com/depinsim/x402/channel/ledger/embedded"
 )
@@ -31,41 +26,37 @@ type runFlags struct {
 	dev, verbose                   bool
 }
 
-func runCommand(help io.Writer, std stdio) *ffcli.Command {
-	c := command(help, "run", runUsage, runHelp)
-	c.ShortHelp = "serve the facilitator API"
+func (std stdio) run(ctx context.Context, fs *flags, args []string) error {
 	var f runFlags
-	c.FlagSet.StringVar(&f.ledger, "ledger", "embedded", "`KIND` of ledger: embedded, kept in --dir by this process")
-	c.FlagSet.StringVar(&f.dir, "dir", "", "`DIR` of the ledger, created if missing (required)")
-	c.FlagSet.StringVar(&f.listen, "listen", "127.0.0.1:8402", "`ADDR` to serve on, host:port; port 0 takes a free one")
-	c.FlagSet.BoolVar(&f.dev, "dev", false, "open a faucet: POST /v1/faucet gives credit to anyone")
-	c.FlagSet.StringVar(&f.readyFile, "ready-file", "", "`PATH` of a file that holds the URL while clients can connect")
-	c.FlagSet.BoolVar(&f.verbose, "verbose", false, "log refused requests too")
-	c.Exec = func(ctx context.Context, args []string) error {
-		switch {
-		case len(args) > 0:
-			return usageError{fmt.Errorf("run: unexpected argument %q", args[0])}
-		case f.dir == "":
-			return usageError{errors.New("run: --dir is required")}
-		case f.ledger != "embedded":
-			return usageError{fmt.Errorf("run: --ledger %q: only embedded is known", f.ledger)}
-		}
-		if _, _, err := net.SplitHostPort(f.listen); err != nil {
-			return usageError{fmt.Errorf("run: --listen: %w", err)}
-		}
-		return f.run(ctx, std)
+	fs.StringVar(&f.ledger, "ledger", "embedded", "")
+	fs.StringVar(&f.dir, "dir", "", "")
+	fs.StringVar(&f.listen, "listen", "127.0.0.1:8402", "")
+	fs.BoolVar(&f.dev, "dev", false, "")
+	fs.StringVar(&f.readyFile, "ready-file", "", "")
+	fs.BoolVar(&f.verbose, "verbose", false, "")
+	if err := fs.parse(args); err != nil {
+		return err
 	}
-	return c
+	switch {
+	case f.dir == "":
+		return usage("run: --dir is required")
+	case f.ledger != "embedded":
+		return usage("run: --ledger %q: only embedded is known", f.ledger)
+	}
+	if _, _, err := net.SplitHostPort(f.listen); err != nil {
+		return usage("run: --listen: %w", err)
+	}
+	return f.serve(ctx, std)
 }
 
-// run serves until ctx is cancelled.
-func (f runFlags) run(ctx context.Context, std stdio) (err error) {
+// serve serves until ctx is cancelled.
+func (f runFlags) serve(ctx context.Context, std stdio) (err error) {
 	level := slog.LevelInfo
 	if f.verbose {
 		level = slog.LevelDebug
 	}
 	if f.readyFile != "" { // one that a killed process left would mislead
-		if err := os.Remove(f.readyFile); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		if err := agent.RemoveReady(f.readyFile); err != nil {
 			return fmt.Errorf("ready file: %w", err)
 		}
 	}
@@ -94,10 +85,10 @@ func (f runFlags) run(ctx context.Context, std stdio) (err error) {
 	log.Info("ledger open", "dir", f.dir, "network", p.Network(), "asset", p.Token.String(), "dev", f.dev)
 	url := "http://" + reachable(public.Addr())
 	if f.readyFile != "" {
-		if err := writeReady(f.readyFile, url); err != nil {
+		if err := agent.WriteReady(f.readyFile, []byte(url+"\n")); err != nil {
 			return errors.Join(fmt.Errorf("ready file: %w", err), public.Close(), admin.Close())
 		}
-		defer func() { err = errors.Join(err, os.Remove(f.readyFile)) }()
+		defer func() { err = errors.Join(err, agent.RemoveReady(f.readyFile)) }()
 	}
 	fmt.Fprintln(std.out, "listening on", url)
 	err = srv.Run(ctx, public, admin)
@@ -112,20 +103,4 @@ func reachable(a net.Addr) string {
 		return (&net.TCPAddr{IP: net.IPv4(127, 0, 0, 1), Port: t.Port}).String()
 	}
 	return a.String()
-}
-
-// writeReady writes the file at once, never a part of it.
-func writeReady(path, url string) error {
-	f, err := os.CreateTemp(filepath.Dir(path), ".ready-*")
-	if err != nil {
-		return err
-	}
-	_, err = fmt.Fprintln(f, url)
-	if err = errors.Join(err, f.Close()); err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		err = errors.Join(err, os.Remove(f.Name()))
-	}
-	return err
 }
