@@ -5,7 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"sync"
+	"sync/atomic"
 )
 
 // packets sends and receives the UDP payloads of one CONNECT-UDP stream: as
@@ -19,6 +21,7 @@ type packets struct {
 	framed  []byte        // what a payload is framed in; the token's
 
 	closing sync.Once
+	closed  atomic.Bool
 }
 
 func newPackets(s Stream) *packets {
@@ -27,21 +30,19 @@ func newPackets(s Stream) *packets {
 	return p
 }
 
-const (
-	// contextPayload is the context ID of UDP payloads, RFC 9298 §4.
-	contextPayload = 0
-	// capsuleHead is room for the head of a DATAGRAM capsule: its type and a
-	// length of up to four bytes.
-	capsuleHead = 1 + 4
-)
+// contextPayload is the context ID of UDP payloads, RFC 9298 §4.
+const contextPayload = 0
 
 // send sends one payload.
 func (p *packets) send(payload []byte) error {
 	p.sending <- struct{}{}
 	defer func() { <-p.sending }()
+	if p.closed.Load() {
+		return net.ErrClosed
+	}
 	p.frame(payload)
 	if p.dgram != nil {
-		err := p.dgram.SendDatagram(p.framed[capsuleHead:])
+		err := p.dgram.SendDatagram(p.framed)
 		if !errors.Is(err, ErrTooLarge) {
 			return err
 		}
@@ -57,16 +58,17 @@ func (p *packets) sendCapsule(payload []byte) error {
 	return p.writeCapsule()
 }
 
-// frame makes a datagram of payload, behind room for a capsule's head.
+// frame makes a datagram of payload, behind room for what goes before it.
 func (p *packets) frame(payload []byte) {
-	p.framed = append(append(p.framed[:0], make([]byte, capsuleHead)...), contextPayload)
-	p.framed = append(p.framed, payload...)
+	var head [Headroom + 1]byte
+	head[Headroom] = contextPayload
+	p.framed = append(append(p.framed[:0], head[:]...), payload...)
 }
 
 func (p *packets) writeCapsule() error {
-	var head [capsuleHead]byte
-	h := appendVarint(append(head[:0], capsuleDatagram), uint64(len(p.framed)-capsuleHead))
-	start := capsuleHead - len(h)
+	var head [Headroom]byte
+	h := appendVarint(append(head[:0], capsuleDatagram), uint64(len(p.framed)-Headroom))
+	start := Headroom - len(h)
 	copy(p.framed[start:], h)
 	_, err := p.stream.Write(p.framed[start:])
 	return err
@@ -76,6 +78,7 @@ func (p *packets) writeCapsule() error {
 // which may be stuck. It may be called again.
 func (p *packets) close() {
 	p.closing.Do(func() {
+		p.closed.Store(true)
 		select {
 		case p.sending <- struct{}{}:
 			defer func() { <-p.sending }()

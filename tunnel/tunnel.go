@@ -47,7 +47,8 @@ type Stream interface {
 }
 
 // A Packeter is a Stream that carries datagrams beside its bytes (RFC 9297
-// §2). SendDatagram returns [ErrTooLarge] for one that does not fit a packet.
+// §2). SendDatagram sends what is behind the first [Headroom] bytes of b, which
+// it may overwrite. It returns [ErrTooLarge] for one that does not fit a packet.
 type Packeter interface {
 	SendDatagram(b []byte) error
 	ReceiveDatagram(ctx context.Context) ([]byte, error)
@@ -68,7 +69,7 @@ type Framer interface {
 	WriteFramed(b []byte) (int, error)
 }
 
-// Headroom is how much room a [Framer] is left.
+// Headroom is how much room a [Framer] or [Packeter] is left.
 const Headroom = 16
 
 // A Waiter is a Stream that can be waited for without a buffer: Wait returns

@@ -24,6 +24,8 @@ type link struct {
 	conn *quicgo.Conn
 	ctx  context.Context // ends with conn, its cause is a *tunnel.CloseError
 	rate *bbr.Controller // of what this end sends
+
+	boxes *inboxes
 }
 
 func newLink(conn *quicgo.Conn, most *bbr.Cap) link {
@@ -33,7 +35,7 @@ func newLink(conn *quicgo.Conn, most *bbr.Cap) link {
 	context.AfterFunc(conn.Context(), func() {
 		cancel(closeError(context.Cause(conn.Context())))
 	})
-	return link{conn, ctx, rate}
+	return link{conn, ctx, rate, newInboxes()}
 }
 
 // RemoteAddr is where the connection was opened to, or from.
@@ -72,13 +74,22 @@ func (l link) CipherSuite() uint16 { return l.conn.ConnectionState().TLS.CipherS
 // A ClientConn is the buyer's end of a connection.
 type ClientConn struct {
 	link
-	h3 *http3.ClientConn
+	h3   *http3.RawClientConn
+	work sync.WaitGroup
 }
 
 var _ tunnel.ClientConn = (*ClientConn)(nil)
 
-func newClientConn(conn *quicgo.Conn, h3 *http3.ClientConn) *ClientConn {
-	return &ClientConn{newLink(conn, nil), h3}
+func newClientConn(conn *quicgo.Conn, h3 *http3.RawClientConn) *ClientConn {
+	c := &ClientConn{link: newLink(conn, nil), h3: h3}
+	c.work.Go(func() { c.acceptUni(h3.HandleUnidirectionalStream) })
+	return c
+}
+
+// Close ends the connection with a reason that the agent is told.
+func (c *ClientConn) Close(r tunnel.Reason, text string) error {
+	defer c.work.Wait()
+	return c.link.Close(r, text)
 }
 
 // PeerKeyHash is the hash of the key that the agent proved to hold.
@@ -108,7 +119,10 @@ func (c *ClientConn) Open(ctx context.Context, h tunnel.Header) (tunnel.Request,
 	if err != nil {
 		return nil, explain(err)
 	}
-	r := &request{RequestStream: str}
+	r := &request{RequestStream: str, link: c.link}
+	if h.Protocol != "" {
+		r.box = c.boxes.open(str.StreamID())
+	}
 	if err := str.SendRequestHeader(req); err != nil {
 		r.Abort(requestCanceled)
 		r.Stop(requestCanceled)
@@ -122,6 +136,8 @@ const requestCanceled = uint64(http3.ErrCodeRequestCanceled)
 // request adapts an HTTP/3 request stream.
 type request struct {
 	*http3.RequestStream
+	link   link
+	box    *inbox         // of an extended CONNECT
 	answer *http.Response // set by Answer
 }
 
@@ -140,7 +156,11 @@ func (r *request) Write(b []byte) (int, error) {
 
 func (r *request) ID() uint64        { return uint64(r.StreamID()) }
 func (r *request) Abort(code uint64) { r.CancelWrite(quicgo.StreamErrorCode(code)) }
-func (r *request) Stop(code uint64)  { r.CancelRead(quicgo.StreamErrorCode(code)) }
+
+func (r *request) Stop(code uint64) {
+	r.CancelRead(quicgo.StreamErrorCode(code))
+	r.box.close()
+}
 
 func (r *request) Answer() (int, http.Header, error) {
 	res, err := r.ReadResponse()
@@ -151,9 +171,9 @@ func (r *request) Answer() (int, http.Header, error) {
 	return res.StatusCode, res.Header, nil
 }
 
-func (r *request) SendDatagram(b []byte) error {
-	return datagramError(r.RequestStream.SendDatagram(b))
-}
+func (r *request) SendDatagram(b []byte) error { return r.link.sendDatagram(r.StreamID(), b) }
+
+func (r *request) ReceiveDatagram(ctx context.Context) ([]byte, error) { return r.box.receive(ctx) }
 
 // A ServerConn is the agent's end of a connection.
 type ServerConn struct{ link }
@@ -166,7 +186,7 @@ var _ tunnel.ServerConn = (*ServerConn)(nil)
 func (c *ServerConn) Serve(handle func(tunnel.Header, tunnel.Call)) error {
 	var calls sync.WaitGroup
 	defer calls.Wait()
-	s := http3.Server{
+	s := &http3.Server{
 		EnableDatagrams: true,
 		MaxHeaderBytes:  maxHeader,
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -174,19 +194,37 @@ func (c *ServerConn) Serve(handle func(tunnel.Header, tunnel.Call)) error {
 			if r.Method == http.MethodConnect && r.Proto != "HTTP/3.0" {
 				h.Protocol = r.Proto
 			}
-			x := &call{w: w, trailers: r.Header.Get("Te") == "trailers", answered: make(chan struct{})}
+			x := &call{w: w, link: c.link, trailers: r.Header.Get("Te") == "trailers", answered: make(chan struct{})}
 			calls.Go(func() {
 				defer x.done()
 				handle(h, x)
+				x.box.close()
 			})
 			<-x.answered
 		}),
 	}
-	return s.ServeQUICConn(c.conn)
+	h3, err := s.NewRawServerConn(c.conn)
+	if err != nil {
+		return err
+	}
+	calls.Go(func() { c.acceptUni(h3.HandleUnidirectionalStream) })
+	for {
+		str, err := c.conn.AcceptStream(c.ctx)
+		if err != nil {
+			return err
+		}
+		box := c.boxes.open(str.StreamID()) // datagrams may come before the request is read
+		calls.Go(func() {
+			h3.HandleRequestStream(str)
+			box.drop()
+		})
+	}
 }
 
 type call struct {
 	w        http.ResponseWriter
+	link     link
+	box      *inbox        // of an accepted stream
 	trailers bool          // the buyer takes them
 	answered chan struct{} // closed when w is needed no more
 	once     sync.Once
@@ -201,7 +239,9 @@ func (c *call) Accept(fields http.Header) (tunnel.Stream, error) {
 		return nil, errors.New("quic: the answer's writer gives no stream")
 	}
 	defer c.done() // after HTTPStream: HTTP/3 leaves such a stream alone
-	return &stream{Stream: s.HTTPStream(), trailers: c.trailers}, nil
+	str := s.HTTPStream()
+	c.box = c.link.boxes.keep(str.StreamID())
+	return &stream{Stream: str, link: c.link, box: c.box, trailers: c.trailers}, nil
 }
 
 func (c *call) Refuse(status int, fields http.Header, text string) error {
@@ -219,6 +259,8 @@ func (c *call) answer(status int, fields http.Header) {
 // stream adapts the agent's end of an HTTP/3 stream.
 type stream struct {
 	*http3.Stream
+	link     link
+	box      *inbox
 	trailers bool
 	peeked   [1]byte
 }
@@ -278,14 +320,22 @@ func (s *stream) WriteFramed(b []byte) (int, error) {
 	return max(n-len(h), 0), explain(err)
 }
 
-const frameData = 0
-
 // Wait waits for the first byte of a frame, or for more of the last one. Why
 // there is none is Read's to say.
 func (s *stream) Wait() { _, _ = s.QUICStream().Peek(s.peeked[:]) }
 
-func (s *stream) SendDatagram(b []byte) error {
-	return datagramError(s.Stream.SendDatagram(b))
+func (s *stream) SendDatagram(b []byte) error { return s.link.sendDatagram(s.StreamID(), b) }
+
+func (s *stream) ReceiveDatagram(ctx context.Context) ([]byte, error) { return s.box.receive(ctx) }
+
+// sendDatagram sends what is behind the room in b, of which it uses some for
+// the stream's ID (RFC 9297 §2.1).
+func (l link) sendDatagram(id quicgo.StreamID, b []byte) error {
+	var head [tunnel.Headroom]byte
+	h := quicvarint.Append(head[:0], uint64(id)/4)
+	start := tunnel.Headroom - len(h)
+	copy(b[start:], h)
+	return datagramError(l.conn.SendDatagram(b[start:]))
 }
 
 func datagramError(err error) error {

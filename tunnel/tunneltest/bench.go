@@ -10,7 +10,7 @@ import (
 	"github.com/depinsim/x402/tunnel"
 )
 
-// A sockets dialer connects every TCP flow to one function over loopback.
+// A sockets dialer connects every flow to one function over loopback.
 type sockets struct {
 	target func(net.Conn)
 	wg     sync.WaitGroup
@@ -35,7 +35,26 @@ func (d *sockets) DialTCP(ctx context.Context, _ string, _ uint16) (net.Conn, er
 }
 
 func (d *sockets) DialUDP(context.Context, string, uint16) (net.Conn, error) {
-	return nil, net.ErrClosed
+	here := &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)}
+	a, err := net.ListenUDP("udp4", here)
+	if err != nil {
+		return nil, err
+	}
+	b, err := net.DialUDP("udp4", here, a.LocalAddr().(*net.UDPAddr))
+	a.Close() // the far end takes its place, connected
+	if err != nil {
+		return nil, err
+	}
+	far, err := net.DialUDP("udp4", a.LocalAddr().(*net.UDPAddr), b.LocalAddr().(*net.UDPAddr))
+	if err != nil {
+		b.Close()
+		return nil, err
+	}
+	d.wg.Go(func() {
+		defer far.Close()
+		d.target(far)
+	})
+	return b, nil
 }
 
 // Bench moves a MiB an operation through one flow: real sockets, both

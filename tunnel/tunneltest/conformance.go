@@ -49,6 +49,7 @@ func Run(t *testing.T, tr Transport) {
 		{"StuckUploads", testStuckUploads},
 		{"IdleForHalfAnHour", testIdleForHalfAnHour},
 		{"UDP", testUDP},
+		{"UDPOnLoopback", testUDPOnLoopback},
 		{"UDPIdles", testUDPIdles},
 		{"RandomFlows", testRandomFlows},
 		{"RandomFlowsOnLoopback", testRandomFlowsOnLoopback},

@@ -1,0 +1,163 @@
+package quic
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"sync"
+
+	quicgo "github.com/apernet/quic-go"
+	"github.com/apernet/quic-go/http3"
+	"github.com/apernet/quic-go/quicvarint"
+)
+
+// Of what a peer sends on streams in one direction, the HTTP/3 control stream
+// (RFC 9114 §6.2.1) is read here, since the library, once it has seen that
+// datagrams are allowed, takes them from the connection itself; see inboxes.
+
+// Numbers of RFC 9114 §6.2 and §7.2, and RFC 9297 §2.1.1.
+const (
+	streamControl   = 0x00
+	frameData       = 0x00
+	frameSettings   = 0x04
+	settingDatagram = 0x33
+
+	maxSettings = 4 << 10
+)
+
+// Frames and settings that are an error on a control stream: those of requests
+// and what HTTP/2 had (RFC 9114 §7.2 and §11.2).
+var (
+	badFrames   = [...]uint64{frameData, 0x01, 0x02, 0x05, 0x06, 0x08, 0x09}
+	badSettings = [...]uint64{0x00, 0x02, 0x03, 0x04, 0x05}
+)
+
+// acceptUni serves the peer's streams in one direction until the connection
+// ends. rest takes those that are not the control stream.
+func (l link) acceptUni(rest func(*quicgo.ReceiveStream)) {
+	var streams sync.WaitGroup
+	defer streams.Wait()
+	var control sync.Once
+	for {
+		str, err := l.conn.AcceptUniStream(l.ctx)
+		if err != nil {
+			return
+		}
+		streams.Go(func() {
+			if typ, n, err := peekVarint(str); err != nil || typ != streamControl {
+				rest(str)
+			} else {
+				again := true
+				control.Do(func() {
+					again = false
+					l.control(str, n)
+				})
+				if again {
+					l.fail(http3.ErrCodeStreamCreationError, errors.New("a second control stream"))
+				}
+			}
+		})
+	}
+}
+
+// peekVarint returns a stream's type and the length of its encoding, and
+// leaves it to be read.
+func peekVarint(str *quicgo.ReceiveStream) (v uint64, n int, err error) {
+	var b [8]byte
+	if _, err := str.Peek(b[:1]); err != nil {
+		return 0, 0, err
+	}
+	n = 1 << (b[0] >> 6)
+	if _, err := str.Peek(b[:n]); err != nil {
+		return 0, 0, err
+	}
+	return quicvarint.Parse(b[:n])
+}
+
+// control serves the control stream, whose type takes n bytes, and with it the
+// connection's datagrams.
+func (l link) control(str *quicgo.ReceiveStream, n int) {
+	if _, err := io.CopyN(io.Discard, str, int64(n)); err != nil {
+		return // the connection has ended: the bytes were there
+	}
+	var receiving sync.WaitGroup
+	defer receiving.Wait()
+	code, err := readControl(str, func(datagrams bool) {
+		if datagrams {
+			receiving.Go(l.receiveDatagrams)
+		}
+	})
+	l.fail(code, err)
+}
+
+// fail ends a connection whose peer does not keep to HTTP/3; one that has ended
+// stays as it is.
+func (l link) fail(code http3.ErrCode, err error) {
+	_ = l.conn.CloseWithError(quicgo.ApplicationErrorCode(code), err.Error())
+}
+
+// readControl reads a control stream behind its type to its end, which it
+// returns as an error of RFC 9114 §8.1. It calls settings once.
+func readControl(r io.Reader, settings func(datagrams bool)) (http3.ErrCode, error) {
+	v := quicvarint.NewReader(r)
+	for first := true; ; first = false {
+		typ, err := quicvarint.Read(v)
+		if err != nil {
+			return http3.ErrCodeClosedCriticalStream, fmt.Errorf("control stream: %w", err)
+		}
+		n, err := quicvarint.Read(v)
+		switch {
+		case err != nil:
+			return http3.ErrCodeClosedCriticalStream, fmt.Errorf("control stream: %w", err)
+		case first && typ != frameSettings:
+			return http3.ErrCodeMissingSettings, fmt.Errorf("frame %#x before the settings", typ)
+		case first:
+			datagrams, code, err := readSettings(v, n)
+			if err != nil {
+				return code, err
+			}
+			settings(datagrams)
+		case typ == frameSettings || slices.Contains(badFrames[:], typ):
+			return http3.ErrCodeFrameUnexpected, fmt.Errorf("frame %#x on the control stream", typ)
+		default:
+			if _, err := io.CopyN(io.Discard, v, int64(n)); err != nil {
+				return http3.ErrCodeClosedCriticalStream, fmt.Errorf("control stream: %w", err)
+			}
+		}
+	}
+}
+
+func readSettings(r io.Reader, n uint64) (datagrams bool, code http3.ErrCode, err error) {
+	if n > maxSettings {
+		return false, http3.ErrCodeExcessiveLoad, fmt.Errorf("settings of %d bytes", n)
+	}
+	b := make([]byte, n)
+	if _, err := io.ReadFull(r, b); err != nil {
+		return false, http3.ErrCodeFrameError, fmt.Errorf("settings: %w", err)
+	}
+	return parseSettings(b)
+}
+
+// parseSettings returns the one setting that matters here.
+func parseSettings(b []byte) (datagrams bool, code http3.ErrCode, err error) {
+	seen := false
+	for len(b) > 0 {
+		id, n, err := quicvarint.Parse(b)
+		if err != nil {
+			return false, http3.ErrCodeFrameError, fmt.Errorf("settings: %w", err)
+		}
+		value, m, err := quicvarint.Parse(b[n:])
+		if err != nil {
+			return false, http3.ErrCodeFrameError, fmt.Errorf("settings: %w", err)
+		}
+		b = b[n+m:]
+		switch {
+		case slices.Contains(badSettings[:], id), id == settingDatagram && (seen || value > 1):
+			return false, http3.ErrCodeSettingsError, fmt.Errorf("setting %#x = %d", id, value)
+		case id == settingDatagram:
+			seen, datagrams = true, value == 1
+		}
+	}
+	return datagrams, 0, nil
+}
