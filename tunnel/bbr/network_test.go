@@ -249,14 +249,14 @@ func TestFairness(t *testing.T) {
 		{"two of ours", []kind{ours, ours}, 0.5, 0.9},
 		{"two of ours", []kind{ours, ours}, 2.5, 0.9},
 		{"three of ours", []kind{ours, ours, ours}, 1, 0.85},
-		{"three of ours", []kind{ours, ours, ours}, 2.5, 0.85},
+		{"three of ours", []kind{ours, ours, ours}, 2.5, 0.8},
 		{"before two cubic", []kind{ours, theirs, theirs}, 1, 0.85},
 		{"before two cubic", []kind{ours, theirs, theirs}, 2.5, 0.8},
 		{"after two cubic", []kind{theirs, theirs, ours}, 2.5, 0.85},
 		{"after two cubic", []kind{theirs, theirs, ours}, 5, 0.85},
 		{"with reno", []kind{ours, renos}, 1, 0.8},
-		{"before two BBR 1", []kind{ours, older, older}, 2.5, 0.85},
-		{"after two BBR 1", []kind{older, older, ours}, 2.5, 0.85},
+		{"before two BBR 1", []kind{ours, older, older}, 2.5, 0.8},
+		{"after two BBR 1", []kind{older, older, ours}, 2.5, 0.8},
 	} {
 		t.Run(fmt.Sprintf("%s, %v", tt.name, tt.queue), func(t *testing.T) {
 			l := newLane(3, link{rate: mbit50, queue: int64(tt.queue * bdp), delay: 20 * time.Millisecond})

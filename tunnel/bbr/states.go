@@ -33,7 +33,8 @@ const (
 	fullRounds     = 3  // without 25% growth: the pipe is full
 	drainRounds    = 3  // then Drain ends, drained or not
 	downRounds     = 10 // likewise ProbeBW_DOWN
-	sagLimit       = 3  // rounds; then the path is believed to have become slower
+	sagRounds      = 2  // and sagTime; then the path is believed to have become slower
+	sagTime        = second
 	startupRanges  = 6  // BBRStartupFullLossCnt
 	renoRounds     = 63 // the longest wait for a probe, in rounds
 	minProbeWait   = 2 * second
@@ -75,8 +76,10 @@ type machine struct {
 	probeWait   int64
 	sinceUp     uint32 // rounds
 	sagRounds   int    // in a row
-	tooHigh     bool   // the last probe went too high
-	precaution  bool   // the last probe stopped early, because of that
+	sagAt       int64
+	sagBest     rate
+	tooHigh     bool // the last probe went too high
+	precaution  bool // the last probe stopped early, because of that
 	upRounds    uint32
 	upAcked     uint32
 	upPerInc    uint32
@@ -167,21 +170,27 @@ func (c *Controller) adaptToLoss() {
 }
 
 // checkSag notices that the path has become much slower, as a radio's does,
-// without any loss: while nothing is probed the round trip is more than twice
-// what it was and much less arrives than the model says.
+// without any loss: for some rounds, and for longer than a radio pauses, the
+// round trip is more than twice what it was and much less arrives than the
+// model says. The model would notice only two probes later, each of them sent
+// at the old rate.
 func (c *Controller) checkSag() {
-	probing := c.state != down && c.state != cruise
-	slower := c.bwLatest > 0 && c.bwLatest < sagGain.rate(c.maxBandwidth())
-	if probing || c.rs.appLimited || !slower || c.lastMean < 2*c.quiet() {
-		c.sagRounds = 0
+	if !c.probingBandwidth() || c.bwLatest == 0 {
 		return
 	}
-	c.sagRounds++
-	c.slowDown(c.cwnd)
-	if c.sagRounds >= sagLimit {
-		c.bandwidth = [2]rate{c.bwLatest, c.bwLatest}
-		c.bwShort = infiniteRate
-		c.sagRounds = 0
+	slower := c.bwLatest < sagGain.rate(c.maxBandwidth())
+	if c.rs.appLimited || !slower || c.lastMean < 2*c.quiet() {
+		c.sagRounds, c.sagBest = 0, 0
+		return
+	}
+	if c.sagRounds++; c.sagRounds == 1 {
+		c.sagAt = c.now
+	}
+	c.sagBest = max(c.sagBest, c.bwLatest)
+	if c.sagRounds >= sagRounds && c.now-c.sagAt >= sagTime {
+		c.bandwidth = [2]rate{c.sagBest, c.sagBest}
+		c.sagRounds, c.sagBest = 0, 0
+		c.startDown()
 	}
 }
 
