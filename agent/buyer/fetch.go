@@ -2,10 +2,12 @@ package buyer
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"time"
 
 	"github.com/depinsim/x402/agent"
@@ -37,12 +39,21 @@ func FetchOffer(ctx context.Context, endpoint string) (agent.Offer, error) {
 		if err == nil {
 			return o, nil
 		}
+		err = unanswered(err, addr)
 		select {
 		case <-ctx.Done():
 			return agent.Offer{}, fmt.Errorf("offer of %s: %w", endpoint, err)
 		case <-time.After(fetchRetry):
 		}
 	}
+}
+
+// unanswered says who did not answer in time.
+func unanswered(err error, agent net.Addr) error {
+	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, os.ErrDeadlineExceeded) {
+		return fmt.Errorf("the agent at %s does not answer", agent)
+	}
+	return err
 }
 
 func fetchOffer(ctx context.Context, d *quic.Dialer, addr net.Addr) (agent.Offer, error) {

@@ -3,8 +3,6 @@ package buyer
 import (
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
 	"strings"
 
 	"github.com/depinsim/x402/agent"
@@ -74,23 +72,9 @@ func (k KnownAgents) Pin(endpoint string, a channel.Address) error {
 }
 
 func (k KnownAgents) read() ([]string, error) {
-	info, err := os.Stat(k.Path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
+	text, err := readSmall(k.Path)
+	if err != nil || text == "" {
 		return nil, err
-	}
-	if info.Size() > maxKnown {
-		return nil, fmt.Errorf("%s: longer than %d bytes", k.Path, maxKnown)
-	}
-	b, err := os.ReadFile(k.Path)
-	if err != nil {
-		return nil, err
-	}
-	text := strings.TrimRight(string(b), "\n")
-	if text == "" {
-		return nil, nil
 	}
 	return strings.Split(text, "\n"), nil
 }

@@ -66,3 +66,30 @@ func (k KnownOffers) Load(s channel.State) (agent.Offer, error) {
 	}
 	return o, nil
 }
+
+// Channels returns payer's channels as their offers describe them: without what
+// is in them, which the ledger says, and what was signed, which only their
+// record does.
+func (k KnownOffers) Channels(payer channel.Address) ([]channel.State, error) {
+	files, err := os.ReadDir(k.Dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	var states []channel.State
+	for _, f := range files {
+		var o agent.Offer
+		text, rerr := os.ReadFile(filepath.Join(k.Dir, f.Name()))
+		if rerr != nil || json.Unmarshal(text, &o) != nil {
+			continue // not one of ours; Load says what is wrong with one that is
+		}
+		d, derr := o.Payment.Domain()
+		if derr != nil {
+			continue
+		}
+		s, serr := channel.NewState(d, o.Channel(payer))
+		if serr == nil && k.path(s.ID) == filepath.Join(k.Dir, f.Name()) {
+			states = append(states, s)
+		}
+	}
+	return states, err
+}

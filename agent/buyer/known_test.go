@@ -83,6 +83,35 @@ func TestKnownAgentsByHand(t *testing.T) {
 	}
 }
 
+func TestKnownFacilitators(t *testing.T) {
+	k := KnownFacilitators{Path: filepath.Join(t.TempDir(), "new", "facilitators")}
+	if urls, err := k.All(); len(urls) > 0 || err != nil {
+		t.Errorf("%q, %v", urls, err)
+	}
+	for _, url := range []string{"http://a", "https://b:1/x", "http://a"} {
+		if err := k.Add(url); err != nil {
+			t.Fatal(err)
+		}
+	}
+	urls, err := k.All()
+	if diff := cmp.Diff([]string{"http://a", "https://b:1/x"}, urls); diff != "" || err != nil {
+		t.Errorf("%v %s", err, diff)
+	}
+	for text, want := range map[string]string{
+		"# mine\n\n http://c \n":        "",
+		"http://c\nftp://d":             ":2: facilitator URL",
+		strings.Repeat("#", maxKnown+1): "longer than",
+	} {
+		if err := os.WriteFile(k.Path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		urls, err := k.All()
+		if want == "" && (err != nil || len(urls) != 1) || want != "" && (err == nil || !strings.Contains(err.Error(), want)) {
+			t.Errorf("%.20q: %q, %v", text, urls, err)
+		}
+	}
+}
+
 func FuzzParseKnown(f *testing.F) {
 	f.Add("a:1 0x0100000000000000000000000000000000000000")
 	f.Add("# comment")
@@ -134,6 +163,12 @@ func TestKnownOffers(t *testing.T) {
 			t.Errorf("%v %s", err, diff)
 		}
 		o.Seq++
+	}
+	if got, err := k.Channels(payer); err != nil || len(got) != 1 || got[0].ID != s.ID {
+		t.Errorf("%+v, %v", got, err)
+	}
+	if got, err := k.Channels(channel.Address{8}); err != nil || len(got) != 0 {
+		t.Errorf("somebody else's: %+v, %v", got, err)
 	}
 	o.Payment.PayTo = channel.Address{6}
 	other, err := k.Save(payer, o)

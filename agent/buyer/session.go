@@ -73,7 +73,7 @@ func (b *Buyer) session(ctx context.Context, stopProxies func()) error {
 		if errors.Is(err, quic.ErrWrongKey) {
 			return &overError{fmt.Errorf("%w: get a fresh offer from its owner", err)}
 		}
-		return err
+		return unanswered(err, b.addr)
 	}
 	x := &session{b: b, conn: conn, meter: meter.New(meter.Config{}), inbox: make(chan tunnel.Capsule), sampled: time.Now()}
 	// An agent that reads nothing could hold every capsule up for ever.

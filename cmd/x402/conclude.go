@@ -83,12 +83,12 @@ func (p *purchase) conclude(r buyer.Result, last buyer.Status, err error) error 
 	switch {
 	case p.keep && err == nil:
 		left := last.Balance - min(last.Balance, r.Signed)
-		rows = append(rows, [2]string{"kept", left.USD() + " USD in the channel; x402 wallet refund gets it back"})
+		rows = append(rows, [2]string{"kept", p.given.echo(left.USD() + " USD in the channel; x402 wallet refund gets it back")})
 	case err == nil:
 		rows = append(rows, [2]string{"claimed", r.Claimed.USD() + " USD"}, [2]string{"refunded", r.Refunded.USD() + " USD"})
 	}
 	if r.WithdrawAt != 0 {
-		rows = append(rows, [2]string{"withdrawal", "of the rest was begun; finish it with x402 wallet withdraw after " + clock(r.WithdrawAt)})
+		rows = append(rows, [2]string{"withdrawal", p.given.echo("of the rest was begun; finish it with x402 wallet withdraw after " + clock(r.WithdrawAt))})
 	}
 	return errors.Join(err, printRows(p.stdout, rows))
 }
@@ -103,7 +103,7 @@ func (p *purchase) printResult(r buyer.Result, end string, err error) error {
 	}
 	out.Result.Result, out.Result.End = r, end
 	if err != nil {
-		out.Result.Error = err.Error()
+		out.Result.Error = p.given.echo(plain(err.Error()))
 	}
 	b, err := json.Marshal(out)
 	if err != nil {

@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"slices"
+	"sync"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -47,7 +48,7 @@ func connect(ctx context.Context, args []string, stdout, stderr io.Writer) error
 	fs.StringVar(&f.user, "user", "", "")
 	fs.StringVar(&f.passwordFile, "password-file", "", "")
 	fs.StringVar(&f.ready, "ready-file", "", "")
-	fs.StringVar(&f.logLevel, "log-level", "warn", "")
+	fs.StringVar(&f.logLevel, "log-level", "", "")
 	fs.BoolVar(&f.strict, "strict", false, "")
 	fs.BoolVar(&f.keep, "keep", false, "")
 	fs.BoolVar(&f.json, "json", false, "")
@@ -83,6 +84,7 @@ type purchase struct {
 	wallet *buyer.Wallet
 	offer  agent.Offer
 	origin string // where the offer is from, and why the agent is trusted
+	pin    bool   // the agent is to be noted
 	id     channel.ID
 	socks  net.Listener // nil: none
 	http   net.Listener
@@ -128,7 +130,8 @@ func (f connectFlags) purchase() (p *purchase, err error) {
 		}
 		p.key = &a
 	}
-	if err := p.level.UnmarshalText([]byte(f.logLevel)); err != nil {
+	p.level = slog.LevelWarn
+	if err := p.level.UnmarshalText([]byte(f.logLevel)); f.logLevel != "" && err != nil {
 		return nil, usage("--log-level: %q, want debug, info, warn or error", f.logLevel)
 	}
 	p.proxy = proxy.Config{Strict: f.strict, User: f.user}
@@ -154,26 +157,67 @@ func (p *purchase) run(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, store.Close()) }()
-	if err := p.findOffer(ctx); err != nil {
+	key, err := p.check(ctx)
+	if err != nil {
 		return err
 	}
-	if p.id, err = p.offers().Save(p.wallet.Address(), p.offer); err != nil {
+	if err := p.note(); err != nil {
 		return err
 	}
 	if err := p.announce(store); err != nil {
 		return err
 	}
+	return p.buy(ctx, key, store)
+}
+
+// check finds the offer, holds it against what the user allows and opens the
+// wallet, before anything is noted or said. A wallet that opens without a
+// question is opened meanwhile: deriving its key takes longer than the offer.
+func (p *purchase) check(ctx context.Context) (*channel.Key, error) {
+	var opened sync.WaitGroup
+	defer opened.Wait()
+	var early *channel.Key
+	var keyErr error
+	silent := buyer.PassphraseSource{File: p.passphraseFile, Prompt: func(string) (string, error) { return "", buyer.ErrNoPassphrase }}
+	opened.Go(func() {
+		var passphrase string
+		if passphrase, keyErr = silent.Get(); keyErr == nil {
+			early, keyErr = p.wallet.Open(passphrase)
+		}
+	})
+	if err := p.findOffer(ctx); err != nil {
+		return nil, err
+	}
+	if o := p.offer; o.Price.Max() > p.maxPrice {
+		return nil, fmt.Errorf("%w: the agent asks %s USD per GB, --max-price allows %s", buyer.ErrPrice, o.Price.Max().USD(), p.maxPrice.USD())
+	}
+	opened.Wait()
 	if ctx.Err() != nil { // before it asks: in raw mode the next Ctrl-C is a key
-		return errInterrupted
+		return nil, errInterrupted
+	}
+	if !errors.Is(keyErr, buyer.ErrNoPassphrase) {
+		return early, keyErr
 	}
 	key, err := p.openKey(p.wallet)
-	if err != nil {
+	if ctx.Err() != nil {
+		return nil, errInterrupted
+	}
+	return key, err
+}
+
+// note remembers what a later command needs: the agent, what its channel was
+// opened for, and who keeps the money.
+func (p *purchase) note() (err error) {
+	if p.pin {
+		if err := p.known().Pin(p.agent, p.offer.Agent); err != nil {
+			return err
+		}
+	}
+	if err := p.facilitators().Add(p.offer.Payment.Facilitator); err != nil {
 		return err
 	}
-	if ctx.Err() != nil {
-		return errInterrupted
-	}
-	return p.buy(ctx, key, store)
+	p.id, err = p.offers().Save(p.wallet.Address(), p.offer)
+	return err
 }
 
 // listen opens the proxies' ports, so that a port in use is said before
@@ -241,8 +285,8 @@ func (p *purchase) findOffer(ctx context.Context) error {
 		if err := p.checkKey(); err != nil {
 			return err
 		}
-		p.origin = "as --agent-key says"
-		return p.known().Pin(p.agent, p.offer.Agent)
+		p.origin, p.pin = "as --agent-key says", true
+		return nil
 	}
 	known, err := p.known().Check(p.agent, p.offer.Agent)
 	if err != nil {
@@ -252,8 +296,8 @@ func (p *purchase) findOffer(ctx context.Context) error {
 		p.origin = "known, as in " + p.known().Path
 		return nil
 	}
-	p.origin = "new: from now on only this one is accepted at " + p.agent
-	return p.known().Pin(p.agent, p.offer.Agent)
+	p.origin, p.pin = "new: from now on only this one is accepted at "+p.agent, true
+	return nil
 }
 
 func (p *purchase) checkKey() error {
@@ -264,8 +308,7 @@ func (p *purchase) checkKey() error {
 	return nil
 }
 
-// announce says in one block what is about to be bought and spent. It refuses
-// what costs too much.
+// announce says in one block what is about to be bought and spent.
 func (p *purchase) announce(store channel.Store) error {
 	states, err := store.Load()
 	if err != nil {
@@ -300,13 +343,7 @@ func (p *purchase) announce(store channel.Store) error {
 		{"", fmt.Sprintf("%s; without the agent it takes %s", back, duration(pay.WithdrawDelay))},
 		{"proxies", proxiesText(p.socks, p.http)},
 	}
-	if err := printRows(p.says(), rows); err != nil {
-		return err
-	}
-	if o.Price.Max() > p.maxPrice {
-		return fmt.Errorf("%w: the agent asks %s USD per GB, --max-price allows %s", buyer.ErrPrice, o.Price.Max().USD(), p.maxPrice.USD())
-	}
-	return nil
+	return printRows(p.says(), rows)
 }
 
 // says is where text for people goes: with --json the output is a program's.
@@ -330,7 +367,7 @@ func proxiesText(socks, http net.Listener) (text string) {
 // buy runs the purchase and its view.
 func (p *purchase) buy(ctx context.Context, key *channel.Key, store channel.Store) (err error) {
 	v := newView(p.stdout)
-	v.json, v.budget = p.json, p.budget
+	v.json, v.budget, v.given = p.json, p.budget, p.given
 	if fd, ok := terminal(p.stdout); ok && !p.json {
 		v.width = func() int { return columns(fd) }
 	}
@@ -348,7 +385,7 @@ func (p *purchase) buy(ctx context.Context, key *channel.Key, store channel.Stor
 	cfg := buyer.Config{
 		Key: key, Store: store, Offer: p.offer, Budget: p.budget, MaxPrice: p.maxPrice, Deposit: p.deposit, Keep: p.keep,
 		SOCKS: p.socks, HTTP: p.http, Proxy: p.proxy, OnStatus: v.status,
-		Logger: slog.New(slog.NewTextHandler(logs, &slog.HandlerOptions{Level: p.level})),
+		Logger: slog.New(p.handler(logs)),
 	}
 	bctx, stop := context.WithCancel(ctx)
 	defer stop()
@@ -364,10 +401,19 @@ func (p *purchase) buy(ctx context.Context, key *channel.Key, store channel.Stor
 	return p.conclude(result, v.now, errors.Join(err, g.Wait()))
 }
 
+// handler writes what happens as sentences or, when the user asked for a log, as
+// one.
+func (p *purchase) handler(out io.Writer) slog.Handler {
+	if p.logLevel != "" {
+		return slog.NewTextHandler(out, &slog.HandlerOptions{Level: p.level})
+	}
+	return newSentences(out, p.level, p.given)
+}
+
 func (p *purchase) farewell() string {
-	text := "ending: no new connections; waiting for the open ones, then paying what is owed, claiming and refunding"
+	text := "ending: connections are closed, then what is owed is paid, claimed and the rest refunded"
 	if p.keep {
-		text = "ending: no new connections; waiting for the open ones, then paying what is owed"
+		text = "ending: connections are closed, then what is owed is paid"
 	}
 	return text + " (again to kill)"
 }

@@ -3,7 +3,9 @@ package main
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
+	"strings"
 	"syscall"
 
 	"github.com/depinsim/x402/agent/buyer"
@@ -31,6 +33,14 @@ func (e hintError) Unwrap() error { return e.error }
 
 func withHint(err error, format string, args ...any) error {
 	return hintError{err, fmt.Sprintf(format, args...)}
+}
+
+// complain prints an error in one line, and what to do about it in another.
+func complain(stderr io.Writer, err error, g given) {
+	fmt.Fprintln(stderr, "x402:", g.echo(plain(printable(strings.ReplaceAll(err.Error(), "\n", "; ")))))
+	if h := hint(err); h != "" {
+		fmt.Fprintln(stderr, "hint:", g.echo(h))
+	}
 }
 
 // hint says what to do about an error, if we know.

@@ -19,10 +19,12 @@ COMMANDS
     demo        the whole story on this machine: sell, buy, crash, settle, refund
     modemsim    play a modem with a SIM card, to try an agent without one
     version     print the version
-    Each explains itself with --help.
+    help        explain a command: x402 help connect, x402 help wallet show
 
 FILES
-    $XDG_CONFIG_HOME/x402/wallet.json    wallet, by default in ~/.config
+    $XDG_CONFIG_HOME/x402/               by default in ~/.config:
+        wallet.json                      wallet
+        facilitators                     who keeps its money, for wallet show
     $XDG_STATE_HOME/x402/                state, by default in ~/.local/state:
         channels.db                      what was signed; losing it costs no money
         offers/                          what each channel was opened for
@@ -32,9 +34,12 @@ EXIT STATUS
     0 done, 1 failed while running, 2 wrong flags.
 
 EXAMPLES
+    A trial on one machine, where "x402-facilitator run --dev" and an agent are
+    running; the agent's price is that of the agent.toml that came with it:
+
     x402 wallet new
-    x402 wallet fund --facilitator https://facilitator.example
-    x402 connect --agent agent.example:4402 --budget 2.00 --max-price 0.80
+    x402 wallet fund --facilitator http://127.0.0.1:8402 --dev 5.00
+    x402 connect --agent 127.0.0.1:4402 --budget 2.00 --max-price 4.00
     curl --proxy socks5h://127.0.0.1:1080 https://example.com/
 `
 
@@ -51,12 +56,14 @@ DESCRIPTION
     use it through the two proxies; names are resolved at the agent's end. While
     traffic flows, vouchers pay for what was counted here.
 
-    It ends when it is interrupted, or when the budget is used up: no new
-    connections, open ones have 45 seconds to finish, what is owed is paid, the
-    agent claims it and refunds the rest of the deposit. A second interrupt
-    kills; what was deposited is safe then too: x402 wallet refund gets it back.
-    If the agent is gone at the end, the withdrawal of the rest is begun, which
-    takes as long as was said at the start, a day or more: x402 wallet withdraw.
+    It ends when it is interrupted, or when the budget is used up: connections
+    are closed, what is owed is paid, the agent claims it and refunds the rest of
+    the deposit. A second interrupt kills; what was deposited is safe then too:
+    x402 wallet refund gets it back. If the agent is gone at the end, it is
+    looked for, for half a minute; then the withdrawal of the rest is begun,
+    which takes as long as was said at the start, a day or more: x402 wallet
+    withdraw. An agent that stops is paid before it is left, and used again when
+    it is back.
 
     The agent is known by the address of its key. The first time that one
     answers at HOST:PORT its address is noted, and from then on no other is
@@ -102,7 +109,8 @@ FLAGS
     --ready-file FILE       File to write when connected, with the proxies'
                             addresses, the agent and the channel as JSON. It is
                             removed at the end.
-    --log-level LEVEL       debug, info, warn or error. Default warn.
+    --log-level LEVEL       Print a log of at least debug, info, warn or error.
+                            Default: what goes wrong, as sentences.
     --help                  Show this text.
 
 FILES
@@ -114,7 +122,7 @@ EXIT STATUS
     running; 2 wrong flags.
 
 EXAMPLES
-    x402 connect --agent agent.example:4402 --budget 2.00 --max-price 0.80
-    x402 connect --offer sim.json --budget 0.10 --max-price 1 --socks "" \
+    x402 connect --agent 127.0.0.1:4402 --budget 2.00 --max-price 4.00
+    x402 connect --offer offer.json --budget 0.10 --max-price 4.00 --socks "" \
         --http 127.0.0.1:0 --ready-file /tmp/ready --json
 `

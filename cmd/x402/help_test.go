@@ -110,7 +110,7 @@ func TestPlaces(t *testing.T) {
 		t.Errorf("%+v, %v", p, err)
 	}
 	p = places{wallet: "w", state: "s"}
-	if err := p.resolve(); err != nil || p != (places{wallet: "w", state: "s"}) {
+	if err := p.resolve(); err != nil || p != (places{wallet: "w", state: "s", given: given{"w", "s"}}) {
 		t.Errorf("%+v, %v", p, err)
 	}
 	t.Setenv("HOME", "")

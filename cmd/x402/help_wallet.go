@@ -20,10 +20,11 @@ COMMANDS
     fund        how to pay money into it
     refund      have agents give deposits back, at once
     withdraw    take deposits back without the agent, after the channel's delay
-    Each explains itself with --help.
+    help        explain one: x402 wallet help fund
 
 FILES
     $XDG_CONFIG_HOME/x402/wallet.json    wallet, by default in ~/.config
+    $XDG_CONFIG_HOME/x402/facilitators   who keeps its money, one URL a line
     $XDG_STATE_HOME/x402/                state, by default in ~/.local/state
 
 EXIT STATUS
@@ -108,11 +109,12 @@ SYNOPSIS
     x402 wallet show [flags]
 
 DESCRIPTION
-    Asks the facilitators of all known channels what is in the wallet's account
+    Asks the facilitators that the wallet was used with what is in its account
     and in each channel, in USD: what was deposited, what of it is signed away,
     what the agent has claimed of that, and what is left. With a facilitator
-    that does not answer it shows what was known last, and fails. It needs no
-    passphrase.
+    that does not answer it shows what was known last, and fails. While x402
+    connect is running only that knows what it has signed: the rest is shown. It
+    needs no passphrase.
 
 FLAGS
     --facilitator URL       Look there too, and for channels whose offer is not
@@ -129,7 +131,8 @@ SYNOPSIS
 DESCRIPTION
     Prints the address to pay to, and how: an agent's offer names a network and
     a facilitator; the money has to be on that network. With --facilitator it
-    says which network and asset are meant, and what is there already.
+    says which network and asset are meant, and what is there already; wallet
+    show looks there from then on.
 
 FLAGS
     --facilitator URL       Facilitator that your agents use.

@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 
 	"golang.org/x/term"
@@ -21,6 +22,7 @@ type places struct {
 	wallet         string // the wallet's file
 	state          string // folder of channels, offers and known agents
 	passphraseFile string
+	given          given // wallet and state as the user named them
 }
 
 // newFlags returns a flag set whose errors are returned and whose help is ours.
@@ -40,6 +42,7 @@ func (p *places) stateFlag(fs *flag.FlagSet) { fs.StringVar(&p.state, "state", "
 // resolve fills in where things are by default (XDG Base Directory
 // Specification).
 func (p *places) resolve() (err error) {
+	p.given = given{p.wallet, p.state}
 	if p.wallet == "" {
 		if p.wallet, err = xdg("XDG_CONFIG_HOME", ".config", "wallet.json"); err != nil {
 			return usage("--wallet: %w", err)
@@ -71,6 +74,11 @@ func (p places) known() buyer.KnownAgents {
 
 func (p places) offers() buyer.KnownOffers {
 	return buyer.KnownOffers{Dir: filepath.Join(p.state, "offers")}
+}
+
+// facilitators are beside the wallet, whose money they keep.
+func (p places) facilitators() buyer.KnownFacilitators {
+	return buyer.KnownFacilitators{Path: filepath.Join(filepath.Dir(p.wallet), "facilitators")}
 }
 
 // openStore opens the channels' records, and with them the right to change
@@ -134,11 +142,19 @@ func parse(fs *flag.FlagSet, help string, args []string, stdout io.Writer) (done
 		_, err := io.WriteString(stdout, help)
 		return true, err
 	case err != nil:
-		return true, withHint(usageError{err}, "x402 %s --help explains the flags", fs.Name())
+		return true, withHint(flagError(err), "x402 %s --help explains the flags", fs.Name())
 	case fs.NArg() > 0:
 		return true, withHint(usage("%q: no arguments, only flags", fs.Arg(0)), "x402 %s --help explains the flags", fs.Name())
 	}
 	return false, nil
+}
+
+// singleDash is how package flag names a flag in its errors.
+var singleDash = regexp.MustCompile(`^(flag provided but not defined: |flag needs an argument: |(?:invalid value ".*" for flag |invalid boolean value ".*" for ))-`)
+
+// flagError is an error of package flag, with flags written as the help does.
+func flagError(err error) error {
+	return usage("%s", singleDash.ReplaceAllString(err.Error(), "$1--"))
 }
 
 // usd reads an amount from a flag.

@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/signal"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 )
@@ -53,10 +54,7 @@ func execute(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	if err == nil {
 		return exitOK
 	}
-	fmt.Fprintln(stderr, "x402:", printable(strings.ReplaceAll(err.Error(), "\n", "; ")))
-	if h := hint(err); h != "" {
-		fmt.Fprintln(stderr, "hint:", h)
-	}
+	complain(stderr, err, givenBy(args))
 	if e, ok := errors.AsType[interface {
 		error
 		ExitCode() int
@@ -70,6 +68,9 @@ func execute(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 func dispatch(ctx context.Context, table []command, help string, args []string, stdout, stderr io.Writer) error {
 	if len(args) == 0 {
 		return usage("which command? There are %s", names(table))
+	}
+	if args[0] == "help" && len(args) > 1 { // of a command
+		return dispatch(ctx, table, help, append(slices.Clone(args[1:]), "--help"), stdout, stderr)
 	}
 	switch args[0] {
 	case "help", "--help", "-help", "-h":

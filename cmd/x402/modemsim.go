@@ -113,8 +113,10 @@ func modemsimFlags(args []string) (cfg modemtest.Config, link string, err error)
 	technology := fs.String("technology", "lte", "")
 	fs.DurationVar(&cfg.Faults.Delay, "delay", 0, "")
 	fs.DurationVar(&cfg.Faults.BusyFor, "busy", 0, "")
-	if err := fs.Parse(args); err != nil {
+	if err := fs.Parse(args); errors.Is(err, flag.ErrHelp) {
 		return cfg, "", err
+	} else if err != nil {
+		return cfg, "", flagError(err)
 	}
 	switch {
 	case fs.NArg() > 0:

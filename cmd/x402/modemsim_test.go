@@ -105,7 +105,7 @@ func TestModemsimFlags(t *testing.T) {
 		"--delay: 2h0m0s":                        "--delay 2h --link " + link,
 		`invalid value "soon"`:                   "--delay soon --link " + link,
 		`"extra": no arguments`:                  "--link " + link + " extra",
-		"flag provided but not defined: -colour": "--colour red",
+		"flag provided but not defined: --colour": "--colour red",
 	} {
 		err := modemsim(t.Context(), strings.Fields(args), io.Discard, io.Discard)
 		if err == nil || !strings.HasPrefix(err.Error(), "modemsim: "+want) || strings.Contains(err.Error(), "\n") {

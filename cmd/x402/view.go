@@ -27,6 +27,7 @@ type view struct {
 	json   bool
 	width  func() int // columns of the terminal; nil: out is none
 	budget channel.Amount
+	given  given // for the commands that texts suggest
 	// connected is called once, before the first connected status is shown.
 	connected func(buyer.Status) error
 
@@ -116,6 +117,7 @@ func (v *view) last() error {
 }
 
 func (v *view) take(s buyer.Status) error {
+	s.Error, s.Notice = v.given.echo(plain(s.Error)), v.given.echo(plain(s.Notice))
 	v.now = s
 	if s.State == "connected" && !v.ready {
 		v.ready = true

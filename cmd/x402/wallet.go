@@ -94,7 +94,7 @@ func (p *places) made(stdout io.Writer, w *buyer.Wallet) error {
 	return printRows(stdout, [][2]string{
 		{"address", w.Address().String()},
 		{"file", p.wallet},
-		{"next", "x402 wallet backup FILE, on another device; then x402 wallet fund"},
+		{"next", p.given.echo("x402 wallet backup FILE, on another device; then x402 wallet fund")},
 	})
 }
 
@@ -108,7 +108,7 @@ func walletBackup(_ context.Context, args []string, stdout, _ io.Writer) error {
 		return err
 	}
 	if err != nil {
-		return usageError{err}
+		return flagError(err)
 	}
 	if fs.NArg() != 1 {
 		return usage("want one FILE to write the backup to, have %d", fs.NArg())

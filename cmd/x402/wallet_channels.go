@@ -18,11 +18,14 @@ type cupboard struct {
 	wallet  *buyer.Wallet
 	store   channel.Store
 	payer   *channel.Payer
+	inUse   bool   // by another x402: what was signed is not known
 	extra   string // --facilitator, for channels without an offer
 	clients map[string]*facilitator.Client
 	key     *channel.Key // once it was needed
 }
 
+// openCupboard opens a wallet's channels. With channel.ErrInUse comes what needs
+// no record.
 func (p places) openCupboard(extra string) (*cupboard, error) {
 	if err := p.resolve(); err != nil {
 		return nil, err
@@ -39,7 +42,7 @@ func (p places) openCupboard(extra string) (*cupboard, error) {
 	}
 	store, err := p.openStore()
 	if err != nil {
-		return nil, err
+		return c, err
 	}
 	c.store = store
 	if c.payer, err = channel.NewPayer(store); err != nil {
@@ -47,6 +50,29 @@ func (p places) openCupboard(extra string) (*cupboard, error) {
 	}
 	return c, nil
 }
+
+// openToLook opens a cupboard of which another x402 may have the records. Then
+// its channels are those that offers are stored for.
+func (p places) openToLook(extra string) (*cupboard, error) {
+	c, err := p.openCupboard(extra)
+	if !errors.Is(err, channel.ErrInUse) {
+		return c, err
+	}
+	states, err := c.offers().Channels(c.wallet.Address())
+	if err != nil {
+		return nil, err
+	}
+	c.inUse, c.store = true, sheet(states)
+	c.payer, err = channel.NewPayer(c.store)
+	return c, err
+}
+
+// A sheet is a store that keeps nothing.
+type sheet []channel.State
+
+func (s sheet) Load() ([]channel.State, error) { return s, nil }
+func (sheet) Save(channel.State) error         { return nil }
+func (sheet) Close() error                     { return nil }
 
 func (c *cupboard) close() error { return c.store.Close() }
 

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"text/tabwriter"
 
@@ -20,6 +21,7 @@ import (
 type shown struct {
 	Address  channel.Address `json:"address"`
 	File     string          `json:"file"`
+	InUse    bool            `json:"inUse,omitempty"` // by another x402, which alone knows what was signed
 	Accounts []shownAccount  `json:"accounts"`
 	Channels []shownChannel  `json:"channels"`
 }
@@ -35,10 +37,10 @@ type shownChannel struct {
 	Agent       channel.Address `json:"agent"`
 	Network     string          `json:"network"`
 	Facilitator string          `json:"facilitator,omitempty"`
-	Deposited   channel.Amount  `json:"deposited"` // less what came back
-	Signed      channel.Amount  `json:"signed"`
+	Deposited   channel.Amount  `json:"deposited"`        // less what came back
+	Signed      *channel.Amount `json:"signed,omitempty"` // nil: only the x402 that uses it knows
 	Claimed     channel.Amount  `json:"claimed"`
-	Left        channel.Amount  `json:"left"`
+	Left        *channel.Amount `json:"left,omitempty"` // likewise
 	Withdrawing channel.Amount  `json:"withdrawing"`
 	WithdrawAt  uint64          `json:"withdrawAt,omitempty"` // Unix seconds
 	Error       string          `json:"error,omitempty"`      // why this is what was known last
@@ -54,7 +56,7 @@ func walletShow(ctx context.Context, args []string, stdout, _ io.Writer) (err er
 	if done, err := parse(fs, showHelp, args, stdout); done {
 		return err
 	}
-	c, err := p.openCupboard(*url)
+	c, err := p.openToLook(*url)
 	if err != nil {
 		return err
 	}
@@ -64,7 +66,7 @@ func walletShow(ctx context.Context, args []string, stdout, _ io.Writer) (err er
 		return err
 	}
 	accounts, accountErr := c.accounts(ctx, drawers)
-	out := shown{Address: c.wallet.Address(), File: c.places.wallet, Accounts: accounts, Channels: channelsOf(drawers)}
+	out := shown{Address: c.wallet.Address(), File: c.places.wallet, InUse: c.inUse, Accounts: accounts, Channels: channelsOf(drawers, !c.inUse)}
 	print := out.print
 	if *asJSON {
 		print = out.printJSON
@@ -79,9 +81,9 @@ func walletShow(ctx context.Context, args []string, stdout, _ io.Writer) (err er
 func (c *cupboard) accounts(ctx context.Context, drawers []drawer) ([]shownAccount, error) {
 	accounts := []shownAccount{}
 	var errs []error
-	seen := map[[2]string]bool{}
+	seen, down := map[[2]string]bool{}, map[string]bool{}
 	ask := func(url, network string) {
-		if url == "" || seen[[2]string{url, network}] {
+		if url == "" || down[url] || seen[[2]string{url, network}] {
 			return
 		}
 		seen[[2]string{url, network}] = true
@@ -94,15 +96,23 @@ func (c *cupboard) accounts(ctx context.Context, drawers []drawer) ([]shownAccou
 		}
 		errs = append(errs, err)
 	}
-	if c.extra != "" {
-		fac, err := c.client(c.extra)
+	urls, err := c.facilitators().All()
+	errs = append(errs, err)
+	if c.extra != "" && !slices.Contains(urls, c.extra) {
+		urls = append(urls, c.extra)
+	}
+	for _, url := range urls {
+		fac, err := c.client(url)
 		var s x402.Supported
 		if err == nil {
 			s, err = fac.Supported(ctx)
 		}
-		errs = append(errs, err)
+		if err != nil {
+			errs = append(errs, err)
+			down[url] = true
+		}
 		for _, network := range s.Networks() {
-			ask(c.extra, network)
+			ask(url, network)
 		}
 	}
 	for _, d := range drawers {
@@ -111,13 +121,18 @@ func (c *cupboard) accounts(ctx context.Context, drawers []drawer) ([]shownAccou
 	return accounts, errors.Join(errs...)
 }
 
-func channelsOf(drawers []drawer) []shownChannel {
+// channelsOf are the drawers as they are shown; whole says whether what was
+// signed is known.
+func channelsOf(drawers []drawer, whole bool) []shownChannel {
 	out := []shownChannel{}
 	for _, d := range drawers {
 		s := d.State
 		row := shownChannel{
 			Channel: s.ID, Agent: s.Config.ReceiverAuthorizer, Network: channel.NetworkName(s.Domain.ChainID), Facilitator: d.url,
-			Deposited: s.Balance, Signed: s.Max, Claimed: s.Claimed, Left: d.Left(), Withdrawing: d.Withdrawing, WithdrawAt: d.WithdrawAt,
+			Deposited: s.Balance, Claimed: s.Claimed, Withdrawing: d.Withdrawing, WithdrawAt: d.WithdrawAt,
+		}
+		if left := d.Left(); whole {
+			row.Signed, row.Left = &s.Max, &left
 		}
 		if d.err != nil {
 			row.Error = d.err.Error()
@@ -141,6 +156,9 @@ func (s shown) print(w io.Writer) error {
 	for _, a := range s.Accounts {
 		rows = append(rows, [2]string{"account", fmt.Sprintf("%s USD on %s, kept by %s", a.Balance.USD(), a.Network, a.Facilitator)})
 	}
+	if s.InUse {
+		rows = append(rows, [2]string{"note", "x402 is running with these channels: only it knows what it has signed"})
+	}
 	if len(s.Channels) == 0 {
 		return printRows(w, append(rows, [2]string{"channels", "none"}))
 	}
@@ -157,8 +175,12 @@ func (s shown) print(w io.Writer) error {
 		case c.WithdrawAt != 0:
 			withdrawal = c.Withdrawing.USD() + " from " + clock(c.WithdrawAt)
 		}
+		signed, left := "?", "?"
+		if c.Signed != nil {
+			signed, left = c.Signed.USD(), c.Left.USD()
+		}
 		fmt.Fprintln(t, strings.Join([]string{
-			c.Channel.String()[:10], c.Agent.String(), c.Deposited.USD(), c.Signed.USD(), c.Claimed.USD(), c.Left.USD(), withdrawal,
+			c.Channel.String()[:10], c.Agent.String(), c.Deposited.USD(), signed, c.Claimed.USD(), left, withdrawal,
 		}, "\t"))
 	}
 	return t.Flush()
@@ -187,59 +209,77 @@ func walletFund(ctx context.Context, args []string, stdout, _ io.Writer) error {
 		return printRows(stdout, [][2]string{
 			{"address", w.Address().String()},
 			{"how", "pay to this address on the network that the agent's offer names:"},
-			{"", "x402 connect prints it, and x402 wallet fund --facilitator URL"},
+			{"", "x402 connect prints it, and " + p.given.echo("x402 wallet fund") + " --facilitator URL"},
 		})
 	}
 	fac, err := facilitator.New(facilitator.Config{URL: *url})
 	if err != nil {
 		return usage("--facilitator: %w", err)
 	}
+	rows := [][2]string{{"address", w.Address().String()}}
 	if *dev != "" {
-		if err := faucet(ctx, fac, w.Address(), *dev); err != nil {
+		amount, err := faucet(ctx, fac, w.Address(), *dev)
+		if err != nil {
 			return err
 		}
+		rows = append(rows, [2]string{"faucet", "gave " + amount.USD() + " USD, for trials: they are worth nothing elsewhere"})
 	}
-	return fundHow(ctx, fac, *url, w.Address(), stdout)
+	if rows, err = fundHow(ctx, fac, w.Address(), rows); err != nil {
+		return err
+	}
+	if err := p.facilitators().Add(*url); err != nil { // for wallet show
+		return err
+	}
+	if *dev != "" {
+		rows = append(rows, [2]string{"next", p.given.echo("x402 connect --agent HOST:PORT --budget USD --max-price USD")})
+	} else {
+		rows = append(rows, howRows(w.Address())...)
+	}
+	return printRows(stdout, rows)
 }
 
 // faucet takes credit of a facilitator in development mode.
-func faucet(ctx context.Context, fac *facilitator.Client, to channel.Address, amount string) error {
+func faucet(ctx context.Context, fac *facilitator.Client, to channel.Address, amount string) (channel.Amount, error) {
 	r := x402.FaucetRequest{Address: to}
 	var err error
 	if r.Amount, err = usd("dev", amount); err != nil {
-		return err
+		return 0, err
 	}
 	rand.Read(r.Ref[:]) // never fails (Go 1.24)
 	_, err = fac.Faucet(ctx, r)
 	if _, refused := errors.AsType[*facilitator.RefusedError](err); refused {
-		return withHint(fmt.Errorf("faucet: %w", err), "only a facilitator that runs with --dev has one")
+		return 0, withHint(fmt.Errorf("faucet: %w", err), "only a facilitator that runs with --dev has one")
 	}
-	return err
+	return r.Amount, err
 }
 
-// fundHow says what the facilitator settles on and what is there.
-func fundHow(ctx context.Context, fac *facilitator.Client, url string, a channel.Address, stdout io.Writer) error {
+// fundHow adds to rows what the facilitator settles on and what is there.
+func fundHow(ctx context.Context, fac *facilitator.Client, a channel.Address, rows [][2]string) ([][2]string, error) {
 	s, err := fac.Supported(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	rows := [][2]string{{"address", a.String()}}
 	for _, network := range s.Networks() {
 		token, err := s.Token(network)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		info, err := fac.Balance(ctx, network, a)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		rows = append(rows,
 			[2]string{"network", fmt.Sprintf("%s, %q %s", network, token.Name, token.Address)},
 			[2]string{"account", info.Balance.USD() + " USD"})
 	}
-	rows = append(rows,
-		[2]string{"how", "pay this asset to the address; a ledger of the facilitator's own has"},
-		[2]string{"", "its operator take your money and then give you credit, by"},
-		[2]string{"", "x402-facilitator issue --dir DIR --to " + a.String() + " --amount USD"})
-	return printRows(stdout, rows)
+	return rows, nil
+}
+
+// howRows say how to pay.
+func howRows(a channel.Address) [][2]string {
+	return [][2]string{
+		{"how", "pay this asset to the address; a ledger of the facilitator's own has"},
+		{"", "its operator take your money and then give you credit, by"},
+		{"", "x402-facilitator issue --dir DIR --to " + a.String() + " --amount USD"},
+	}
 }

@@ -96,8 +96,8 @@ func (c *cupboard) withdraw(ctx context.Context, d drawer, stdout io.Writer) err
 		if h, err = x.Begin(ctx, h); err != nil {
 			return err
 		}
-		_, err = fmt.Fprintf(stdout, "channel %s: the withdrawal of %s USD was begun; finish it with x402 wallet withdraw from %s, in %s\n",
-			d.short(), h.Withdrawing.USD(), clock(h.WithdrawAt), duration(h.WithdrawAt-min(h.WithdrawAt, h.Now)))
+		_, err = io.WriteString(stdout, c.given.echo(fmt.Sprintf("channel %s: the withdrawal of %s USD was begun; finish it with x402 wallet withdraw from %s, in %s\n",
+			d.short(), h.Withdrawing.USD(), clock(h.WithdrawAt), duration(h.WithdrawAt-min(h.WithdrawAt, h.Now)))))
 		return err
 	}
 	before := h.State.Balance
