@@ -206,7 +206,7 @@ func (b *Buyer) endAgain(ctx context.Context, cause error) error {
 		b.log.Warn("the agent was lost before the end; looking for it, to end in order", "err", cause, "for", rest.Round(time.Second))
 		b.status.set(func(s *Status) {
 			s.State = "reconnecting"
-			s.Error = fmt.Sprintf("%v; looking for the agent for another %v, to end in order", cause, rest.Round(time.Second))
+			s.Error = fmt.Sprintf("looking for the agent for another %v, to end in order: %v", rest.Round(time.Second), cause)
 		})
 		b.report(b.status.get())
 		<-time.After(min(wait+rand.N(wait/2), rest)) // at most a few seconds, and the second signal kills
