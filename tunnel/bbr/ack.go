@@ -145,8 +145,8 @@ func (c *Controller) lose(l *congestion.LostPacketInfo, outage bool) uint32 {
 	if size > c.mss || outage {
 		return size
 	}
-	if c.lossRanges++; l.PacketNumber == c.lastLost+1 {
-		c.lossRanges--
+	if l.PacketNumber != c.lastLost+1 {
+		c.lossRanges++
 	}
 	c.lastLost = l.PacketNumber
 	c.noteLoss()
