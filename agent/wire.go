@@ -136,6 +136,7 @@ const (
 	NoticeRefused     = "refused"
 	NoticeVoucher     = "voucher_refused"
 	NoticeDraining    = "shutting_down"
+	NoticeHeld        = "loss_held"
 )
 
 // A Notice tells the buyer why it is not served, or not as it asked.

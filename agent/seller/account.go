@@ -20,8 +20,8 @@ type account struct {
 
 	paid    channel.Amount // the newest voucher's
 	balance channel.Amount
-	others  channel.Amount // what all other channels owe
-	total   channel.Amount // what all channels may owe
+	others  channel.Amount // what the agent may lose by all other channels
+	total   channel.Amount // what it may lose by all
 }
 
 // hear takes over the buyer's reading, whose totals may only rise.
@@ -56,10 +56,48 @@ func (a *account) credit() channel.Amount {
 	return min(c, a.total-a.others)
 }
 
-// held is how much of what earlier sessions lost counts against this one: what
-// is over the rate that is forgiven.
-func (a *account) held() uint64 {
-	return a.tally.Lost - a.policy.Forgiven(a.tally.Lost, a.tally.Down)
+// held is how much of what earlier sessions lost counts against this one.
+func (a *account) held() uint64 { return held(a.policy, a.tally) }
+
+// held is what a channel's sessions lost over the rate that is forgiven.
+func held(p agent.CreditPolicy, t agent.Tally) uint64 { return t.Lost - p.Forgiven(t.Lost, t.Down) }
+
+// overdrawn says what is wrong when even what a buyer pays in advance to an
+// agent that gives no credit (docs/PROTOCOL.md, section 5) does not cover what
+// is held against it; "" when it does.
+func (a *account) overdrawn() string {
+	t := a.tally
+	owed, err := t.Owed()
+	price, perr := agent.Tally{Price: t.Price, Down: a.held()}.Owed()
+	if err != nil || perr != nil {
+		return ""
+	}
+	ahead := agent.CreditPolicy{}.WithDefaults().Credit(t.Price, owed, ^uint64(0))
+	if most := satSum(max(a.paid, satSum(owed, ahead)), a.credit()); satSum(t.Base, price) < most {
+		return ""
+	}
+	return fmt.Sprintf("earlier sessions of this channel lost %d bytes that were sent and never acknowledged, worth %s USD: "+
+		"more than can be paid in advance; end the channel, and begin another", a.held(), price.USD())
+}
+
+// forgiven is how much of what was sent in this session and not counted by the
+// buyer is forgiven: lost datagrams, up to a rate.
+func (a *account) forgiven() uint64 {
+	lost := satSub(a.counted.DownUDP, a.buyer.ReceivedUDP)
+	return a.policy.Forgiven(lost, min(a.buyer.ReceivedUDP, a.counted.DownUDP))
+}
+
+// exposed is what the agent loses if the buyer leaves now and denies what it
+// can: what is owed, what was sent and not counted, in this session and before,
+// less what is paid.
+func (a *account) exposed() channel.Amount {
+	t := a.tally
+	t.Down = satAdd(t.Down, satAdd(satSub(a.gap(), a.forgiven()), a.held()))
+	owed, err := t.Owed()
+	if err != nil {
+		return ^channel.Amount(0)
+	}
+	return owed - min(owed, a.paid)
 }
 
 // leastTrust is how many bytes the credit must be worth: the largest packets of
@@ -111,8 +149,7 @@ func (a *account) limit() uint64 {
 		return 0
 	}
 	limit := price.Limit(money - a.tally.Base)
-	lostPackets := satSub(a.counted.DownUDP, a.buyer.ReceivedUDP)
-	limit = satAdd(limit, satMul(down, a.policy.Forgiven(lostPackets, min(a.buyer.ReceivedUDP, a.counted.DownUDP))))
+	limit = satAdd(limit, satMul(down, a.forgiven()))
 	return satSub(limit, satMul(down, a.held()))
 }
 
@@ -124,6 +161,8 @@ func (a *account) close() agent.Tally {
 	t.Ended = true
 	return t
 }
+
+func satSum(a, b channel.Amount) channel.Amount { return channel.Amount(satAdd(uint64(a), uint64(b))) }
 
 func satAdd(a, b uint64) uint64 {
 	if a+b < a {

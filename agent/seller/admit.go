@@ -115,6 +115,9 @@ func (s *Seller) admit(ctx context.Context, id channel.ID, h agent.Hello, conn t
 	case state.WithdrawAt != 0:
 		return nil, &agent.Notice{Code: agent.NoticeRefused, Text: "a withdrawal from the channel is under way"}
 	}
+	if n := s.enough(state.Balance); n != nil {
+		return nil, n
+	}
 	x, err := s.enlist(id, h, conn)
 	if err != nil {
 		code := agent.NoticeRefused
@@ -143,6 +146,15 @@ func (s *Seller) funded(ctx context.Context, id channel.ID) *agent.Notice {
 		return &agent.Notice{Code: agent.NoticeFacilitator, Text: "the channel's deposit cannot be checked now: " + err.Error()}
 	case info.Balance == 0:
 		return &agent.Notice{Code: agent.NoticeDeposit, Text: "the channel has no deposit"}
+	}
+	return s.enough(info.Balance)
+}
+
+// enough refuses a deposit below the least.
+func (s *Seller) enough(balance channel.Amount) *agent.Notice {
+	if least := s.cfg.Payment.MinDeposit; balance < least {
+		return &agent.Notice{Code: agent.NoticeDeposit, Text: fmt.Sprintf(
+			"the channel holds %s USD, this agent asks for at least %s: deposit more", balance.USD(), least.USD())}
 	}
 	return nil
 }

@@ -68,7 +68,7 @@ type Seller struct {
 	offerSeq uint64
 	// unsettled is why the last settlement failed, nil if it did not.
 	unsettled error
-	// leftBehind is what channels without a session owe.
+	// leftBehind is what channels without a session owe and denied.
 	leftBehind channel.Amount
 }
 

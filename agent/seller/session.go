@@ -49,6 +49,7 @@ type session struct {
 	sampled  time.Time // rate: when and at which count it was last measured
 	sampleAt uint64
 	rate     uint64 // bytes a second, in the last sample
+	warned   bool   // that the buyer cannot pay enough in advance
 
 	view atomic.Pointer[SessionStatus] // for status; replaced at every update
 }
@@ -95,6 +96,7 @@ func (s *Seller) serve(ctx context.Context, conn tunnel.ServerConn, remote net.A
 		return
 	}
 	err = x.run(ctx)
+	wg.Wait() // for the flows: what they delivered last is counted
 	x.end(err)
 }
 
@@ -285,7 +287,7 @@ func (x *session) update(now time.Time) (next time.Duration, err error) {
 	before := a.counted
 	a.update(x.meter.Reading())
 	x.sample(now)
-	a.others = x.s.debtOfOthers(x)
+	a.others = x.s.exposedToOthers(x)
 	debt, err := a.debt()
 	if err != nil {
 		return 0, &refusal{tunnel.ReasonLimit, err.Error()}
@@ -304,6 +306,10 @@ func (x *session) update(now time.Time) (next time.Duration, err error) {
 		x.progress = now
 	}
 	x.publish(debt)
+	if text := a.overdrawn(); text != "" && x.meter.Blocked() && !x.warned {
+		x.warned = true
+		x.notify(agent.Notice{Code: agent.NoticeHeld, Text: text})
+	}
 	if a.counted != before || x.meter.Blocked() {
 		return activeTick, nil
 	}

@@ -349,22 +349,23 @@ func (s *Seller) lastSettle(ctx context.Context) {
 	}
 }
 
-// debtOfOthers is what all channels but x's owe, without vouchers for it. What
-// channels without a session left behind counts at most for half of the bound,
-// so that strangers cannot use it up for good.
-func (s *Seller) debtOfOthers(x *session) channel.Amount {
+// exposedToOthers is what the agent may lose by all channels but x's: what they
+// owe without vouchers for it, and deny or may deny. What channels without a
+// session left behind counts at most for half of the bound, so that strangers
+// cannot use it up for good.
+func (s *Seller) exposedToOthers(x *session) channel.Amount {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	sum := min(s.leftBehind, s.cfg.TotalCredit/2)
 	for _, o := range s.sessions {
 		if v := o.view.Load(); o != x && v != nil {
-			sum += v.Debt
+			sum = satSum(sum, v.Exposed)
 		}
 	}
 	return sum
 }
 
-// countLeftBehind sums up what channels without a session owe.
+// countLeftBehind sums up what channels without a session owe and denied.
 func (s *Seller) countLeftBehind() {
 	states := s.payee.All()
 	s.mu.Lock()
@@ -375,8 +376,7 @@ func (s *Seller) countLeftBehind() {
 		if s.sessions[state.ID] != nil || t.UnmarshalBinary(state.Note) != nil {
 			continue
 		}
-		if owed, err := t.Owed(); err == nil && owed > state.Max {
-			s.leftBehind += owed - state.Max
-		}
+		gone := account{policy: s.cfg.Credit, tally: t, paid: max(state.Max, state.Claimed)}
+		s.leftBehind = satSum(s.leftBehind, gone.exposed())
 	}
 }

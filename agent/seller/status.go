@@ -65,6 +65,7 @@ type SessionStatus struct {
 	Owed    channel.Amount  `json:"owed"`
 	Paid    channel.Amount  `json:"paid"`
 	Debt    channel.Amount  `json:"debt"`
+	Exposed channel.Amount  `json:"exposed"` // debt, and what was sent and not counted
 	Credit  channel.Amount  `json:"credit"`
 	Balance channel.Amount  `json:"balance"`
 	Blocked bool            `json:"blocked"`
@@ -108,7 +109,7 @@ func (x *session) publish(debt channel.Amount) {
 	x.view.Store(&SessionStatus{
 		Channel: x.id, Buyer: x.state.Config.Payer, Session: a.tally.Session, Price: a.tally.Price,
 		Flows: x.tun.Flows(), Up: a.tally.Up, Down: a.tally.Down, Rate: x.rate, Gap: a.gap(),
-		Owed: owed, Paid: a.paid, Debt: debt, Credit: a.credit(), Balance: a.balance, Blocked: x.meter.Blocked(),
+		Owed: owed, Paid: a.paid, Debt: debt, Exposed: a.exposed(), Credit: a.credit(), Balance: a.balance, Blocked: x.meter.Blocked(),
 	})
 }
 
