@@ -103,7 +103,8 @@ func New(cfg Config) *Controller {
 	return c
 }
 
-// restart forgets the path. What is in flight stays in sent.
+// restart forgets the path. The first rate comes from the round trip that is
+// known: the handshake's or, after Reset, the old path's.
 func (c *Controller) restart() {
 	c.path = path{}
 	c.losses = losses{}
@@ -139,7 +140,7 @@ func (c *Controller) applyReset() {
 	c.staleNumber = c.newest
 	c.inflight = 0
 	c.sent.clear()
-	c.rtt, c.heardAt, c.silent = nil, 0, false // the smoothed round trip is the old path's
+	c.heardAt, c.silent = 0, false
 	c.pacer = pacer{}
 	c.restart()
 }

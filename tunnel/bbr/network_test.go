@@ -151,7 +151,7 @@ func TestBlackout(t *testing.T) {
 		l.w.run(10 * time.Second)
 		l.forward.dead, l.back.dead = true, true
 		sent := l.forward.sent
-		l.w.run(30 * time.Second)
+		l.w.run(40 * time.Second)
 		if n := l.forward.sent - sent; n > 700e3 {
 			t.Errorf("loss %v: %d bytes sent into the blackout", loss, n)
 		}
