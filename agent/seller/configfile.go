@@ -84,7 +84,7 @@ type ConfigFile struct {
 	Config Config
 	Log    LogConfig
 	// Warnings are for the owner to hear; the agent sells all the same.
-	Warnings []string
+	Warnings []Problem
 
 	pinFile string // not read yet
 }
@@ -135,7 +135,7 @@ func LoadConfig(path string) (Config, error) {
 		c.Modem.Logger = c.Logger
 	}
 	for _, w := range f.Warnings {
-		c.Logger.Warn("config", "file", path, "warning", w)
+		c.Logger.Warn("config", "file", path, "warning", w.What, "do", w.Do)
 	}
 	return c, nil
 }
@@ -185,7 +185,7 @@ func (f *ConfigFile) readPIN() error {
 
 func (f *ConfigFile) warnIfOpen(path string, mode fs.FileMode) {
 	if mode.Perm()&0o004 != 0 {
-		f.Warnings = append(f.Warnings, fmt.Sprintf("%s holds the SIM's PIN and every user may read it: chmod 640 %s", path, path))
+		f.Warnings = append(f.Warnings, Problem{path + " holds the SIM's PIN and every user may read it", "chmod 640 " + path})
 	}
 }
 

@@ -67,7 +67,7 @@ func Check(ctx context.Context, f ConfigFile, err error) []Finding {
 	}
 	found := []Finding{ok("config", f.Path)}
 	for _, w := range f.Warnings {
-		found = append(found, warning("config", w, ""))
+		found = append(found, warning("config", w.What, w.Do))
 	}
 	if c.Price.Max() == 0 {
 		found = append(found, warning("price", "is 0: traffic is given away", "set price.per_gb, in USD"))
@@ -105,7 +105,7 @@ func checkUnread(ctx context.Context, err error) []Finding {
 	}
 	s, err := askSupported(ctx, e.Facilitator)
 	if err != nil {
-		return append(found, failed("facilitator", err.Error(), ""))
+		return append(found, failed("facilitator", err.Error(), "check payment.facilitator, and that this device is online"))
 	}
 	return append(found, offered(e.Facilitator, s)...)
 }
@@ -209,6 +209,14 @@ func checkListenAddress(c Config) Finding {
 	return ok("listen", "UDP "+at+" is free")
 }
 
+// inWords is an error for people, who set no deadline.
+func inWords(err error) string {
+	if errors.Is(err, context.DeadlineExceeded) {
+		return "no answer in time"
+	}
+	return err.Error()
+}
+
 // checkDNS looks up a name that exists wherever there is DNS (RFC 7050).
 func checkDNS(ctx context.Context, c Config) Finding {
 	ctx, cancel := context.WithTimeout(ctx, checkShortTime)
@@ -223,7 +231,7 @@ func checkDNS(ctx context.Context, c Config) Finding {
 	}
 	start := time.Now()
 	if _, err := lookup(ctx, "ip", nat64Name); err != nil {
-		return warning("dns", "names are not resolved: "+err.Error(), "check /etc/resolv.conf and the line; without DNS buyers reach addresses only")
+		return warning("dns", "names are not resolved: "+inWords(err), "check /etc/resolv.conf and the line; without DNS buyers reach addresses only")
 	}
 	return ok("dns", fmt.Sprintf("answers in %v", time.Since(start).Round(time.Millisecond)))
 }
@@ -242,7 +250,7 @@ func checkModem(ctx context.Context, c Config, running *Status) []Finding {
 	cfg.SIMWait = checkShortTime
 	m, err := modem.Open(ctx, cfg)
 	if err != nil {
-		return []Finding{failed("modem", err.Error(), modemAdvice(err))}
+		return []Finding{failed("modem", inWords(err), modemAdvice(err))}
 	}
 	defer m.Close() // it was only read
 	id, err := m.Identity(ctx)
@@ -250,7 +258,7 @@ func checkModem(ctx context.Context, c Config, running *Status) []Finding {
 		return []Finding{ok("modem", cfg.Port+" answers"), ok("sim", "locked; the agent enters its PIN when it starts")}
 	}
 	if err != nil {
-		return []Finding{ok("modem", cfg.Port+" answers"), failed("sim", err.Error(), modemAdvice(err))}
+		return []Finding{ok("modem", cfg.Port+" answers"), failed("sim", inWords(err), modemAdvice(err))}
 	}
 	found := []Finding{
 		ok("modem", strings.TrimSpace(id.Maker+" "+id.Model)+" on "+cfg.Port),
@@ -258,7 +266,7 @@ func checkModem(ctx context.Context, c Config, running *Status) []Finding {
 	}
 	st, err := m.Status(ctx)
 	if err != nil {
-		return append(found, failed("network", err.Error(), modemAdvice(err)))
+		return append(found, failed("network", inWords(err), modemAdvice(err)))
 	}
 	for _, p := range radioProblems(st) {
 		found = append(found, warning("network", p.What, p.Do))
@@ -322,7 +330,7 @@ func checkFacilitator(ctx context.Context, c Config) []Finding {
 	}
 	info, err := client.Balance(ctx, p.Network, p.PayTo)
 	if err != nil {
-		return append(found, warning("account", fmt.Sprintf("%s: %v", p.PayTo, err), ""))
+		return append(found, warning("account", fmt.Sprintf("%s: %v", p.PayTo, err), "ask again later; the agent sells all the same"))
 	}
 	return append(found, ok("account", fmt.Sprintf("%s has %s USD", p.PayTo, info.Balance.USD())))
 }

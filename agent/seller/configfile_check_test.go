@@ -89,6 +89,11 @@ func (b *checkBed) expect(t *testing.T, err error, wants ...string) []Finding {
 			t.Errorf("no %q in %+v", want, found)
 		}
 	}
+	for _, f := range found {
+		if f.Result == CheckWarning && f.Do == "" || strings.Contains(f.Text, "context ") {
+			t.Errorf("no words for an owner: %+v", f)
+		}
+	}
 	return found
 }
 
@@ -255,6 +260,11 @@ func TestCheckDNS(t *testing.T) {
 		return nil, errors.New("no such host")
 	}
 	b.expect(t, nil, "dns warning no such host do: check /etc/resolv.conf")
+	b.file.Config.Policy.Lookup = func(context.Context, string, string) ([]netip.Addr, error) {
+		return nil, fmt.Errorf("lookup: %w", context.DeadlineExceeded)
+	}
+	b.file.Warnings = []Problem{{"endpoints: missing", "set endpoints"}}
+	b.expect(t, nil, "dns warning no answer in time", "config warning endpoints: missing do: set endpoints")
 }
 
 // TestCheckRunning: a running agent is asked; its modem and its port are not

@@ -385,14 +385,13 @@ func takePorts(list []string, into *[]PortRange) error {
 // advise adds warnings about a file that is right as such.
 func (r *fileReader) advise() {
 	c := &r.file.Config
-	warn := func(format string, args ...any) {
-		r.file.Warnings = append(r.file.Warnings, fmt.Sprintf(format, args...))
-	}
+	warn := func(what, do string) { r.file.Warnings = append(r.file.Warnings, Problem{what, do}) }
 	if len(c.Endpoints) == 0 && wildcard(c.Listen) {
-		warn("endpoints: missing: the offer does not say where buyers reach this agent")
+		warn("endpoints: missing: the offer does not say where buyers reach this agent",
+			"set endpoints to the addresses that buyers use, such as [\"sim.example.org:4402\"], and forward the port there")
 	}
 	if u, err := url.Parse(c.Payment.Facilitator); err == nil && u.Scheme == "http" && !local(u.Hostname()) {
-		warn("payment.facilitator: http: whoever is on the way can make up deposits; use https")
+		warn("payment.facilitator: http: whoever is on the way can make up deposits", "name its https URL")
 	}
 }
 

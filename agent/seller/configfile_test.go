@@ -94,7 +94,8 @@ func TestConfigMinimal(t *testing.T) {
 				Asset: asset, AssetName: "USDC", AssetVersion: "2", PayTo: payTo,
 			},
 		},
-		Warnings: []string{"endpoints: missing: the offer does not say where buyers reach this agent"},
+		Warnings: []Problem{{"endpoints: missing: the offer does not say where buyers reach this agent",
+			`set endpoints to the addresses that buyers use, such as ["sim.example.org:4402"], and forward the port there`}},
 	}
 	if diff := cmp.Diff(want, f, cmpopts.IgnoreUnexported(ConfigFile{})); diff != "" {
 		t.Error(diff)
@@ -281,8 +282,12 @@ func TestConfigWarnings(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if !slices.Equal(f.Warnings, want) {
-			t.Errorf("warnings %q, want %q", f.Warnings, want)
+		var got []string
+		for _, w := range f.Warnings {
+			got = append(got, w.What+": "+w.Do)
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("warnings %q, want %q", got, want)
 		}
 		return f
 	}
@@ -315,7 +320,7 @@ func TestConfigWarnings(t *testing.T) {
 	}
 
 	write(path, edited(endpoints, `https://|http://`), 0o644)
-	read("payment.facilitator: http: whoever is on the way can make up deposits; use https")
+	read("payment.facilitator: http: whoever is on the way can make up deposits: name its https URL")
 	write(path, edited(endpoints, `https://facilitator.example.org|http://127.0.0.1:8402`), 0o644)
 	read()
 	write(path, edited(`|listen = "192.0.2.1:4402"`), 0o644)

@@ -1,6 +1,7 @@
 package seller
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -116,7 +117,7 @@ func modemAdvice(err error) string {
 		return "stop what else uses the port, such as ModemManager"
 	case errors.Is(err, fs.ErrNotExist):
 		return "plug the modem in, or set modem.port: `ls /dev/ttyUSB* /dev/ttyACM*` lists ports"
-	case errors.Is(err, modem.ErrTimeout):
+	case errors.Is(err, modem.ErrTimeout), errors.Is(err, context.DeadlineExceeded):
 		return "try the modem's other ports (it has several), and stop ModemManager"
 	}
 	return ""
