@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"strings"
 	"time"
 
 	quicgo "github.com/apernet/quic-go"
@@ -23,6 +24,31 @@ var ErrDrain = errors.New("the relay is about to stop")
 type NoticeError struct{ Code, Text string }
 
 func (e *NoticeError) Error() string { return fmt.Sprintf("relay: %s: %.200q", e.Code, e.Text) }
+
+// Is says whether the relay is about to stop.
+func (e *NoticeError) Is(target error) bool { return target == ErrDrain && e.Code == CodeDrain }
+
+// closeNotice is QUIC's application error code of an end with a reason, which
+// is then "code: text".
+const closeNotice = 1
+
+// Close returns how a QUIC connection is closed for this reason; nil is none.
+func (e *NoticeError) Close() (quicgo.ApplicationErrorCode, string) {
+	if e == nil {
+		return 0, ""
+	}
+	return closeNotice, e.Code + ": " + e.Text
+}
+
+// told finds the relay's reason in an error of a QUIC connection.
+func told(err error) error {
+	e, ok := errors.AsType[*quicgo.ApplicationError](err)
+	if !ok || !e.Remote || e.ErrorCode != closeNotice {
+		return err
+	}
+	code, text, _ := strings.Cut(e.ErrorMessage, ": ")
+	return &NoticeError{code, text}
+}
 
 // AgentConfig says who comes to a relay, and with what.
 type AgentConfig struct {
@@ -161,11 +187,9 @@ func (a *Agent) hello(ctx context.Context, state *tls.ConnectionState) (err erro
 		m, err := ReadMessage(a.link)
 		switch {
 		case err != nil:
-			return err
+			return told(err)
 		case m.Type == TypeNotice:
 			return &NoticeError{m.Code, m.Text}
-		case m.Type == TypeDrain:
-			return ErrDrain
 		case m.Type == TypeWelcome:
 			a.observed = m.Observed
 			return nil
@@ -225,7 +249,7 @@ func (a *Agent) Run(ctx context.Context) error {
 // writeAll owns the writing half of the link.
 func (a *Agent) writeAll(ctx context.Context) error {
 	if err := a.write(Message{Type: TypeOffer, Offer: a.config.Offer}); err != nil {
-		return err
+		return told(err)
 	}
 	ping := time.NewTicker(KeepAlive)
 	defer ping.Stop()
@@ -238,7 +262,7 @@ func (a *Agent) writeAll(ctx context.Context) error {
 		case <-ping.C:
 		}
 		if err := a.write(m); err != nil {
-			return err
+			return told(err)
 		}
 	}
 }
@@ -265,7 +289,7 @@ func (a *Agent) readAll() error {
 		}
 		m, err := ReadMessage(a.link)
 		if err != nil {
-			return err
+			return told(err)
 		}
 		if err := a.take(m); err != nil {
 			return err

@@ -30,6 +30,7 @@ const (
 	CodeSignature = "signature" // the hello is not the agent's; the connection ends
 	CodeReplaced  = "replaced"  // the agent has come by another connection; this one ends
 	CodeLimit     = "limit"     // too many of something; the connection ends
+	CodeDrain     = "drain"     // the relay is about to stop; the connection ends
 	CodeOffer     = "offer"     // the offer was refused; the one before stays
 )
 
