@@ -65,6 +65,9 @@ func New(c Config) *Client {
 	}}
 }
 
+// Name is the relay's.
+func (c *Client) Name() relay.Name { return c.name }
+
 // Close closes idle connections.
 func (c *Client) Close() { c.http.CloseIdleConnections() }
 
