@@ -105,7 +105,7 @@ func newMarketOf(t *testing.T, change func(*seller.Config)) *market {
 	}
 	socket := listenUDP(t) // held all the time: tests beside this one would be given a port that is free
 	m.cfg = seller.Config{
-		StateDir: filepath.Join(m.dir, "agent"), Listen: socket.LocalAddr().String(), Socket: socket, Price: agent.Price{Up: 4_000_000, Down: 4_000_000},
+		StateDir: filepath.Join(m.dir, "agent"), Listen: socket.LocalAddr().String(), Socket: borrowed(socket), Price: agent.Price{Up: 4_000_000, Down: 4_000_000},
 		Payment: agent.Payment{
 			Network: m.params.Network(), Facilitator: hs.URL, Asset: m.params.Token,
 			AssetName: "USDC", AssetVersion: "2", PayTo: m.payTo,
@@ -122,6 +122,27 @@ func newMarketOf(t *testing.T, change func(*seller.Config)) *market {
 	t.Cleanup(func() { m.agent.stop(t) })
 	return m
 }
+
+// borrowed opens a copy of a socket, so that the port stays taken when the copy
+// is closed. What is no socket of the kernel's is not copied and stays open.
+func borrowed(socket net.PacketConn) func(context.Context, string) (net.PacketConn, error) {
+	return func(context.Context, string) (net.PacketConn, error) {
+		udp, ok := socket.(*net.UDPConn)
+		if !ok {
+			return lent{socket}, nil
+		}
+		f, err := udp.File()
+		if err != nil {
+			return nil, err
+		}
+		defer f.Close()
+		return net.FilePacketConn(f)
+	}
+}
+
+type lent struct{ net.PacketConn }
+
+func (lent) Close() error { return nil }
 
 // lookup is the agent's resolver: it knows a name for this machine, which is
 // in the certificate of httptest too, and one of a private address.

@@ -12,6 +12,7 @@ import (
 	"unicode"
 
 	"github.com/depinsim/x402/channel"
+	"github.com/depinsim/x402/tunnel/relay"
 )
 
 // OfferPath is where an agent serves its offer over HTTP/3.
@@ -20,6 +21,7 @@ const OfferPath = "/.well-known/x402/offer"
 // Limits of an offer: what is read from strangers is bounded.
 const (
 	MaxOffer     = 8 << 10
+	MaxRelays    = 4
 	maxEndpoints = 8
 	maxText      = 64
 	maxHost      = 253 // RFC 1035 §2.3.4, as text
@@ -34,8 +36,11 @@ type Offer struct {
 	Version int             `json:"version"`
 	Agent   channel.Address `json:"agent"` // the device key's; also the channel's receiverAuthorizer
 	// Seq rises with every change: of two offers of an agent the higher counts.
-	Seq       uint64       `json:"seq"`
-	Endpoints []string     `json:"endpoints"` // host:port, UDP
+	Seq       uint64   `json:"seq"`
+	Endpoints []string `json:"endpoints,omitempty"` // host:port, UDP; also TCP if the agent listens there
+	// Relays are where an agent without a public address is reached, by their
+	// names: host:port or host:port#pin.
+	Relays    []string     `json:"relays,omitempty"`
 	TunnelKey channel.Hash `json:"tunnelKey"` // SHA-256 of the TLS key's SubjectPublicKeyInfo
 	Price     Price        `json:"price"`     // atomic units per 1e9 bytes
 	Payment   Payment      `json:"payment"`
@@ -127,6 +132,12 @@ func SignOffer(k *channel.Key, o Offer) ([]byte, error) {
 	return b, nil
 }
 
+// RelayDigest is what an agent signs by its device key to prove to a relay who it
+// is; the exporter is that of their TLS connection, relay.ExporterLabel.
+func RelayDigest(exporter [32]byte) channel.Hash {
+	return channel.Keccak256([]byte("x402 relay v1\n"), exporter[:])
+}
+
 // ParseOffer checks a signed offer and returns it.
 func ParseOffer(b []byte) (Offer, error) {
 	o, err := parseOffer(b)
@@ -166,8 +177,18 @@ func parseOffer(b []byte) (Offer, error) {
 }
 
 func (o Offer) check() error {
-	if len(o.Endpoints) == 0 || len(o.Endpoints) > maxEndpoints {
-		return fmt.Errorf("%d endpoints, want 1 to %d", len(o.Endpoints), maxEndpoints)
+	switch {
+	case len(o.Endpoints) == 0 && len(o.Relays) == 0:
+		return errors.New("neither an endpoint nor a relay")
+	case len(o.Endpoints) > maxEndpoints:
+		return fmt.Errorf("%d endpoints, at most %d are allowed", len(o.Endpoints), maxEndpoints)
+	case len(o.Relays) > MaxRelays:
+		return fmt.Errorf("%d relays, at most %d are allowed", len(o.Relays), MaxRelays)
+	}
+	for _, r := range o.Relays {
+		if _, err := relay.ParseName(r); err != nil {
+			return err
+		}
 	}
 	for _, e := range o.Endpoints {
 		if err := CheckEndpoint(e); err != nil {

@@ -23,7 +23,6 @@ import (
 	"github.com/depinsim/x402/channel/facilitator"
 	"github.com/depinsim/x402/channel/x402"
 	"github.com/depinsim/x402/tunnel/proxy"
-	"github.com/depinsim/x402/tunnel/quic"
 )
 
 // Config says what to buy. Zero fields have the defaults named.
@@ -54,8 +53,13 @@ type Config struct {
 	// goroutine. It must not block.
 	OnStatus func(Status)
 
-	// Socket and Facilitator replace the real ones in tests.
-	Socket      net.PacketConn
+	// Reach says how the agent may be reached.
+	Reach ReachConfig
+
+	// Socket opens the UDP sockets that Run uses and closes. Default: the
+	// kernel's.
+	Socket func(ctx context.Context, listen string) (net.PacketConn, error)
+	// Facilitator replaces the real one in tests.
 	Facilitator Facilitator
 }
 
@@ -112,8 +116,7 @@ type Buyer struct {
 	token  channel.Token
 	payer  *channel.Payer
 	id     channel.ID
-	addr   net.Addr // the agent's
-	dialer *quic.Dialer
+	reach  *reach
 	status statusBoard
 
 	// Owned by the goroutine that runs sessions.
@@ -144,7 +147,7 @@ func Run(ctx context.Context, c Config) (Result, error) {
 		return Result{}, err
 	}
 	b := &Buyer{cfg: c, log: c.Logger, fac: c.Facilitator, price: c.Offer.Price, ready: make(chan struct{})}
-	if err := b.open(ctx); err != nil {
+	if err := b.open(); err != nil {
 		return Result{}, err
 	}
 	wctx, stop := context.WithCancel(ctx)
@@ -153,20 +156,19 @@ func Run(ctx context.Context, c Config) (Result, error) {
 	if err := b.prepare(wctx); err != nil {
 		return Result{}, err
 	}
-	socket := c.Socket
-	if socket == nil {
-		if socket, err = net.ListenPacket("udp", ":0"); err != nil {
-			return Result{}, err
-		}
-		defer socket.Close()
+	if b.reach, err = openReach(ctx, c); err != nil {
+		return Result{}, err
 	}
-	b.dialer = quic.NewDialer(socket)
-	defer b.dialer.Close()
-	return b.run(ctx)
+	rctx, stopReach := context.WithCancel(context.WithoutCancel(ctx))
+	var paths errgroup.Group
+	paths.Go(func() error { return b.reach.socket.Run(rctx) })
+	result, err := b.run(ctx)
+	stopReach()
+	return result, errors.Join(err, paths.Wait(), b.reach.close())
 }
 
 // open opens the channel's record, which asks nobody.
-func (b *Buyer) open(ctx context.Context) (err error) {
+func (b *Buyer) open() (err error) {
 	p := b.cfg.Offer.Payment
 	if b.domain, err = p.Domain(); err != nil {
 		return err
@@ -194,8 +196,7 @@ func (b *Buyer) open(ctx context.Context) (err error) {
 	if b.most, err = max(state.Max, state.Claimed).Add(b.cfg.Budget); err != nil {
 		return fmt.Errorf("the budget: %w", err)
 	}
-	b.addr, err = resolve(ctx, b.cfg.Offer.Endpoints)
-	return err
+	return nil
 }
 
 // prepare sees to a first deposit. Who has one from before does not wait for
@@ -295,6 +296,9 @@ func (b *Buyer) sessions(ctx context.Context, stopProxies func()) error {
 			return over.err
 		case ctx.Err() != nil:
 			return b.lastSession(ctx, err)
+		case errors.Is(err, errUpgrade):
+			b.log.Info("QUIC gets through again; going back to it")
+			continue
 		}
 		if n, ok := errors.AsType[agent.Notice](err); ok {
 			if err := b.answer(ctx, n); err != nil {

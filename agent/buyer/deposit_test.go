@@ -115,7 +115,7 @@ func newDepositor(t *testing.T, store channel.Store, bk *bank) *Buyer {
 		t.Fatal(err)
 	}
 	b := &Buyer{cfg: c, log: c.Logger, fac: c.Facilitator, ready: make(chan struct{})}
-	if err := b.open(t.Context()); err != nil {
+	if err := b.open(); err != nil {
 		t.Fatal(err)
 	}
 	bk.id = b.id

@@ -13,6 +13,7 @@ import (
 	"github.com/depinsim/x402/channel"
 	"github.com/depinsim/x402/meter"
 	"github.com/depinsim/x402/tunnel"
+	"github.com/depinsim/x402/tunnel/h2"
 	"github.com/depinsim/x402/tunnel/quic"
 )
 
@@ -26,7 +27,7 @@ import (
 // terms have come.
 type session struct {
 	b       *Buyer
-	conn    *quic.ClientConn
+	conn    *link
 	ctl     *tunnel.Control
 	client  *tunnel.Client
 	meter   *meter.Meter
@@ -43,8 +44,9 @@ type session struct {
 	sampled time.Time
 	sample  uint64
 	rate    uint64
-	leaving agent.Notice // the agent's, that it stops: the session drains and pays; zero: it does not
-	leaveBy time.Time    // when it leaves at the latest
+	upgrade chan struct{} // closed when QUIC gets through; nil: it is used
+	leaving agent.Notice  // the agent's, that it stops: the session drains and pays; zero: it does not
+	leaveBy time.Time     // when it leaves at the latest
 }
 
 const (
@@ -66,15 +68,17 @@ const (
 func (b *Buyer) session(ctx context.Context, stopProxies func()) error {
 	b.status.set(func(s *Status) { s.State = "connecting" })
 	dctx, cancel := context.WithTimeout(ctx, dialTime)
-	hash := [32]byte(b.cfg.Offer.TunnelKey)
-	conn, err := b.dialer.Dial(dctx, b.addr, &hash)
+	conn, err := b.reach.dial(dctx)
 	cancel()
 	if err != nil {
-		if errors.Is(err, quic.ErrWrongKey) {
+		if errors.Is(err, quic.ErrWrongKey) || errors.Is(err, h2.ErrWrongKey) {
 			return &overError{fmt.Errorf("%w: get a fresh offer from its owner", err)}
 		}
-		return unanswered(err, b.addr)
+		return err
 	}
+	defer conn.end()
+	b.log.Info("connected", "by", conn)
+	b.status.set(func(s *Status) { s.Transport, s.Relay = conn.transport, conn.by })
 	x := &session{b: b, conn: conn, meter: meter.New(meter.Config{}), inbox: make(chan tunnel.Capsule), sampled: time.Now()}
 	// An agent that reads nothing could hold every capsule up for ever.
 	unread := func() { _ = conn.Close(tunnel.ReasonProtocol, "the control stream is not read") }
@@ -105,6 +109,14 @@ func (b *Buyer) session(ctx context.Context, stopProxies func()) error {
 	rctx, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	wg.Go(func() { received <- x.receive(rctx) })
+	if conn.transport == TLS {
+		x.upgrade = make(chan struct{})
+		wg.Go(func() {
+			if b.reach.better(rctx) == nil {
+				close(x.upgrade)
+			}
+		})
+	}
 	err = x.run(ctx, received)
 	b.leave(nil)
 	if err == nil || errors.Is(err, ErrBudget) {
@@ -224,6 +236,9 @@ func (x *session) run(ctx context.Context, received <-chan error) error {
 		if x.purse.known && x.b.cfg.CloseOnly {
 			return nil
 		}
+		if x.upgradable() {
+			return errUpgrade
+		}
 		if x.left(now) {
 			return x.leaving
 		}
@@ -235,6 +250,19 @@ func (x *session) run(ctx context.Context, received <-chan error) error {
 		} else {
 			tick.Reset(idleTick)
 		}
+	}
+}
+
+// errUpgrade ends a session by TLS, for one by QUIC.
+var errUpgrade = errors.New("QUIC gets through again")
+
+// upgradable reports whether QUIC gets through and no flow would be broken.
+func (x *session) upgradable() bool {
+	select {
+	case <-x.upgrade:
+		return x.client.Flows() == 0
+	default:
+		return false
 	}
 }
 

@@ -10,7 +10,9 @@ import (
 type Status struct {
 	State      string         `json:"state"` // depositing, connecting, connected, reconnecting, finishing
 	Error      string         `json:"error,omitempty"`
-	Notice     string         `json:"notice,omitempty"` // the agent's last, or a trouble of our own
+	Notice     string         `json:"notice,omitempty"`    // the agent's last, or a trouble of our own
+	Transport  string         `json:"transport,omitempty"` // QUIC or TLS
+	Relay      string         `json:"relay,omitempty"`     // through which the connection was made; "": none
 	Session    uint64         `json:"session"`
 	Flows      int            `json:"flows"`
 	Rate       uint64         `json:"rate"` // bytes a second, both directions

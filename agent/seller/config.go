@@ -1,6 +1,7 @@
 package seller
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -11,6 +12,7 @@ import (
 	"github.com/depinsim/x402/channel"
 	"github.com/depinsim/x402/modem"
 	"github.com/depinsim/x402/tunnel"
+	"github.com/depinsim/x402/tunnel/relay"
 )
 
 // Config says what an agent sells and how. Zero fields have the defaults named.
@@ -22,6 +24,14 @@ type Config struct {
 	// Endpoints are host:port pairs under which buyers find Listen. Default:
 	// the address listened on, if it is not a wildcard.
 	Endpoints []string
+	// ListenTCP is the TCP address for buyers whose network blocks UDP; port 0
+	// is UDP's. "" is none. Default: none.
+	ListenTCP string
+	// Relays are where buyers find and reach an agent without a public address.
+	Relays []relay.Name
+	// Rate bounds what is sent to all buyers together, in bytes a second. 0 is
+	// no bound.
+	Rate uint64
 	// Control is the path of the control socket. Default: in StateDir.
 	Control string
 
@@ -53,8 +63,10 @@ type Config struct {
 	// control socket is there and the SIM was read. An error ends Run.
 	Ready func(Status) error
 
-	// Socket, Dialer and Facilitator replace the real ones in tests.
-	Socket      net.PacketConn
+	// Socket opens the UDP socket that Run uses and closes. Default: the
+	// kernel's, at Listen.
+	Socket func(ctx context.Context, listen string) (net.PacketConn, error)
+	// Dialer and Facilitator replace the real ones in tests.
 	Dialer      tunnel.Dialer
 	Facilitator Facilitator
 }

@@ -19,6 +19,8 @@ type rawFile struct {
 	StateDir  string   `toml:"state_dir" want:"a directory that survives reboots"`
 	Listen    string   `toml:"listen" want:"a UDP address such as ':4402' or '192.0.2.1:4402'"`
 	Endpoints []string `toml:"endpoints" want:"a list of HOST:PORT, such as ['agent.example.org:4402']"`
+	ListenTCP string   `toml:"listen_tcp" want:"a TCP address such as ':4402', or 'none'"`
+	Relays    []string `toml:"relays" want:"a list of at most 4 relays, each HOST:PORT#PIN as its operator names it"`
 	Control   string   `toml:"control" want:"the path of a socket"`
 
 	Log struct {
@@ -59,6 +61,7 @@ type rawFile struct {
 	Limits struct {
 		Sessions int64 `toml:"sessions" want:"a number from 1 to 10000"`
 		Flows    int64 `toml:"flows" want:"a number from 1 to 10000"`
+		Mbits    int64 `toml:"mbits" want:"Mbit/s, a number from 1 to 100000"`
 	} `toml:"limits" want:"a table"`
 
 	Policy struct {

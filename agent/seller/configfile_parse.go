@@ -18,6 +18,7 @@ import (
 	"github.com/depinsim/x402/channel"
 	"github.com/depinsim/x402/channel/facilitator"
 	"github.com/depinsim/x402/modem"
+	"github.com/depinsim/x402/tunnel/relay"
 )
 
 // pinGuardFile is the file of the state directory that records which PINs were
@@ -157,6 +158,26 @@ func (r *fileReader) readPlaces() {
 			if err := agent.CheckEndpoint(e); err != nil {
 				return err
 			}
+		}
+		return nil
+	})
+	r.take("listen_tcp", func() error {
+		if raw.ListenTCP == "none" {
+			return nil
+		}
+		c.ListenTCP = raw.ListenTCP
+		return checkListen(raw.ListenTCP)
+	})
+	r.take("relays", func() error {
+		if len(raw.Relays) > agent.MaxRelays {
+			return errWant
+		}
+		for _, text := range raw.Relays {
+			name, err := relay.ParseName(text)
+			if err != nil {
+				return err
+			}
+			c.Relays = append(c.Relays, name)
 		}
 		return nil
 	})
@@ -330,6 +351,7 @@ func (r *fileReader) readMoney() {
 	r.usd("credit.total", raw.Credit.Total, &c.TotalCredit, 1)
 	r.number("credit.loss_percent", raw.Credit.LossPercent, 1, 100, func(n int64) { c.Credit.LossPercent = uint64(n) })
 	r.number("limits.sessions", raw.Limits.Sessions, 1, 10_000, func(n int64) { c.MaxSessions = int(n) })
+	r.number("limits.mbits", raw.Limits.Mbits, 1, 100_000, func(n int64) { c.Rate = uint64(n) * 1_000_000 / 8 })
 	r.number("limits.flows", raw.Limits.Flows, 1, 10_000, func(n int64) { c.MaxFlows = int(n) })
 	r.duration("settle.every", raw.Settle.Every, time.Minute, maxWithdrawDelay*time.Second, func(d time.Duration) { c.SettleEvery = d })
 	r.usd("settle.at", raw.Settle.At, &c.SettleAt, 1)
@@ -386,9 +408,9 @@ func takePorts(list []string, into *[]PortRange) error {
 func (r *fileReader) advise() {
 	c := &r.file.Config
 	warn := func(what, do string) { r.file.Warnings = append(r.file.Warnings, Problem{what, do}) }
-	if len(c.Endpoints) == 0 && wildcard(c.Listen) {
-		warn("endpoints: missing: the offer does not say where buyers reach this agent",
-			"set endpoints to the addresses that buyers use, such as [\"sim.example.org:4402\"], and forward the port there")
+	if len(c.Endpoints) == 0 && len(c.Relays) == 0 && wildcard(c.Listen) {
+		warn("endpoints, relays: both missing: the offer does not say where buyers reach this agent",
+			"set relays to a relay's name, or endpoints to this line's public address, such as [\"sim.example.org:4402\"], and forward the port there")
 	}
 	if u, err := url.Parse(c.Payment.Facilitator); err == nil && u.Scheme == "http" && !local(u.Hostname()) {
 		warn("payment.facilitator: http: whoever is on the way can make up deposits", "name its https URL")

@@ -94,8 +94,8 @@ func TestConfigMinimal(t *testing.T) {
 				Asset: asset, AssetName: "USDC", AssetVersion: "2", PayTo: payTo,
 			},
 		},
-		Warnings: []Problem{{"endpoints: missing: the offer does not say where buyers reach this agent",
-			`set endpoints to the addresses that buyers use, such as ["sim.example.org:4402"], and forward the port there`}},
+		Warnings: []Problem{{"endpoints, relays: both missing: the offer does not say where buyers reach this agent",
+			`set relays to a relay's name, or endpoints to this line's public address, such as ["sim.example.org:4402"], and forward the port there`}},
 	}
 	if diff := cmp.Diff(want, f, cmpopts.IgnoreUnexported(ConfigFile{})); diff != "" {
 		t.Error(diff)
@@ -392,7 +392,7 @@ func TestShippedFile(t *testing.T) {
 	}
 
 	// Settings whose value in the file is an example.
-	examples := regexp.MustCompile(`(?m)^(pin|pin_file|up|down|allow_tcp|allow_udp|interface|flows) = .*\n`)
+	examples := regexp.MustCompile(`(?m)^(pin|pin_file|up|down|allow_tcp|allow_udp|interface|flows|mbits) = .*\n`)
 	all := setting.ReplaceAll(shipped, []byte("$1"))
 	all = bytes.Replace(all, []byte(`"0x…"`), []byte(`"`+testPayTo+`"`), 1)
 	f, err := parseConfig("/etc/x402/agent.toml", examples.ReplaceAll(all, nil))

@@ -25,7 +25,9 @@ import (
 	"github.com/depinsim/x402/channel/facilitator"
 	"github.com/depinsim/x402/channel/x402"
 	"github.com/depinsim/x402/tunnel"
+	"github.com/depinsim/x402/tunnel/bbr"
 	"github.com/depinsim/x402/tunnel/quic"
+	"github.com/depinsim/x402/tunnel/relay"
 )
 
 // A Facilitator settles channels. *facilitator.Client is one.
@@ -49,6 +51,9 @@ type Seller struct {
 	token  channel.Token
 	fac    Facilitator
 	dialer tunnel.Dialer
+	reach  *reach // set by run, like relays
+	relays []*relayLink
+	rate   bbr.Cap // of all that goes to buyers by QUIC
 
 	journal *channel.Journal
 	payee   *channel.Payee
@@ -113,6 +118,7 @@ func open(c Config) (*Seller, error) {
 		return nil, err
 	}
 	s.secret = s.key.Derive("x402 proof v1")
+	s.rate.Set(c.Rate)
 	if s.journal, err = channel.OpenJournal(filepath.Join(c.StateDir, "channels")); err != nil {
 		return nil, err
 	}
@@ -128,28 +134,17 @@ func open(c Config) (*Seller, error) {
 }
 
 func (s *Seller) run(ctx context.Context) error {
-	socket := s.cfg.Socket
-	if socket == nil {
-		var err error
-		if socket, err = net.ListenPacket("udp", s.cfg.Listen); err != nil {
-			return fmt.Errorf("listen: %w", err)
-		}
-		defer socket.Close()
-	}
-	ln, err := quic.Listen(quic.ListenConfig{
-		Conn: socket, Key: s.tls, MaxStreams: s.cfg.MaxFlows + 8, MaxConns: 4 * s.cfg.MaxSessions,
-		ResetKey: s.key.Derive("x402 stateless reset v1"),
-	})
+	r, err := s.openReach(ctx)
 	if err != nil {
 		return err
 	}
-	s.addr = ln.Addr()
-	if err := s.publish(); err != nil {
-		return errors.Join(err, ln.Close())
+	s.reach, s.addr = r, r.quic.Addr()
+	if err := s.publish(ctx); err != nil {
+		return errors.Join(err, r.close())
 	}
 	control, err := listenPrivate(s.cfg.ControlPath())
 	if err != nil {
-		return errors.Join(fmt.Errorf("control socket: %w", err), ln.Close())
+		return errors.Join(fmt.Errorf("control socket: %w", err), r.close())
 	}
 	s.log.Info("selling", "agent", s.key.Address(), "listen", s.addr, "price_up", s.cfg.Price.Up, "price_down", s.cfg.Price.Down, "network", s.cfg.Payment.Network)
 
@@ -161,16 +156,12 @@ func (s *Seller) run(ctx context.Context) error {
 	g.Go(func() error { return s.serveControl(gctx, control) })
 	g.Go(func() error { return s.sayReady(gctx) })
 	g.Go(func() error { return s.settleLoop(gctx) })
-	var sessions errgroup.Group
-	g.Go(func() error { return s.accept(gctx, sctx, ln, &sessions) })
+	g.Go(func() error { return r.run(gctx, sctx) })
 	err = g.Wait()
 
 	s.stop()
 	endSessions()
-	if werr := sessions.Wait(); werr != nil { // sessions return nil: they log their own end
-		err = errors.Join(err, werr)
-	}
-	err = errors.Join(err, ln.Close())
+	err = errors.Join(err, r.sessions.Wait(), r.close())
 	if ctx.Err() == nil {
 		return err
 	}
@@ -190,23 +181,6 @@ func (s *Seller) sayReady(ctx context.Context) error {
 		return nil
 	}
 	return s.cfg.Ready(s.status())
-}
-
-// accept serves connections until ctx ends.
-func (s *Seller) accept(ctx, sctx context.Context, ln *quic.Listener, sessions *errgroup.Group) error {
-	for {
-		conn, remote, err := ln.Accept(ctx)
-		if err != nil {
-			if ctx.Err() != nil {
-				return nil
-			}
-			return fmt.Errorf("accept: %w", err)
-		}
-		sessions.Go(func() error {
-			s.serve(sctx, conn, remote)
-			return nil
-		})
-	}
 }
 
 // drainTime bounds an orderly stop's wait for flows.
@@ -240,13 +214,13 @@ func (s *Seller) stop() {
 }
 
 // publish signs the present offer.
-func (s *Seller) publish() error {
+func (s *Seller) publish(ctx context.Context) error {
 	hash, err := quic.KeyHash(&s.tls.PublicKey)
 	if err != nil {
 		return err
 	}
 	endpoints := s.cfg.Endpoints
-	if len(endpoints) == 0 {
+	if len(endpoints) == 0 && len(s.cfg.Relays) == 0 {
 		endpoints = []string{s.addr.String()}
 	}
 	seq, err := s.nextSeq()
@@ -254,7 +228,7 @@ func (s *Seller) publish() error {
 		return err
 	}
 	b, err := agent.SignOffer(s.key, agent.Offer{
-		Seq: seq, Endpoints: endpoints, TunnelKey: hash,
+		Seq: seq, Endpoints: endpoints, Relays: relayNames(s.cfg.Relays), TunnelKey: hash,
 		Price: s.cfg.Price, Payment: s.cfg.Payment, SIM: s.sim.offered(),
 	})
 	if err != nil {
@@ -263,7 +237,30 @@ func (s *Seller) publish() error {
 	s.mu.Lock()
 	s.offer, s.offerSeq = b, seq
 	s.mu.Unlock()
+	for _, l := range s.relays {
+		l.publish(ctx, b)
+	}
 	return s.writeOffer(b)
+}
+
+func relayNames(relays []relay.Name) []string {
+	var text []string
+	for _, n := range relays {
+		text = append(text, n.String())
+	}
+	return text
+}
+
+// signedOffer is the present offer.
+func (s *Seller) signedOffer() []byte {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.offer
+}
+
+// signRelay signs a hello to a relay.
+func (s *Seller) signRelay(exporter [32]byte) (relay.Signature, error) {
+	return relay.Signature(s.key.Sign(agent.RelayDigest(exporter))), nil
 }
 
 // plain answers requests that any HTTP/3 client may make.
@@ -271,9 +268,7 @@ func (s *Seller) plain(h tunnel.Header) (int, string, []byte) {
 	if h.Method != http.MethodGet || h.Path != agent.OfferPath {
 		return http.StatusNotFound, "text/plain; charset=utf-8", []byte("not found; the offer is at " + agent.OfferPath + "\n")
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return http.StatusOK, "application/json", s.offer
+	return http.StatusOK, "application/json", s.signedOffer()
 }
 
 // unpaid is the 402 answer's PAYMENT-REQUIRED field for a client without a

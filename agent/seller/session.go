@@ -15,6 +15,7 @@ import (
 	"github.com/depinsim/x402/channel"
 	"github.com/depinsim/x402/meter"
 	"github.com/depinsim/x402/tunnel"
+	"github.com/depinsim/x402/tunnel/path"
 )
 
 // A session serves one buyer on one connection, on one channel.
@@ -30,6 +31,10 @@ type session struct {
 	conn tunnel.ServerConn
 	tun  *tunnel.Session
 	ctl  *tunnel.Control
+	// remote is where the buyer was reached first; mover keeps it reachable. It
+	// is nil on TCP.
+	remote string
+	mover  atomic.Pointer[path.Mover]
 
 	id      channel.ID
 	state   channel.State
@@ -95,7 +100,14 @@ func (s *Seller) serve(ctx context.Context, conn tunnel.ServerConn, remote net.A
 		refuse(conn, err)
 		return
 	}
-	err = x.run(ctx)
+	x.remote = remote.String()
+	end, err := s.reach.keep(conn, x)
+	if err == nil {
+		err = x.run(ctx)
+		end()
+	} else {
+		refuse(conn, err)
+	}
 	wg.Wait() // for the flows: what they delivered last is counted
 	x.end(err)
 }

@@ -77,7 +77,7 @@ func (s *Seller) readSIM(ctx context.Context) (read bool, err error) {
 		if s.sim.take(id, status) {
 			s.log.Info("SIM", "state", status.SIM, "mcc", id.IMSI.MCC(), "mnc", id.IMSI.MNC(),
 				"operator", status.Operator.Name, "technology", status.Technology, "roaming", status.Roaming)
-			if err := s.publish(); err != nil {
+			if err := s.publish(ctx); err != nil {
 				s.log.Error("publish the offer", "err", err)
 			}
 		}

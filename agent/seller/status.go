@@ -26,6 +26,7 @@ type Status struct {
 	Price       agent.Price     `json:"price"`
 	OfferSeq    uint64          `json:"offerSeq"`
 	Modem       *ModemStatus    `json:"modem,omitempty"`
+	Relays      []RelayStatus   `json:"relays,omitempty"`
 	Sessions    []SessionStatus `json:"sessions"`
 	Earnings    Earnings        `json:"earnings"`
 	FlashWrites FlashWrites     `json:"flash"`
@@ -126,6 +127,9 @@ func (s *Seller) status() Status {
 	s.mu.Unlock()
 	if n := s.sim.refuses(); n != nil {
 		st.Refusing = n.Text
+	}
+	for _, l := range s.relays {
+		st.Relays = append(st.Relays, l.status())
 	}
 	st.Problems = s.problems(st)
 	return st

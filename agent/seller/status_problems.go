@@ -44,8 +44,13 @@ func (s *Seller) problems(st Status) []Problem {
 	if read && simErr == nil {
 		found = append(found, radioProblems(sim)...)
 	}
-	if udp, ok := s.addr.(*net.UDPAddr); ok && len(s.cfg.Endpoints) == 0 && udp.IP.IsUnspecified() {
-		add(fmt.Sprintf("the offer names %s, which buyers cannot reach", s.addr), "set endpoints in the config file")
+	if udp, ok := s.addr.(*net.UDPAddr); ok && len(s.cfg.Endpoints) == 0 && len(s.cfg.Relays) == 0 && udp.IP.IsUnspecified() {
+		add(fmt.Sprintf("the offer names %s, which buyers cannot reach", s.addr), "set endpoints or relays in the config file")
+	}
+	for _, r := range st.Relays {
+		if !r.Connected && r.Error != "" {
+			add(fmt.Sprintf("no connection to the relay %s: %s", r.Relay, r.Error), "nothing to do if it passes; else check the relay's name in the config file, and ask its operator")
+		}
 	}
 	if unsettled != nil {
 		add("the last settlement failed: "+unsettled.Error(), "nothing is lost: it is tried again; if it stays so, ask who runs the facilitator")

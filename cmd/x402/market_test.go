@@ -75,7 +75,7 @@ func newMarket(dir string) (*market, error) {
 		return nil, err
 	}
 	m.cfg = seller.Config{
-		StateDir: filepath.Join(dir, "agent"), Listen: m.socket.LocalAddr().String(), Socket: m.socket, Price: agent.Price{Up: 4_000_000, Down: 4_000_000},
+		StateDir: filepath.Join(dir, "agent"), Listen: m.socket.LocalAddr().String(), Socket: m.borrow, Price: agent.Price{Up: 4_000_000, Down: 4_000_000},
 		Payment: agent.Payment{
 			Network: params.Network(), Facilitator: m.fac.URL, Asset: params.Token,
 			AssetName: params.Name, AssetVersion: params.Version, PayTo: channel.Address{0xaa},
@@ -85,6 +85,17 @@ func newMarket(dir string) (*market, error) {
 	}
 	m.startAgent()
 	return m, nil
+}
+
+// borrow opens a copy of the agent's socket, so that its port stays taken while
+// the agent is down.
+func (m *market) borrow(context.Context, string) (net.PacketConn, error) {
+	f, err := m.socket.(*net.UDPConn).File()
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	return net.FilePacketConn(f)
 }
 
 // serveBytes answers /N with N bytes, and says how much was uploaded.

@@ -1,0 +1,339 @@
+package buyer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/depinsim/x402/agent"
+	"github.com/depinsim/x402/tunnel"
+	"github.com/depinsim/x402/tunnel/path"
+	"github.com/depinsim/x402/tunnel/quic"
+	"github.com/depinsim/x402/tunnel/relay"
+	"github.com/depinsim/x402/tunnel/relay/market"
+)
+
+// Transports by which an agent is reached.
+const (
+	QUIC = "quic"
+	TLS  = "tls" // HTTP/2 over TCP, where UDP is blocked
+)
+
+// A reach finds a way to the agent. Ways are tried side by side, each with a
+// head start before the next; the first connection wins.
+//
+//	0 ms   QUIC to the agent's endpoints, one after the other
+//	       QUIC by its relays, if there is no endpoint, else 300 ms later
+//	400 ms TLS to the same, or at once where only TLS got through before
+//
+// Once connected, a QUIC connection moves between relays and the direct path
+// without its flows noticing; see tunnel/path.
+type reach struct {
+	log     *slog.Logger
+	offer   agent.Offer
+	keyHash [32]byte
+	socket  *path.Socket
+	dialer  *quic.Dialer
+	relays  []broker
+	cfg     ReachConfig
+}
+
+// A broker is a relay that knows the agent.
+type broker struct {
+	*market.Client
+	address string
+}
+
+// ReachConfig says how agents may be reached. Zero fields have the defaults
+// named.
+type ReachConfig struct {
+	// Transport is QUIC or TLS to use no other. Default: QUIC, and TLS while
+	// QUIC does not get through.
+	Transport string
+	// NoDirect hides the buyer's address from the agent: only relays are used.
+	NoDirect bool
+	// Networks remembers what got through where; nil forgets.
+	Networks Networks
+}
+
+// Networks remembers the transport that got through on a network.
+type Networks interface {
+	Transport(network string) string
+	Remember(network, transport string) error
+}
+
+const (
+	nextEndpoint = 250 * time.Millisecond // the pace of RFC 8305 §5
+	nextRelay    = 300 * time.Millisecond
+	headStart    = 400 * time.Millisecond // of QUIC before TLS
+)
+
+// Bounds of the search for QUIC while TLS is used.
+const (
+	probeMin = 30 * time.Second
+	probeMax = 10 * time.Minute
+)
+
+// A link is a connection to the agent.
+type link struct {
+	tunnel.ClientConn
+	transport string
+	by        string   // a relay's address, "" for none
+	ends      []func() // after the connection
+}
+
+func (l *link) end() {
+	for _, f := range l.ends {
+		f()
+	}
+}
+
+// openReach opens the socket, for an offer. run has to run, and close be called
+// in the end.
+func openReach(ctx context.Context, c Config) (*reach, error) {
+	r := &reach{log: c.Logger, offer: c.Offer, keyHash: [32]byte(c.Offer.TunnelKey), cfg: c.Reach}
+	for _, text := range c.Offer.Relays {
+		name, err := relay.ParseName(text)
+		if err != nil {
+			return nil, err
+		}
+		r.relays = append(r.relays, broker{market.New(market.Config{Name: name}), name.Address()})
+	}
+	if r.cfg.NoDirect && len(r.relays) == 0 {
+		return nil, errors.New("the offer names no relay, so the agent would see this machine's address")
+	}
+	var err error
+	if r.socket, err = path.Listen(ctx, path.Config{Open: c.Socket}); err != nil {
+		return nil, err
+	}
+	r.dialer = quic.NewDialer(r.socket.PacketConn())
+	return r, nil
+}
+
+func (r *reach) close() error {
+	for _, c := range r.relays {
+		c.Close()
+	}
+	return errors.Join(r.dialer.Close(), r.socket.Close())
+}
+
+// A try is a way that is tried.
+type try struct {
+	transport string
+	after     time.Duration
+	dial      func(context.Context) (*link, error)
+}
+
+// tries lists the ways to the agent, in the order in which they begin.
+func (r *reach) tries() []try {
+	quicAt, tlsAt := time.Duration(0), headStart
+	switch remembered := r.remembered(); {
+	case r.cfg.Transport != "" || remembered == TLS:
+		tlsAt = 0
+	}
+	var all []try
+	for i, e := range r.endpoints() {
+		at := time.Duration(i) * nextEndpoint
+		all = append(all,
+			try{QUIC, quicAt + at, func(ctx context.Context) (*link, error) { return r.quicDirect(ctx, e) }},
+			try{TLS, tlsAt + at, func(ctx context.Context) (*link, error) { return r.tlsDirect(ctx, e) }})
+	}
+	wait := time.Duration(0)
+	if len(all) > 0 {
+		wait = nextRelay
+	}
+	for i, c := range r.relays {
+		at := wait + time.Duration(i)*nextRelay
+		all = append(all,
+			try{QUIC, quicAt + at, func(ctx context.Context) (*link, error) { return r.quicRelayed(ctx, c) }},
+			try{TLS, tlsAt + at, func(ctx context.Context) (*link, error) { return r.tlsRelayed(ctx, c) }})
+	}
+	if r.cfg.Transport == "" {
+		return all
+	}
+	var forced []try
+	for _, t := range all {
+		if t.transport == r.cfg.Transport {
+			forced = append(forced, t)
+		}
+	}
+	return forced
+}
+
+func (r *reach) endpoints() []string {
+	if r.cfg.NoDirect {
+		return nil
+	}
+	return r.offer.Endpoints
+}
+
+// dial returns the first connection of all ways.
+func (r *reach) dial(ctx context.Context) (*link, error) {
+	l, err := race(ctx, r.tries())
+	if err != nil {
+		return nil, err
+	}
+	r.remember(l.transport)
+	return l, nil
+}
+
+// race begins each try after its time, or at once when all before it have
+// failed, and returns the first connection. The others are ended.
+func race(ctx context.Context, tries []try) (*link, error) {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	type outcome struct {
+		l   *link
+		err error
+	}
+	done := make(chan outcome) // unbuffered: losers take their connection back
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer cancel()
+	failed := make(chan struct{}, len(tries)) // lets the next try begin
+	for _, t := range tries {
+		wg.Go(func() {
+			timer := time.NewTimer(t.after)
+			defer timer.Stop()
+			select {
+			case <-timer.C:
+			case <-failed:
+			case <-ctx.Done():
+				return
+			}
+			l, err := t.dial(ctx)
+			select {
+			case done <- outcome{l, err}:
+			case <-ctx.Done():
+				if err == nil {
+					_ = l.Close(tunnel.ReasonDone, "")
+					l.end()
+				}
+			}
+		})
+	}
+	var errs []error
+	for range tries {
+		select {
+		case o := <-done:
+			if o.err == nil {
+				return o.l, nil
+			}
+			errs = append(errs, o.err)
+			failed <- struct{}{}
+		case <-ctx.Done():
+			return nil, &noWayError{append(errs, errors.New("the others did not answer"))}
+		}
+	}
+	if len(errs) == 0 {
+		return nil, errors.New("the offer names no way to the agent that may be used")
+	}
+	return nil, &noWayError{errs}
+}
+
+// A noWayError says why each way to the agent failed, in one line.
+type noWayError struct{ ways []error }
+
+func (e *noWayError) Error() string {
+	texts := make([]string, len(e.ways))
+	for i, err := range e.ways {
+		texts[i] = err.Error()
+	}
+	return strings.Join(texts, "; ")
+}
+
+// Unwrap returns them all.
+func (e *noWayError) Unwrap() []error { return e.ways }
+
+// network names the network that this machine is on: the address's prefix that
+// packets to the agent leave from. Nothing is sent.
+func (r *reach) network() string {
+	to := ""
+	if e := r.endpoints(); len(e) > 0 {
+		to = e[0]
+	} else if len(r.relays) > 0 {
+		to = r.relays[0].address
+	}
+	conn, err := net.Dial("udp", to)
+	if err != nil {
+		return ""
+	}
+	defer conn.Close()
+	udp, ok := conn.LocalAddr().(*net.UDPAddr)
+	if !ok {
+		return ""
+	}
+	at := udp.AddrPort().Addr().Unmap()
+	bits := 24
+	if at.Is6() {
+		bits = 64
+	}
+	prefix, err := at.Prefix(bits)
+	if err != nil {
+		return ""
+	}
+	return prefix.String()
+}
+
+func (r *reach) remembered() string {
+	if r.cfg.Networks == nil {
+		return ""
+	}
+	return r.cfg.Networks.Transport(r.network())
+}
+
+func (r *reach) remember(transport string) {
+	n := r.network()
+	if r.cfg.Networks == nil || r.cfg.Transport != "" || n == "" || r.cfg.Networks.Transport(n) == transport {
+		return
+	}
+	if err := r.cfg.Networks.Remember(n, transport); err != nil {
+		r.log.Warn("what gets through on this network could not be noted", "err", err)
+	}
+}
+
+// better looks for QUIC while the agent is reached by TLS, until ctx ends, and
+// returns once QUIC gets through.
+func (r *reach) better(ctx context.Context) error {
+	if r.cfg.Transport != "" {
+		<-ctx.Done()
+		return context.Cause(ctx)
+	}
+	var quicOnly []try
+	for _, t := range r.tries() {
+		if t.transport == QUIC {
+			quicOnly = append(quicOnly, t)
+		}
+	}
+	for wait := probeMin; ; wait = min(2*wait, probeMax) {
+		select {
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-time.After(jitter(wait)):
+		}
+		dctx, cancel := context.WithTimeout(ctx, dialTime)
+		l, err := race(dctx, quicOnly)
+		cancel()
+		if err != nil {
+			r.log.Debug("QUIC does not get through", "err", err)
+			continue
+		}
+		_ = l.Close(tunnel.ReasonDone, "")
+		l.end()
+		r.remember(QUIC)
+		return nil
+	}
+}
+
+func (l *link) String() string {
+	text := l.transport
+	if l.by != "" {
+		text = fmt.Sprintf("%s by relay %s", text, l.by)
+	}
+	return text
+}

@@ -1,0 +1,170 @@
+package buyer
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/depinsim/x402/tunnel"
+	"github.com/depinsim/x402/tunnel/h2"
+	"github.com/depinsim/x402/tunnel/path"
+	"github.com/depinsim/x402/tunnel/quic"
+	"github.com/depinsim/x402/tunnel/relay"
+	"github.com/depinsim/x402/tunnel/relay/market"
+)
+
+func jitter(d time.Duration) time.Duration { return d/2 + rand.N(d) }
+
+func (r *reach) quicDirect(ctx context.Context, endpoint string) (*link, error) {
+	addr, err := resolve(ctx, []string{endpoint})
+	if err != nil {
+		return nil, err
+	}
+	return r.quicAt(ctx, addr, "")
+}
+
+// quicAt dials QUIC at an address: the agent's or a relay's port.
+func (r *reach) quicAt(ctx context.Context, addr net.Addr, by string) (*link, error) {
+	conn, err := r.dialer.Dial(ctx, addr, &r.keyHash)
+	if err != nil {
+		return nil, unanswered(err, addr)
+	}
+	l := &link{ClientConn: conn, transport: QUIC, by: by}
+	if err := r.keep(l, conn); err != nil {
+		_ = conn.Close(tunnel.ReasonInternal, "") // it has failed already
+		return nil, err
+	}
+	return l, nil
+}
+
+func (r *reach) quicRelayed(ctx context.Context, c broker) (*link, error) {
+	b, err := r.bind(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	l, err := r.quicAt(ctx, net.UDPAddrFromAddrPort(b.Addr()), c.address)
+	if err != nil {
+		b.Close()
+		return nil, err
+	}
+	l.ends = append(l.ends, b.Close)
+	return l, nil
+}
+
+// bind takes the buyer's place in a new session at a relay.
+func (r *reach) bind(ctx context.Context, c broker) (*path.Binding, error) {
+	a, err := c.Session(ctx, market.Request{Agent: relay.Address(r.offer.Agent), Direct: !r.cfg.NoDirect})
+	if err != nil {
+		return nil, err
+	}
+	b, err := r.socket.Bind(ctx, path.Relay{Addr: a.Address, Session: path.ID(a.ID), Token: path.Key(a.Token)})
+	if err != nil {
+		return nil, fmt.Errorf("relay %s: port %d: %w", c.address, a.Address.Port(), err)
+	}
+	return b, nil
+}
+
+// keep keeps a connection going while paths die: on a silence that lasts, the
+// agent's relays are asked for other ports, one after the other.
+func (r *reach) keep(l *link, conn *quic.ClientConn) error {
+	secret, err := conn.ExportKey(path.ExporterLabel)
+	if err != nil {
+		return err
+	}
+	lost := make(chan struct{}, 1) // one token: look for another way
+	m, err := r.socket.Attach(path.Path{
+		Addr: conn.RemoteAddr(), Secret: secret, Buyer: true,
+		Moved: func(to netip.AddrPort, direct bool) {
+			conn.Moved()
+			r.log.Info("the agent is reached another way", "to", to, "direct", direct)
+		},
+		Lost: func() {
+			select {
+			case lost <- struct{}{}:
+			default:
+			}
+		},
+	})
+	if err != nil {
+		return err
+	}
+	var wg sync.WaitGroup
+	wg.Go(func() { r.rescue(l, m, lost) })
+	l.ends = append(l.ends, wg.Wait, m.Close)
+	return nil
+}
+
+// rescue serves a connection that was lost, until its end.
+func (r *reach) rescue(l *link, m *path.Mover, lost <-chan struct{}) {
+	ctx := l.Context()
+	var places []*path.Binding
+	defer func() {
+		for _, b := range places {
+			b.Close()
+		}
+	}()
+	for next := 0; ; {
+		select {
+		case <-ctx.Done():
+			return
+		case <-lost:
+		}
+		for range r.relays { // from the one after the last
+			next++
+			bctx, cancel := context.WithTimeout(ctx, rescueTime)
+			b, err := r.bind(bctx, r.relays[next%len(r.relays)])
+			cancel()
+			if err != nil {
+				r.log.Debug("another way to the agent", "err", err)
+				continue
+			}
+			if places = append(places, b); len(places) > maxPlaces {
+				places[0].Close()
+				places = places[1:]
+			}
+			m.Use(b.Addr())
+			break
+		}
+	}
+}
+
+const (
+	rescueTime = 4 * time.Second // for one relay's answers
+	maxPlaces  = 3               // of one connection at relays, beside its first
+)
+
+func (r *reach) tlsDirect(ctx context.Context, endpoint string) (*link, error) {
+	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", endpoint)
+	if err != nil {
+		return nil, err
+	}
+	return r.tlsOver(ctx, conn, "")
+}
+
+func (r *reach) tlsRelayed(ctx context.Context, c broker) (*link, error) {
+	a, err := c.Session(ctx, market.Request{Agent: relay.Address(r.offer.Agent), Transport: "tcp"})
+	if err != nil {
+		return nil, err
+	}
+	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", a.Address.String())
+	if err != nil {
+		return nil, err
+	}
+	if _, err := conn.Write(relay.Preamble(a.ID, a.Token)); err != nil {
+		return nil, errors.Join(err, conn.Close())
+	}
+	return r.tlsOver(ctx, conn, c.address)
+}
+
+func (r *reach) tlsOver(ctx context.Context, conn net.Conn, by string) (*link, error) {
+	c, err := h2.Client(ctx, conn, &r.keyHash)
+	if err != nil {
+		return nil, err
+	}
+	return &link{ClientConn: c, transport: TLS, by: by}, nil
+}

@@ -1,0 +1,264 @@
+package seller
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"sync"
+	"time"
+
+	"github.com/depinsim/x402/tunnel/h2"
+	"github.com/depinsim/x402/tunnel/path"
+	"github.com/depinsim/x402/tunnel/relay"
+)
+
+type sessionID = relay.SessionID
+
+// A relayLink keeps the agent known at one relay, and takes the sessions that
+// buyers ask for there.
+type relayLink struct {
+	r    *reach
+	name relay.Name
+
+	mu     sync.Mutex
+	agent  *relay.Agent // nil: not connected
+	err    error        // why not
+	since  time.Time
+	places map[sessionID]context.CancelFunc // held there, each for one buyer; the function gives it up
+}
+
+const (
+	// maxPlaces bounds the places at one relay: a relay that allots more is
+	// not followed.
+	maxPlaces = 256
+	bindTime  = 15 * time.Second
+	dialTime  = 10 * time.Second
+	// unusedTime is how long a place is held that no session goes by.
+	unusedTime = 3 * time.Minute
+)
+
+// run connects to the relay, again and again, until ctx ends. What buyers have
+// there lasts until sctx ends.
+func (l *relayLink) run(ctx, sctx context.Context) error {
+	log := l.r.s.log.With("relay", l.name.Address())
+	wait := relayRetryMin
+	for failed := 0; ; {
+		began := time.Now()
+		err := l.visit(ctx, sctx)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if time.Since(began) > relaySteady {
+			wait, failed = relayRetryMin, 0
+		}
+		pause := wait/2 + rand.N(wait)
+		if errors.Is(err, relay.ErrDrain) {
+			pause = rand.N(drainRetry)
+		} else {
+			wait = min(2*wait, relayRetryMax)
+		}
+		if failed++; failed == 1 { // an outage is told once
+			log.Warn("no connection to the relay; trying again", "err", err)
+		}
+		log.Debug("relay", "err", err, "after", pause, "attempt", failed)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(pause):
+		}
+	}
+}
+
+// visit is one connection to the relay.
+func (l *relayLink) visit(ctx, sctx context.Context) error {
+	a, err := l.dial(ctx, sctx)
+	l.set(a, err)
+	if err != nil {
+		return err
+	}
+	l.r.s.log.Info("known at the relay", "relay", l.name.Address(), "seen_as", a.Observed())
+	err = a.Run(ctx)
+	if err == nil {
+		err = errors.New("the relay ended the connection")
+	}
+	l.set(nil, err)
+	return err
+}
+
+func (l *relayLink) set(a *relay.Agent, err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.agent, l.err, l.since = a, err, time.Now()
+}
+
+// dial goes by UDP, from the socket that buyers' packets come to, or else by
+// TCP.
+func (l *relayLink) dial(ctx, sctx context.Context) (*relay.Agent, error) {
+	s := l.r.s
+	c := relay.AgentConfig{
+		Name: l.name, Agent: relay.Address(s.key.Address()), Sign: s.signRelay, Logger: s.log,
+		Offer:   s.signedOffer(),
+		Session: func(a relay.Allotment) { l.allot(sctx, a) },
+		Ended:   l.end,
+	}
+	dctx, cancel := context.WithTimeout(ctx, dialTime)
+	defer cancel()
+	addr, err := net.ResolveUDPAddr("udp", l.name.Address())
+	if err != nil {
+		return nil, err
+	}
+	a, uerr := relay.DialQUIC(dctx, l.r.quic.Transport(), addr, c)
+	if uerr == nil || ctx.Err() != nil {
+		return a, uerr
+	}
+	if _, ok := errors.AsType[*relay.NoticeError](uerr); ok || errors.Is(uerr, relay.ErrWrongKey) {
+		return nil, uerr // it was reached
+	}
+	tctx, cancelTCP := context.WithTimeout(ctx, dialTime)
+	defer cancelTCP()
+	conn, terr := (&net.Dialer{}).DialContext(tctx, "tcp", l.name.Address())
+	if terr != nil {
+		return nil, fmt.Errorf("by UDP: %w; by TCP: %w", uerr, terr)
+	}
+	a, terr = relay.DialTCP(tctx, conn, c)
+	if terr != nil {
+		return nil, fmt.Errorf("by UDP: %w; by TCP: %w", uerr, terr)
+	}
+	return a, nil
+}
+
+// allot takes the agent's place in a session that a buyer asked for.
+func (l *relayLink) allot(ctx context.Context, a relay.Allotment) {
+	ctx, cancel := context.WithCancel(ctx)
+	l.mu.Lock()
+	full := len(l.places) >= maxPlaces
+	if _, known := l.places[a.ID]; known || full {
+		l.mu.Unlock()
+		cancel()
+		return
+	}
+	l.places[a.ID] = cancel
+	l.mu.Unlock()
+	l.r.sessions.Go(func() error {
+		defer l.end(a.ID)
+		var err error
+		if a.TCP {
+			err = l.splice(ctx, a)
+		} else {
+			err = l.bind(ctx, a)
+		}
+		if err != nil && ctx.Err() == nil {
+			l.r.s.log.Info("a buyer at the relay was not reached", "relay", l.name.Address(), "err", err)
+		}
+		return nil
+	})
+}
+
+// bind holds the place at a UDP port until the session ends.
+func (l *relayLink) bind(ctx context.Context, a relay.Allotment) error {
+	bctx, cancel := context.WithTimeout(ctx, bindTime)
+	defer cancel()
+	b, err := l.r.socket.Bind(bctx, path.Relay{Addr: a.Address, Session: path.ID(a.ID), Token: path.Key(a.Token)})
+	if err != nil {
+		return err
+	}
+	defer b.Close()
+	tick := time.NewTicker(unusedTime)
+	defer tick.Stop()
+	for used := true; used; {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+			used = l.r.uses(b.Addr())
+		}
+	}
+	l.giveUp(ctx, a.ID)
+	return nil
+}
+
+// giveUp tells the relay that a session is over that it has not ended: a place
+// costs the SIM's plan a packet every 25 s.
+func (l *relayLink) giveUp(ctx context.Context, id sessionID) {
+	l.mu.Lock()
+	a := l.agent
+	l.mu.Unlock()
+	if a == nil {
+		return
+	}
+	if err := a.End(ctx, id); err != nil {
+		l.r.s.log.Debug("ending a session", "relay", l.name.Address(), "err", err)
+	}
+}
+
+// splice joins a buyer's TCP connection at the relay.
+func (l *relayLink) splice(ctx context.Context, a relay.Allotment) error {
+	dctx, cancel := context.WithTimeout(ctx, bindTime)
+	defer cancel()
+	conn, err := (&net.Dialer{}).DialContext(dctx, "tcp", a.Address.String())
+	if err != nil {
+		return err
+	}
+	if _, err := conn.Write(relay.Preamble(a.ID, a.Token)); err != nil {
+		return errors.Join(err, conn.Close())
+	}
+	cert, err := h2.Certificate(l.r.s.tls)
+	if err != nil {
+		return errors.Join(err, conn.Close())
+	}
+	c, err := h2.Server(dctx, conn, h2.ServerConfig{Certificate: cert, MaxStreams: l.r.s.cfg.MaxFlows + 8})
+	if err != nil {
+		return err
+	}
+	l.r.s.serve(ctx, c, conn.RemoteAddr())
+	return nil
+}
+
+// end gives a place up.
+func (l *relayLink) end(id sessionID) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if cancel := l.places[id]; cancel != nil {
+		cancel()
+		delete(l.places, id)
+	}
+}
+
+// publish hands the present offer to the relay.
+func (l *relayLink) publish(ctx context.Context, offer []byte) {
+	l.mu.Lock()
+	a := l.agent
+	l.mu.Unlock()
+	if a != nil {
+		_ = a.Publish(ctx, offer) // else it is published at the next connection
+	}
+}
+
+// RelayStatus is how the agent stands with a relay.
+type RelayStatus struct {
+	Relay     string         `json:"relay"`
+	Connected bool           `json:"connected"`
+	Error     string         `json:"error,omitempty"` // why not
+	Since     int64          `json:"since"`           // seconds
+	SeenAs    netip.AddrPort `json:"seenAs,omitzero"` // the agent's address from outside
+	Buyers    int            `json:"buyers"`          // places held there
+}
+
+func (l *relayLink) status() RelayStatus {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	st := RelayStatus{Relay: l.name.Address(), Connected: l.agent != nil, Buyers: len(l.places)}
+	if l.agent != nil {
+		st.SeenAs = l.agent.Observed()
+	}
+	if l.err != nil {
+		st.Error = l.err.Error()
+	}
+	if !l.since.IsZero() {
+		st.Since = int64(time.Since(l.since) / time.Second)
+	}
+	return st
+}
