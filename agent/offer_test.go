@@ -31,6 +31,7 @@ func testOffer() Offer {
 	return Offer{
 		Version: OfferVersion, Seq: 7,
 		Endpoints: []string{"192.0.2.1:4433", "[2001:db8::1]:4433", "agent.example:4433"},
+		Relays:    []string{"relay.example:443", "192.0.2.9:4433#" + strings.Repeat("0a", 32)},
 		TunnelKey: channel.Hash{1, 2, 3},
 		Price:     Price{Up: 500_000, Down: 800_000},
 		Payment: Payment{
@@ -83,6 +84,22 @@ func TestOffer(t *testing.T) {
 	}
 }
 
+// TestWaysToAnAgent: endpoints, relays or both.
+func TestWaysToAnAgent(t *testing.T) {
+	o := testOffer()
+	o.Endpoints = nil
+	got, err := ParseOffer(signed(t, o))
+	if err != nil || len(got.Endpoints) != 0 || !reflect.DeepEqual(got.Relays, o.Relays) {
+		t.Errorf("relays alone: %+v, %v", got, err)
+	}
+	o = testOffer()
+	o.Relays = nil
+	b := signed(t, o)
+	if _, err := ParseOffer(b); err != nil || bytes.Contains(b, []byte("relays")) {
+		t.Errorf("endpoints alone: %s, %v", b, err)
+	}
+}
+
 // TestTamperedOffer changes every byte of an offer in turn: none passes as
 // another offer.
 func TestTamperedOffer(t *testing.T) {
@@ -126,7 +143,11 @@ func TestOfferOfAnother(t *testing.T) {
 
 func TestBadOffers(t *testing.T) {
 	for name, change := range map[string]func(*Offer){
-		"no endpoint":            func(o *Offer) { o.Endpoints = nil },
+		"no way to it":           func(o *Offer) { o.Endpoints, o.Relays = nil, nil },
+		"too many relays":        func(o *Offer) { o.Relays = strings.Split(strings.Repeat("a:1 ", 9), " ")[:9] },
+		"relay without port":     func(o *Offer) { o.Relays = []string{"relay.example"} },
+		"relay's pin":            func(o *Offer) { o.Relays = []string{"relay.example:443#00"} },
+		"relay with controls":    func(o *Offer) { o.Relays = []string{"a\x1b[2J:1"} },
 		"too many endpoints":     func(o *Offer) { o.Endpoints = strings.Split(strings.Repeat("a:1 ", 9), " ")[:9] },
 		"endpoint without port":  func(o *Offer) { o.Endpoints = []string{"host"} },
 		"endpoint's port":        func(o *Offer) { o.Endpoints = []string{"host:0"} },
@@ -236,7 +257,7 @@ func FuzzOfferBody(f *testing.F) {
 		if err != nil {
 			return
 		}
-		for _, s := range append(o.Endpoints, o.SIM.Operator, o.SIM.MCC, o.Payment.AssetName) {
+		for _, s := range append(append(o.Endpoints, o.Relays...), o.SIM.Operator, o.SIM.MCC, o.Payment.AssetName) {
 			if strings.ContainsFunc(s, steers) {
 				t.Errorf("%q", s)
 			}
