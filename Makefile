@@ -75,7 +75,7 @@ check: ## the gate: format, vet, lint, tidy, rules, race tests, short fuzzing, c
 	@$(STEP) cross $(MAKE) --no-print-directory cross
 
 .PHONY: bench
-bench: ## throughput and CPU per GB beside a bare QUIC relay, memory, latency (BENCH=--help)
+bench: ## throughput and CPU per GB beside a bare QUIC relay, memory, latency, lossy links (BENCH=--help)
 	@$(GO) run ./scripts/bench $(BENCH)
 
 .PHONY: fuzz

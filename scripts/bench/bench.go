@@ -12,10 +12,20 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/depinsim/x402/scripts/netlab"
 )
 
 // groups are what can be measured by itself.
-func groups() []string { return []string{"transfer", "flash", "latency", "memory", "micro", "router"} }
+func groups() []string {
+	return []string{
+		"transfer", "flash", "latency", "memory", "micro", "router",
+		"links", "uplink", "blackout", "sharing", "paused", "idle", "datagrams",
+	}
+}
+
+// onLink are the groups that need an emulated link.
+func onLink() []string { return []string{"links", "uplink", "blackout", "sharing"} }
 
 // A config says what is measured, and how thoroughly.
 type config struct {
@@ -29,6 +39,9 @@ type config struct {
 	// building cmd/x402-agent, for a quick look.
 	inside bool
 	flows  []int // of the memory group; nil: 48, 100, 1000
+	// idleFlows is how many flows do nothing in the idle group; 0: 1000.
+	idleFlows int
+	peers     peers
 }
 
 // A bench is a run under way.
@@ -48,6 +61,9 @@ func (c config) measure(ctx context.Context) (_ *Report, err error) {
 	b := &bench{config: c, report: &Report{Rounds: c.rounds, Seconds: c.length.Seconds()}}
 	if b.flows == nil {
 		b.flows = []int{48, 100, 1000}
+	}
+	if b.idleFlows == 0 {
+		b.idleFlows = 1000
 	}
 	if b.self, err = os.Executable(); err != nil {
 		return nil, err
@@ -94,19 +110,44 @@ func (b *bench) runGroups(ctx context.Context) error {
 		run  func(context.Context) error
 	}{
 		{"transfer", b.transfer}, {"flash", b.flash}, {"latency", b.latency}, {"memory", b.memory}, {"micro", b.micro},
-		{"router", b.router},
+		{"router", b.router}, {"links", b.links}, {"uplink", b.uplink}, {"blackout", b.blackout}, {"sharing", b.sharing},
+		{"paused", b.paused}, {"idle", b.idle}, {"datagrams", b.datagrams},
 	} {
 		if !slices.Contains(b.only, group.name) {
 			continue
 		}
 		fmt.Fprintf(b.log, "%s: measuring\n", group.name)
 		b.group = group.name
-		if err := group.run(ctx); err != nil {
+		run := group.run
+		if slices.Contains(onLink(), group.name) {
+			if err := netlab.Missing(); err != nil {
+				b.report.Left = append(b.report.Left, fmt.Sprintf("%s: %v", group.name, err))
+				continue
+			}
+			run = func(ctx context.Context) error { return b.linked(ctx, group.run) }
+		}
+		if err := run(ctx); err != nil {
 			return fmt.Errorf("%s: %w", group.name, err)
 		}
 		b.endAll()
 	}
 	return nil
+}
+
+// linked runs a group in a lab of its own, with an emulated link.
+func (b *bench) linked(ctx context.Context, run func(context.Context) error) (err error) {
+	l, err := openLink(ctx)
+	if err != nil {
+		return err
+	}
+	around := b.lab
+	b.lab = l
+	defer func() {
+		b.endAll()
+		b.lab = around
+		err = errors.Join(err, l.close())
+	}()
+	return run(ctx)
 }
 
 // build compiles a command of this module for an architecture and returns its

@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"encoding/xml"
 	"io"
 	"math"
 	"os"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/depinsim/x402/agent/buyer"
 	"github.com/depinsim/x402/agent/seller"
+	"github.com/depinsim/x402/scripts/netlab"
 )
 
 // TestMain lets the test's program play the roles, like the real one.
@@ -26,7 +28,8 @@ func TestMain(m *testing.M) {
 func TestSmoke(t *testing.T) {
 	c := config{
 		rounds: 1, length: 100 * time.Millisecond, loopback: true, inside: true, flows: []int{5},
-		only: []string{"transfer", "flash", "latency", "memory"}, profiles: t.TempDir(), log: io.Discard,
+		only: []string{"transfer", "flash", "latency", "memory", "paused", "idle", "datagrams"}, profiles: t.TempDir(), log: io.Discard,
+		idleFlows: 20,
 	}
 	r, err := c.measure(t.Context())
 	if err != nil {
@@ -53,6 +56,12 @@ func TestSmoke(t *testing.T) {
 			t.Errorf("%+v", m)
 		}
 	}
+	if len(r.Paused) != 2 || len(r.Idle) != 4 || len(r.Datagrams) != 4 {
+		t.Errorf("incomplete: %+v %+v %+v", r.Paused, r.Idle, r.Datagrams)
+	}
+	if p := r.Paused[0]; p.Way != wayOurs || p.Beside == 0 {
+		t.Errorf("%+v", p)
+	}
 	for _, name := range []string{"ours-agent", "ours-buyer", "bare-agent", "bare-buyer"} {
 		if info, err := os.Stat(c.profiles + "/" + name + ".pprof"); err != nil || info.Size() == 0 {
 			t.Errorf("no profile of %s: %v", name, err)
@@ -68,9 +77,126 @@ func TestSmoke(t *testing.T) {
 	}
 }
 
+// TestSmokeLinks runs the groups that need emulated links, likewise.
+func TestSmokeLinks(t *testing.T) {
+	if err := netlab.Missing(); err != nil {
+		if os.Getenv("CI") == "true" {
+			t.Fatal(err)
+		}
+		t.Skip(err)
+	}
+	c := config{rounds: 1, length: 100 * time.Millisecond, inside: true, only: onLink(), log: io.Discard}
+	r, err := c.measure(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	ways := 2
+	for _, x := range r.Links {
+		if x.Mbits <= 0 || x.Wire < 1 {
+			t.Errorf("%+v", x)
+		}
+		if x.Way == wayCubic && x.Loss == 0 {
+			ways++
+		}
+		if x.Way == wayBBR && x.Loss == 0 && x.Direction == "down" && x.Link == r.Links[0].Link {
+			ways++
+		}
+	}
+	if len(r.SetUp) != 3 || len(r.Blackouts) != ways || len(r.Sharing) == 0 || len(r.Left) != 0 {
+		t.Errorf("incomplete: %+v", r)
+	}
+	for _, x := range r.SetUp {
+		if rtt := milliseconds(2 * oneWay); x.Warm < rtt || x.Cold < rtt {
+			t.Errorf("%+v on a path of %.0f ms", x, rtt)
+		}
+	}
+	var text struct {
+		XMLName xml.Name `xml:"svg"`
+	}
+	if err := xml.Unmarshal([]byte(r.plot()), &text); err != nil {
+		t.Error(err)
+	}
+	for _, want := range []string{"wire/goodput", "after a blackout", "20 flows in one tunnel"} {
+		if !strings.Contains(r.table(), want) {
+			t.Errorf("%q is not in\n%s", want, r.table())
+		}
+	}
+}
+
+func TestPeers(t *testing.T) {
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var p peers
+	if err := p.Set("hysteria=" + self); err != nil || len(p) != 1 || p[0].path != self {
+		t.Errorf("%v, %v", p, err)
+	}
+	for _, text := range []string{"", "hysteria", "hysteria=" + t.TempDir(), "other=" + self, "hysteria=" + self + "x"} {
+		if err := p.Set(text); err == nil {
+			t.Errorf("%q was taken", text)
+		}
+	}
+}
+
+func TestJain(t *testing.T) {
+	for _, test := range []struct {
+		each []uint64
+		want float64
+	}{{nil, 0}, {[]uint64{0, 0}, 0}, {[]uint64{7, 7, 7}, 1}, {[]uint64{9, 0, 0}, 1.0 / 3}, {[]uint64{1, 3}, 0.8}} {
+		if got := jain(test.each); math.Abs(got-test.want) > 1e-9 {
+			t.Errorf("jain(%v) = %v", test.each, got)
+		}
+	}
+}
+
+func TestQuantile(t *testing.T) {
+	list := []float64{5, 1, 4, 2, 3}
+	for share, want := range map[float64]float64{0: 1, 0.5: 3, 0.95: 5, 1: 5} {
+		if got := quantile(list, share); got != want {
+			t.Errorf("%v: %v", share, got)
+		}
+	}
+	if quantile(nil, 0.5) != 0 {
+		t.Error("of none")
+	}
+}
+
+// TestJudgeLinks holds the targets of links against figures on both sides.
+func TestJudgeLinks(t *testing.T) {
+	r := Report{
+		SetUp: []Latency{{wayOurs, 42.1, 85}, {wayBare, 99, 99}},
+		Links: []Link{
+			{Way: wayOurs, Loss: 0.01, Mbits: 46, Wire: 1.09},
+			{Way: wayOurs, Loss: 0.05, Mbits: 44.4, Wire: 1.12},
+			{Way: wayBare, Loss: 0.05, Mbits: 1, Wire: 2},
+		},
+		Sharing:   []Sharing{{Case: "a", Way: wayOurs, Jain: 0.79}, {Case: "b", Way: wayOurs, Jain: 0.8}, {Way: "hysteria"}},
+		Paused:    []Paused{{Way: wayOurs, Flows: 50, Ratio: 0.95}, {Way: wayBare}},
+		Datagrams: []Datagrams{{"down", wayOurs, 0.51, 22, 23}, {"up", wayUDP, 9, 0, 0}},
+	}
+	r.judge()
+	var missed []string
+	for _, x := range r.Targets {
+		if !x.Met {
+			missed = append(missed, x.Name)
+		}
+	}
+	want := []string{
+		"first byte on a 40 ms link, warm", "one download, 1% loss", "one download, 5% loss", "a", "datagrams down", "datagrams down, agent",
+	}
+	if !slices.Equal(missed, want) {
+		t.Errorf("missed %q\nwant %q", missed, want)
+	}
+	if len(r.Targets) != 12 {
+		t.Errorf("%d targets", len(r.Targets))
+	}
+}
+
 func TestRunRefuses(t *testing.T) {
 	for _, args := range [][]string{
 		{"--only", "transfer,speed"}, {"--rounds", "0"}, {"--seconds", "0"}, {"--seconds", "x"}, {"now"},
+		{"--peer", "hysteria"},
 	} {
 		if err := run(t.Context(), args, io.Discard, io.Discard); err == nil {
 			t.Errorf("%q was taken", args)

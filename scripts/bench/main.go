@@ -1,9 +1,12 @@
 // Command bench measures what docs/performance.md promises, on this machine
 // and in one run: throughput and processor time beside a bare QUIC relay and
 // direct TCP, the agent's memory, the time to the first byte, what metering and
-// vouchers cost, what the agent writes to flash, and its instructions on routers.
+// vouchers cost, what the agent writes to flash, and its instructions on routers;
+// on emulated links also with loss, little bandwidth, a blackout and other flows,
+// beside the kernel's TCP and other tunnels.
 //
 //	go run ./scripts/bench [--only GROUPS] [--rounds 5] [--seconds 3] [--json]
+//	    [--peer hysteria=PATH] [--plot FILE.svg]
 //
 // Buyer, agent, relay, target and load are separate processes: as root in two
 // network namespaces joined by a veth pair, else on loopback. What is compared
@@ -53,6 +56,8 @@ func run(ctx context.Context, args []string, out, log io.Writer) error {
 	only := fs.String("only", strings.Join(groups(), ","), "`GROUPS` to measure, separated by commas")
 	fs.BoolVar(&c.loopback, "loopback", false, "use loopback although namespaces could be made")
 	fs.StringVar(&c.profiles, "profile", "", "write CPU profiles of the transfers' agents and buyers into `DIR`")
+	fs.Var(&c.peers, "peer", "measure another tunnel too, `NAME=PATH` of its program; NAME: "+strings.Join(peerKinds(), ", "))
+	plot := fs.String("plot", "", "draw the figures of the links into `FILE` (SVG)")
 	if err := fs.Parse(args); err != nil {
 		return err
 	}
@@ -72,6 +77,11 @@ func run(ctx context.Context, args []string, out, log io.Writer) error {
 	r, err := c.measure(ctx)
 	if err != nil {
 		return err
+	}
+	if *plot != "" {
+		if err := os.WriteFile(*plot, []byte(r.plot()), 0o644); err != nil {
+			return err
+		}
 	}
 	if *asJSON {
 		e := json.NewEncoder(out)

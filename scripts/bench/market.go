@@ -76,7 +76,7 @@ func (b *bench) openMarket(ctx context.Context, name string, program []string) (
 		return nil, err
 	}
 	host := b.lab.addr[agentSide]
-	if m.site, m.ready, err = b.startSite(ctx, siteSettings{host, m.key.Address(), funds}); err != nil {
+	if m.site, m.ready, err = b.startSite(ctx, siteSettings{host, m.key.Address(), funds, []string{"cubic", "bbr"}}); err != nil {
 		return nil, err
 	}
 	p := m.ready.Params

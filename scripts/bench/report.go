@@ -30,6 +30,19 @@ type Report struct {
 	Micro      *Micro    `json:"micro,omitempty"`
 	Router     []Router  `json:"router,omitempty"`
 
+	SetUp []Latency `json:"setUp,omitempty"` // on the emulated link
+	Links []Link    `json:"links,omitempty"`
+	// Unsteady is how many samples of Links were taken although the machine had
+	// no time for the link: more than 0.5% of packets were late by over 5 ms.
+	Unsteady  int         `json:"unsteady,omitempty"`
+	Blackouts []Blackout  `json:"blackouts,omitempty"`
+	Sharing   []Sharing   `json:"sharing,omitempty"`
+	Paused    []Paused    `json:"paused,omitempty"`
+	Idle      []Idle      `json:"idle,omitempty"`
+	Datagrams []Datagrams `json:"datagrams,omitempty"`
+	// Left are the groups that could not be measured here, and why.
+	Left []string `json:"left,omitempty"`
+
 	Targets []Target `json:"targets"`
 }
 
@@ -160,6 +173,7 @@ func (r *Report) judge() {
 	for _, x := range r.Router {
 		most("agent's instructions on "+x.CPU, "× bare relay", 1.05, x.Ratio)
 	}
+	r.judgeLinks()
 }
 
 func (m Memory) name() string {

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"sync"
 	"time"
 
@@ -15,6 +16,7 @@ import (
 	"github.com/depinsim/x402/channel/facilitator/server"
 	"github.com/depinsim/x402/channel/ledger"
 	"github.com/depinsim/x402/channel/x402"
+	"github.com/depinsim/x402/scripts/netlab"
 )
 
 // The site is what is on the agent's side besides the agent: a facilitator
@@ -23,11 +25,15 @@ type siteSettings struct {
 	Host   string          `json:"host"` // to listen on
 	Payer  channel.Address `json:"payer"`
 	Amount channel.Amount  `json:"amount"` // that Payer gets
+	// Congestion names controls of the kernel's TCP, each for a target more.
+	Congestion []string `json:"congestion"`
 }
 
 // siteReady is the site's answer.
 type siteReady struct {
 	Target      string        `json:"target"`
+	UDP         string        `json:"udp"`    // likewise, for datagrams
+	Direct      []string      `json:"direct"` // by congestion control
 	Facilitator string        `json:"facilitator"`
 	Params      ledger.Params `json:"params"`
 }
@@ -52,16 +58,33 @@ func site(c console) error {
 	if err != nil {
 		return err
 	}
-	r.Target, r.Facilitator = target.Addr().String(), "http://"+web.Addr().String()
+	udp, err := net.ListenPacket("udp", net.JoinHostPort(s.Host, "0"))
+	if err != nil {
+		return err
+	}
+	targets := []net.Listener{target}
+	for _, name := range s.Congestion {
+		address := ""
+		lc := net.ListenConfig{Control: netlab.Congestion(name)}
+		if ln, err := lc.Listen(context.Background(), "tcp", net.JoinHostPort(s.Host, "0")); err == nil { // else the kernel has none
+			targets, address = append(targets, ln), ln.Addr().String()
+		}
+		r.Direct = append(r.Direct, address)
+	}
+	r.Target, r.UDP, r.Facilitator = target.Addr().String(), udp.LocalAddr().String(), "http://"+web.Addr().String()
 	return c.serve(func(ctx context.Context) error {
 		hs := &http.Server{Handler: srv, ReadHeaderTimeout: 10 * time.Second}
 		var wg sync.WaitGroup
 		defer wg.Wait()
-		defer target.Close()
+		defer udp.Close()
 		defer hs.Close()
-		errc := make(chan error, 2) // one from each below
+		errc := make(chan error, 2+len(targets)) // one from each below
 		wg.Go(func() { errc <- hs.Serve(web) })
-		wg.Go(func() { errc <- serveTarget(target) })
+		wg.Go(func() { errc <- serveDatagrams(udp) })
+		for _, ln := range targets {
+			defer ln.Close()
+			wg.Go(func() { errc <- serveTarget(ln) })
+		}
 		if err := fund(ctx, r.Facilitator, s); err != nil {
 			return err
 		}
@@ -94,13 +117,15 @@ const (
 	opDown  = 'D' // send for a while, then end
 	opUp    = 'U' // take until the end, then answer how much, in 8 bytes
 	opFirst = 'F' // send one byte and end
+	opTake  = 'T' // take for a while, then answer how much, in 8 bytes
+	opHold  = 'H' // send one byte, then wait for the end
 )
 
 // A wish is what stands in those bytes: the operation, then two big-endian
 // numbers of 8 bytes.
 type wish struct {
 	op    byte
-	lasts time.Duration // opDown
+	lasts time.Duration // opDown, opTake
 	rate  uint64        // opDown: bytes a second; 0: as many as go
 }
 
@@ -150,11 +175,43 @@ func fulfil(conn net.Conn) error {
 		}
 		_, err = conn.Write(binary.BigEndian.AppendUint64(nil, uint64(n)))
 		return err
+	case opTake:
+		return take(conn, w.lasts)
 	case opFirst:
 		_, err := conn.Write([]byte{opFirst})
 		return err
+	case opHold:
+		if _, err := conn.Write([]byte{opHold}); err != nil {
+			return err
+		}
+		_, err := io.Copy(io.Discard, conn)
+		return err
 	}
 	return errors.New("unknown operation")
+}
+
+// take counts what comes in a while from the first byte, and answers. What comes
+// later is taken too, since a connection closed before would lose the answer.
+func take(conn net.Conn, lasts time.Duration) error {
+	var first [1]byte
+	if _, err := io.ReadFull(conn, first[:]); err != nil {
+		return err
+	}
+	if err := conn.SetReadDeadline(time.Now().Add(lasts)); err != nil {
+		return err
+	}
+	n, err := io.Copy(io.Discard, conn)
+	if err != nil && !errors.Is(err, os.ErrDeadlineExceeded) {
+		return err
+	}
+	if _, err := conn.Write(binary.BigEndian.AppendUint64(nil, uint64(n)+1)); err != nil {
+		return err
+	}
+	if err := conn.SetReadDeadline(time.Time{}); err != nil {
+		return err
+	}
+	_, err = io.Copy(io.Discard, conn)
+	return err
 }
 
 // chunk is what is written at once by those who have no reason for another.

@@ -174,6 +174,8 @@ func (b *bench) sample(ctx context.Context, loader *process, w way, direction st
 	}, y.Bytes, nil
 }
 
+var errNothing = errors.New("nothing arrived")
+
 // doJob has the load do j.
 func doJob(ctx context.Context, loader *process, j job) (y yield, err error) {
 	if err := loader.ask(ctx, j, &y, j.Lasts); err != nil {
@@ -183,7 +185,7 @@ func doJob(ctx context.Context, loader *process, j job) (y yield, err error) {
 		return y, errors.New(y.Error)
 	}
 	if y.Bytes == 0 && j.Op != "first" {
-		return y, errors.New("nothing arrived")
+		return y, errNothing
 	}
 	return y, nil
 }

@@ -27,7 +27,7 @@ type Link struct {
 // goroutines.
 type Line struct {
 	shape  atomic.Pointer[Shape]
-	counts [7]atomic.Uint64 // one writer: run
+	counts [8]atomic.Uint64 // one writer: run
 	failed error            // set by run before it ends
 }
 
@@ -39,7 +39,13 @@ type Counts struct {
 	Lost          uint64 // at random or in bursts
 	Dropped       uint64 // by the full queue
 	Cut           uint64 // while the line was down, and by the far end's kernel
+	// Late is how many of Out came more than 5 ms later than they should have,
+	// because the machine let the line wait: what is measured then is not the
+	// link.
+	Late uint64
 }
+
+const tooLate = 5 * time.Millisecond
 
 // The order of Line.counts.
 const (
@@ -50,6 +56,7 @@ const (
 	countLost
 	countDropped
 	countCut
+	countLate
 )
 
 // mtu of emulated links.
@@ -127,7 +134,7 @@ func (n *Line) Counts() Counts {
 	load := func(i int) uint64 { return n.counts[i].Load() }
 	return Counts{
 		In: load(countIn), InBytes: load(countInBytes), Out: load(countOut), OutBytes: load(countOutBytes),
-		Lost: load(countLost), Dropped: load(countDropped), Cut: load(countCut),
+		Lost: load(countLost), Dropped: load(countDropped), Cut: load(countCut), Late: load(countLate),
 	}
 }
 
@@ -236,6 +243,9 @@ func (c *carrier) take(from *tun, began time.Time) (full bool, err error) {
 func (c *carrier) give(to *tun, now time.Duration) {
 	for len(c.under) > 0 && c.under[0].due <= now {
 		f := heap.Pop(&c.under).(flight)
+		if now-f.due > tooLate {
+			c.add(countLate, 1)
+		}
 		if err := to.write(f.data); err != nil {
 			c.add(countCut, 1) // the interface is down, or its kernel has no memory
 		} else {
