@@ -35,7 +35,7 @@ for p in runtime internal/runtime/... internal/bytealg internal/byteorder intern
 	crypto/cipher crypto/subtle crypto/internal/fips140/... crypto/internal/fips140deps/... \
 	golang.org/x/crypto/... vendor/golang.org/x/crypto/... \
 	golang.org/x/net/internal/... golang.org/x/net/ipv4 golang.org/x/net/ipv6 \
-	github.com/apernet/quic-go/... github.com/decred/dcrd/... \
+	github.com/apernet/quic-go/... github.com/xtaci/kcp-go/v5 github.com/decred/dcrd/... \
 	github.com/depinsim/x402/channel github.com/depinsim/x402/meter github.com/depinsim/x402/tunnel/...; do
 	inline="$inline -gcflags=$p="
 done
