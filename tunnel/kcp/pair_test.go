@@ -114,15 +114,13 @@ type wire struct {
 	random *mathrand.Rand
 	loss   int                  // packets of a thousand
 	rate   float64              // bytes a second each way; zero: no bottleneck
+	queue  time.Duration        // what the bottleneck's queue holds
 	jitter time.Duration        // beyond the bottleneck, at most; packets keep their order
 	due    map[string]time.Time // when the newest arrives, by who sends
 	busy   map[string]time.Time // until when, by who sends
 	sent   map[string]int       // bytes with their heads, by who sends
 	heads  int                  // packets dropped by the queue
 }
-
-// queueTime is what the bottleneck's queue holds.
-const queueTime = 100 * time.Millisecond
 
 func (w *wire) SendPacket(p simnet.Packet) error {
 	w.mu.Lock()
@@ -140,7 +138,7 @@ func (w *wire) SendPacket(p simnet.Packet) error {
 	if start.Before(now) {
 		start = now
 	}
-	if start.Sub(now) > queueTime {
+	if start.Sub(now) > w.queue {
 		w.heads++
 		return nil
 	}
@@ -177,7 +175,7 @@ type lab struct {
 
 func newLab(t testing.TB, p tunneltest.Path) *lab {
 	t.Helper()
-	l := &lab{wire: &wire{loss: p.Loss, random: mathrand.New(mathrand.NewPCG(p.Seed, 1)),
+	l := &lab{wire: &wire{loss: p.Loss, queue: 100 * time.Millisecond, random: mathrand.New(mathrand.NewPCG(p.Seed, 1)),
 		busy: map[string]time.Time{}, due: map[string]time.Time{}, sent: map[string]int{}}}
 	l.net = &simnet.Simnet{Router: l.wire}
 	settings := simnet.NodeBiDiLinkSettings{Latency: p.Delay}

@@ -21,9 +21,14 @@ type rate struct {
 	bandwidth [rounds]float64 // bytes a second, the largest of each round
 	round     int
 	roundEnd  uint64
-	sent      int // segments in this round
-	again     int // of them, sent again
-	loss      float64
+
+	// How much was lost of what was sent in a span of at least lossTime; see
+	// judge.
+	sent, again int // segments
+	spanT       time.Time
+	spanStart   uint64 // delivered
+	loss        float64
+	cap         float64 // bytes a second; zero: none
 
 	minRTT  time.Duration
 	minTime time.Time
@@ -88,19 +93,23 @@ const (
 	// firstWindow is what is sent in the first round trip, RFC 6928's ten
 	// segments and as much again.
 	firstWindow = 20 * packetSize
-	// lossy is when a round's share of retransmissions forbids to probe for
-	// more, full when it ends the startup.
+	// lossy is the share of retransmissions that forbids to probe for more,
+	// full the one that says that a queue overflows or a policer drops; it is
+	// looked at every lossTime.
 	lossy, full = 0.10, 0.20
-	// silence is after how many round trips without an acknowledgement only
+	lossTime    = 250 * time.Millisecond
+	// capLeast is where the cap does not fall below, bytes a second.
+	capLeast = 64 << 10
+	// silentTrips is after how many round trips without an acknowledgement only
 	// probes are sent.
-	silence = 4
+	silentTrips = 4
 )
 
 // cycle is what the bandwidth is multiplied with, phase after phase.
 var cycle = [...]float64{1.25, 0.75, 1, 1, 1, 1, 1, 1}
 
 func newRate(now time.Time) *rate {
-	return &rate{segments: make([]record, 64), tokens: burst, tokenT: now, heard: now, deliveredT: now, firstSent: now, phaseT: now, minTime: now}
+	return &rate{segments: make([]record, 64), tokens: burst, tokenT: now, heard: now, deliveredT: now, firstSent: now, phaseT: now, spanT: now, minTime: now}
 }
 
 // best is the bandwidth's estimate, zero when there is none.
@@ -139,7 +148,10 @@ func (r *rate) pace() float64 {
 	if best == 0 {
 		return firstWindow / r.rtt().Seconds()
 	}
-	return r.gain() * best
+	if pace := r.gain() * best; r.cap == 0 || pace < r.cap {
+		return pace
+	}
+	return r.cap
 }
 
 // most is how many bytes may be under way.
@@ -148,6 +160,9 @@ func (r *rate) most() int {
 	if best == 0 {
 		return firstWindow
 	}
+	if r.cap != 0 {
+		best = min(best, r.cap)
+	}
 	// Two round trips' worth, and what acknowledgements are late by.
 	return max(int(2*best*(r.rtt()+2*tick).Seconds()), firstWindow)
 }
@@ -155,7 +170,7 @@ func (r *rate) most() int {
 // allow lets time pass and returns how many new segments may be sent now.
 func (r *rate) allow(now time.Time) int {
 	pace := r.pace()
-	if r.inflight > 0 && now.Sub(r.heard) > max(silence*r.rtt(), 500*time.Millisecond) {
+	if r.inflight > 0 && now.Sub(r.heard) > r.silence() {
 		pace = 10 * packetSize // a second: probes, until something is heard
 	}
 	r.tokens += pace * now.Sub(r.tokenT).Seconds()
@@ -164,6 +179,9 @@ func (r *rate) allow(now time.Time) int {
 	n := min(int(r.tokens), r.most()-r.inflight) / packetSize
 	return max(0, min(n, maxSpan-r.span()))
 }
+
+// silence is how long it takes until only probes are sent.
+func (r *rate) silence() time.Duration { return max(silentTrips*r.rtt(), 500*time.Millisecond) }
 
 func (r *rate) span() int { return int(r.nxt - r.una) }
 
@@ -201,7 +219,9 @@ func (r *rate) onSend(s segment, now time.Time) bool {
 		if old.sn == s.sn && !old.acked {
 			r.inflight -= old.size // it is taken for lost
 		}
-		r.again++
+		if old.sn == s.sn && !old.acked && old.sent.After(r.spanT) {
+			r.again++ // what was lost before the span is only being repaired
+		}
 	} else {
 		r.nxt = s.sn + 1
 	}
@@ -235,13 +255,13 @@ func (r *rate) onAck(s segment, now time.Time) {
 	if rec.sn != s.sn || rec.sent.IsZero() {
 		return // never sent, or long ago
 	}
-	r.heard = now
 	if rec.ts == s.ts {
 		r.measured(now.Sub(rec.sent), now)
 	}
 	if s.sn-r.una < r.nxt-r.una {
 		r.acked(rec, now)
 	}
+	r.heard = now
 }
 
 func (r *rate) measured(rtt time.Duration, now time.Time) {
@@ -255,6 +275,9 @@ func (r *rate) acked(rec *record, now time.Time) {
 		return
 	}
 	rec.acked = true
+	if now.Sub(r.heard) > r.silence() {
+		r.newSpan(now) // a blackout says nothing of the rate
+	}
 	r.heard = now
 	r.inflight = max(0, r.inflight-rec.size)
 	r.delivered += uint64(rec.size)
@@ -276,22 +299,44 @@ func (r *rate) update(now time.Time) {
 		r.nextRound(s.limited)
 	}
 	interval := max(s.sendElapsed, s.ackElapsed)
-	if interval >= r.rtt()/2 && interval > 0 {
+	if interval >= max(r.rtt()/2, tick) { // less is a burst, not a rate
 		b := float64(r.delivered-s.prior) / interval.Seconds()
 		if !s.limited || b > r.best() {
 			r.bandwidth[r.round] = max(r.bandwidth[r.round], b)
 		}
 	}
+	r.judge(now)
 	r.turn(now)
+}
+
+// judge caps the rate where too much has to be sent again, since what was
+// delivered between two drops says more than what the path holds for longer.
+func (r *rate) judge(now time.Time) {
+	elapsed := now.Sub(r.spanT)
+	if elapsed < max(lossTime, 4*r.rtt()) || r.sent < 20 {
+		return
+	}
+	r.loss = float64(r.again) / float64(r.sent)
+	switch {
+	case r.loss > full:
+		r.cap = max(capLeast, 0.9*float64(r.delivered-r.spanStart)/elapsed.Seconds())
+		if r.state == startup {
+			r.state = drain
+		}
+	case r.cap > 2*r.best():
+		r.cap = 0
+	case r.loss < lossy:
+		r.cap *= 1.25
+	}
+	r.newSpan(now)
+}
+
+func (r *rate) newSpan(now time.Time) {
+	r.sent, r.again, r.spanT, r.spanStart = 0, 0, now, r.delivered
 }
 
 func (r *rate) nextRound(limited bool) {
 	r.roundEnd = r.delivered
-	if r.sent > 0 {
-		r.loss = float64(r.again) / float64(r.sent)
-	}
-	heavy := r.sent >= 20 && r.loss > full
-	r.sent, r.again = 0, 0
 	if !limited || r.bandwidth[(r.round+1)%rounds] == 0 { // an idle flow keeps what it knows
 		r.round = (r.round + 1) % rounds
 		r.bandwidth[r.round] = 0
@@ -305,7 +350,7 @@ func (r *rate) nextRound(limited bool) {
 	} else {
 		r.fullFor++
 	}
-	if r.fullFor >= 3 || heavy {
+	if r.fullFor >= 3 {
 		r.state = drain
 	}
 }

@@ -13,25 +13,28 @@ import (
 // TestRateFollowsThePath downloads over a link of 50 Mbit/s and 40 ms: KCP with
 // the usual settings sends 2.3 bytes for each that arrives there.
 func TestRateFollowsThePath(t *testing.T) {
+	const deep = 100 * time.Millisecond // as the queues of mobile networks are
 	for _, row := range []struct {
 		name     string
 		mbit     float64
 		loss     int // packets of a thousand, each way
 		jitter   time.Duration
+		queue    time.Duration
 		goodput  float64 // Mbit/s, at least
 		wire     float64 // bytes sent for each that arrives, at most
 		duration time.Duration
 	}{
-		{"clean", 50, 0, 0, 44, 1.10, 8 * time.Second},
-		{"loss of 1%", 50, 10, 0, 42, 1.15, 8 * time.Second},
-		{"loss of 5%", 50, 50, 0, 30, 1.27, 8 * time.Second},
-		{"jitter", 50, 5, 30 * time.Millisecond, 38, 1.20, 8 * time.Second},
-		{"slow", 2, 10, 0, 1.6, 1.20, 20 * time.Second},
+		{"clean", 50, 0, 0, deep, 44, 1.10, 8 * time.Second},
+		{"loss of 1%", 50, 10, 0, deep, 42, 1.15, 8 * time.Second},
+		{"loss of 5%", 50, 50, 0, deep, 30, 1.27, 8 * time.Second},
+		{"jitter", 50, 5, 30 * time.Millisecond, deep, 38, 1.20, 8 * time.Second},
+		{"slow", 2, 10, 0, deep, 1.6, 1.20, 20 * time.Second},
+		{"policer", 10, 0, 0, 8 * time.Millisecond, 4, 1.30, 20 * time.Second},
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				l := newLab(t, tunneltest.Path{Delay: 20 * time.Millisecond, Loss: row.loss, Seed: tunneltest.Seed(t)})
-				l.wire.rate, l.wire.jitter = row.mbit*1e6/8, row.jitter
+				l.wire.rate, l.wire.jitter, l.wire.queue = row.mbit*1e6/8, row.jitter, row.queue
 				p := tunneltest.NewPair(t, l.connect(t, tunneltest.Path{}), tunneltest.Options{})
 				p.Net.HandleTCP("flood.test:80", func(c *tunneltest.Conn) {
 					for {
