@@ -61,12 +61,15 @@ func TestGolden(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	direct := testOffer()
+	direct.Relays = nil
 	var got strings.Builder
 	for _, row := range []struct {
 		name string
 		b    []byte
 	}{
-		{"offer", signed(t, testOffer())},
+		{"offer", signed(t, direct)},
+		{"offer-with-relays", signed(t, testOffer())},
 		{"hello", hello},
 		{"terms", terms},
 		{"voucher", AppendVoucher(nil, testVoucher(t))},

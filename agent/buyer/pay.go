@@ -10,7 +10,7 @@ import (
 // overcount ends the purchase when the agent claims uploads that were not sent.
 func (x *session) overcount(now time.Time) error {
 	switch {
-	case !x.purse.overcounted():
+	case !x.purse.overcounted(uint64(max(x.under.Load(), 0))):
 		x.over = time.Time{}
 	case x.over.IsZero():
 		x.over = now

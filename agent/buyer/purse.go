@@ -34,8 +34,11 @@ func (p *purse) update(counted meter.Reading) {
 	}
 }
 
-// overcounted reports whether the agent counts more uploads than were sent.
-func (p *purse) overcounted() bool { return p.agent.Received() > p.counted.Up() }
+// overcounted reports whether the agent counts more uploads than were sent and
+// are being written: a piece arrives bit by bit, and is counted here as a whole.
+func (p *purse) overcounted(underWay uint64) bool {
+	return p.agent.Received() > p.counted.Up()+underWay
+}
 
 // pay is the amount that the next voucher should be for, or zero when none is
 // due: never more than is owed by the own counts and paid in advance, the budget

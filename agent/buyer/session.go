@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/depinsim/x402/agent"
@@ -31,7 +32,8 @@ type session struct {
 	ctl     *tunnel.Control
 	client  *tunnel.Client
 	meter   *meter.Meter
-	writing sync.RWMutex // see sending
+	writing sync.RWMutex // see sending, like under
+	under   atomic.Int64
 	purse   purse
 	inbox   chan tunnel.Capsule // from receive; unbuffered
 	drained bool                // the agent said so
@@ -97,8 +99,8 @@ func (b *Buyer) session(ctx context.Context, stopProxies func()) error {
 		return err
 	}
 	x.client = tunnel.NewClient(conn, x.ctl, tunnel.Lanes{
-		UpTCP: sending{x.meter.UpTCP, &x.writing}, DownTCP: x.meter.DownTCP,
-		UpUDP: sending{x.meter.UpUDP, &x.writing}, DownUDP: x.meter.DownUDP,
+		UpTCP: sending{x.meter.UpTCP, &x.writing, &x.under}, DownTCP: x.meter.DownTCP,
+		UpUDP: sending{x.meter.UpUDP, &x.writing, &x.under}, DownUDP: x.meter.DownUDP,
 	})
 	if !b.cfg.CloseOnly {
 		b.enter(&line{x.client, conn.Context()})
@@ -135,6 +137,7 @@ func (b *Buyer) session(ctx context.Context, stopProxies func()) error {
 type sending struct {
 	tunnel.Lane
 	writing *sync.RWMutex // read-locked from Reserve to Deliver
+	under   *atomic.Int64 // bytes under way between the two
 }
 
 // Reserve and Deliver are the lane's own.
@@ -143,12 +146,15 @@ func (s sending) Reserve(ctx context.Context, n int) error {
 	err := s.Lane.Reserve(ctx, n)
 	if err != nil {
 		s.writing.RUnlock()
+		return err
 	}
-	return err
+	s.under.Add(int64(n))
+	return nil
 }
 
 func (s sending) Deliver(reserved, delivered int) {
 	s.Lane.Deliver(reserved, delivered)
+	s.under.Add(int64(-reserved))
 	s.writing.RUnlock()
 }
 

@@ -52,7 +52,9 @@ func TestControlHostile(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()
 		time.AfterFunc(time.Second, cancel)
-		if got := say(t, ctx, s, "settle\n"); got != "" { // nobody settles: the agent stops first
+		// Nobody settles: the agent stops first. Its answer may or may not be
+		// faster than the end of the connection.
+		if got := say(t, ctx, s, "settle\n"); got != "" && !strings.Contains(got, errStops.Error()) {
 			t.Errorf("settle while stopping: %q", got)
 		}
 	})

@@ -63,6 +63,7 @@ type Seller struct {
 	due     chan struct{}      // one token: enough is unclaimed to settle
 	settled string             // the last settlement's transaction; settleLoop's, then lastSettle's
 	sim     simWatch
+	looks   looks
 	serving chan struct{} // closed by serves
 	serves  func()        // buyers are served; again does nothing
 

@@ -311,7 +311,7 @@ func (x *session) update(now time.Time) (next time.Duration, err error) {
 	if x.meter.Blocked() && now.Sub(x.progress) > unpaidTime {
 		return 0, &refusal{tunnel.ReasonUnpaid, fmt.Sprintf("%s atomic units are owed and unpaid for %v", debt, unpaidTime)}
 	}
-	if !x.left.IsZero() && (debt == 0 || now.Sub(x.left) > lastPay) {
+	if !x.left.IsZero() && (debt == 0 && a.gap() == 0 || now.Sub(x.left) > lastPay) {
 		return 0, &refusal{tunnel.ReasonShutdown, "the agent stops"}
 	}
 	if !x.meter.Blocked() {

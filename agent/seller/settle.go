@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"sync"
 	"time"
 
 	"github.com/depinsim/x402/agent"
@@ -218,13 +219,47 @@ func (s *Seller) payOut(ctx context.Context) error {
 	return nil
 }
 
+// looks orders the looks at the ledger: the answer to one must not replace that
+// to another which was begun later, since a deposit may lie between them.
+type looks struct {
+	mu    sync.Mutex
+	begun uint64
+	heard map[channel.ID]uint64 // the latest look of a channel that was answered
+}
+
+func (l *looks) begin() uint64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.begun++
+	return l.begun
+}
+
+// newest takes note of an answer and says whether it is the newest.
+func (l *looks) newest(id channel.ID, began uint64) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.heard == nil {
+		l.heard = make(map[channel.ID]uint64)
+	}
+	if l.heard[id] > began {
+		return false
+	}
+	l.heard[id] = began
+	return true
+}
+
 // observe reads a channel from the ledger into its state.
 func (s *Seller) observe(ctx context.Context, id channel.ID) (channel.State, error) {
 	ctx, cancel := context.WithTimeout(ctx, ledgerTime)
 	defer cancel()
+	began := s.looks.begin()
 	info, err := s.fac.Channel(ctx, s.cfg.Payment.Network, id)
 	if err != nil {
 		return channel.State{}, err
+	}
+	if !s.looks.newest(id, began) {
+		state, _ := s.payee.Get(id)
+		return state, nil
 	}
 	withdrawAt := info.FinalizeAfter
 	if withdrawAt == 0 {
