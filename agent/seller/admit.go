@@ -271,7 +271,7 @@ func (x *session) start() error {
 	}
 	x.meter.Extend(x.account.limit())
 	x.tun.Admit(tunnel.Lanes{UpTCP: x.meter.UpTCP, DownTCP: x.meter.DownTCP, UpUDP: x.meter.UpUDP, DownUDP: x.meter.DownUDP})
-	x.log.Info("session opened", "session", t.Session, "price_up", t.Price.Up, "price_down", t.Price.Down, "balance", x.account.balance)
+	x.log.Info("session opened", "session", t.Session, "price_up", t.Price.Up, "price_down", t.Price.Down, "balance", x.account.balance, "cipher", x.cipher())
 	return nil
 }
 

@@ -1,6 +1,7 @@
 package seller
 
 import (
+	"crypto/tls"
 	"os"
 	"slices"
 	"time"
@@ -58,6 +59,7 @@ type SessionStatus struct {
 	Buyer   channel.Address `json:"buyer"`
 	Session uint64          `json:"session"`
 	Price   agent.Price     `json:"price"`
+	Cipher  string          `json:"cipher,omitempty"` // of the buyer's connection, as TLS names it
 	Flows   int             `json:"flows"`
 	Up      uint64          `json:"up"` // of the channel, billed
 	Down    uint64          `json:"down"`
@@ -103,12 +105,21 @@ type FlashWrites struct {
 	Bytes uint64 `json:"bytes"`
 }
 
+// cipher names what encrypts the session, "" if its transport does not say.
+func (x *session) cipher() string {
+	c, ok := x.conn.(interface{ CipherSuite() uint16 })
+	if !ok {
+		return ""
+	}
+	return tls.CipherSuiteName(c.CipherSuite())
+}
+
 // publish puts the session's numbers where status reads them.
 func (x *session) publish(debt channel.Amount) {
 	a := &x.account
 	owed, _ := a.tally.Owed() // an overflow ends the session
 	x.view.Store(&SessionStatus{
-		Channel: x.id, Buyer: x.state.Config.Payer, Session: a.tally.Session, Price: a.tally.Price,
+		Channel: x.id, Buyer: x.state.Config.Payer, Session: a.tally.Session, Price: a.tally.Price, Cipher: x.cipher(),
 		Flows: x.tun.Flows(), Up: a.tally.Up, Down: a.tally.Down, Rate: x.rate, Gap: a.gap(),
 		Owed: owed, Paid: a.paid, Debt: debt, Exposed: a.exposed(), Credit: a.credit(), Balance: a.balance, Blocked: x.meter.Blocked(),
 	})

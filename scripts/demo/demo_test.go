@@ -68,12 +68,14 @@ func run(t *testing.T, c Config) Report {
 		t.Fatal(err)
 	}
 	var out, log bytes.Buffer
-	dir := shortDir(t)
-	c.Keep, c.JSON, c.Out, c.Log = dir, true, &out, &log
+	if c.Keep == "" {
+		c.Keep = shortDir(t)
+	}
+	c.JSON, c.Out, c.Log = true, &out, &log
 	if err := Run(t.Context(), c); err != nil {
 		t.Fatalf("%v\n%s%s", err, log.String(), out.String())
 	}
-	checkSecret(t, dir)
+	checkSecret(t, c.Keep)
 	var r Report
 	d := json.NewDecoder(&out)
 	d.DisallowUnknownFields()
@@ -168,12 +170,42 @@ func TestDemoForeign(t *testing.T) {
 				t.Fatal(err)
 			}
 			const size = 2_000_000
-			r := run(t, Config{Bytes: size, Agent: binary, Runner: runner})
+			dir := shortDir(t)
+			r := run(t, Config{Bytes: size, Agent: binary, Runner: runner, Keep: dir})
 			checkReport(t, r, size)
 			if r.Transfer.Resumed == 0 {
 				t.Error("the kill interrupted nothing")
 			}
+			// The emulated ARMv8 has AES instructions, the others have none.
+			if test.name != "arm64" {
+				checkCipher(t, dir, "TLS_CHACHA20_POLY1305_SHA256")
+			}
 		})
+	}
+}
+
+// checkCipher looks for the cipher of each session in the agent's logs.
+func checkCipher(t *testing.T, dir, want string) {
+	t.Helper()
+	logs, err := filepath.Glob(filepath.Join(dir, "*.log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	opened, said := 0, regexp.MustCompile(`msg="session opened".* cipher=(\S*)`)
+	for _, name := range logs {
+		b, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range said.FindAllSubmatch(b, -1) {
+			opened++
+			if string(m[1]) != want {
+				t.Errorf("%s: a session is encrypted by %s, want %s", name, m[1], want)
+			}
+		}
+	}
+	if opened < 2 {
+		t.Errorf("%d sessions name their cipher in %q", opened, logs)
 	}
 }
 
