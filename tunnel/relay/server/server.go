@@ -90,6 +90,13 @@ func (l Limits) withDefaults() Limits {
 	return l
 }
 
+// Files is how many files the limits let the relay open at most; a session has
+// two sockets.
+func (l Limits) Files() int {
+	l = l.withDefaults()
+	return 2*l.Sessions + l.Connections + 64
+}
+
 // Config says how a relay runs.
 type Config struct {
 	// Listen is the address of both ports, UDP and TCP.
@@ -98,9 +105,12 @@ type Config struct {
 	// IPv4 and one of IPv6. Default: Listen's, if it names one.
 	Public      []netip.Addr
 	Certificate tls.Certificate
-	Directory   Directory
-	Ports       Ports // of sessions; default: the kernel's choice
-	Limits      Limits
+	// Renewed returns the certificate that counts now, for one that is renewed
+	// while the relay runs. Default: Certificate.
+	Renewed   func(*tls.ClientHelloInfo) (*tls.Certificate, error)
+	Directory Directory
+	Ports     Ports // of sessions; default: the kernel's choice
+	Limits    Limits
 	// Drain is how long sessions go on after the end was asked for.
 	Drain  time.Duration
 	Logger *slog.Logger
@@ -160,9 +170,10 @@ func Listen(ctx context.Context, c Config) (*Server, error) {
 			ip: c.Listen.Addr(), four: c.Listen.Addr().Is4(), ports: c.Ports, limitBytes: l.SessionBytes, log: c.Logger, cookies: &cookies{},
 		},
 		tls: &tls.Config{
-			Certificates: []tls.Certificate{c.Certificate},
-			MinVersion:   tls.VersionTLS13,
-			NextProtos:   []string{relay.ALPN, "h2", "http/1.1"},
+			Certificates:   []tls.Certificate{c.Certificate},
+			GetCertificate: c.Renewed,
+			MinVersion:     tls.VersionTLS13,
+			NextProtos:     []string{relay.ALPN, "h2", "http/1.1"},
 			// Nothing is gained by resumption where connections last for days.
 			SessionTicketsDisabled: true,
 		},
