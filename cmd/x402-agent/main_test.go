@@ -54,7 +54,7 @@ func TestScripts(t *testing.T) {
 		UpdateScripts: os.Getenv("X402_UPDATE") != "",
 		Setup:         func(env *testscript.Env) error { return setup(t, env) },
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"code": scriptCode, "mode": scriptMode, "start": scriptStart, "stop": scriptStop,
+			"code": scriptCode, "mode": scriptMode, "start": scriptStart, "quit": scriptStop,
 			"waitfor": scriptWaitFor, "modem": scriptModem, "sold": scriptSold, "unwritable": scriptUnwritable,
 		},
 	})
@@ -158,6 +158,9 @@ func await(ts *testscript.TestScript, what string, there func() bool) {
 func scriptStart(ts *testscript.TestScript, neg bool, args []string) {
 	b := ts.Value(benchKey{}).(*bench)
 	ready := ts.MkAbs("ready")
+	if err := os.Remove(ready); !errors.Is(err, fs.ErrNotExist) { // of one that was killed
+		ts.Check(err)
+	}
 	b.agent = exec.Command("x402-agent", "run", "--config", args[0], "--ready-file", ready)
 	b.agent.Dir, b.agent.Stderr = ts.Getenv("WORK"), &b.err
 	b.err.Reset()
@@ -172,8 +175,8 @@ func scriptStart(ts *testscript.TestScript, neg bool, args []string) {
 	})
 }
 
-// scriptStop sends SIGTERM, `! stop` SIGKILL. $WORK/log is what the agent said.
-// `stop twice` does not wait between two SIGTERM; the second must kill.
+// scriptStop is `quit` (`stop` is testscript's own, and ends the script): it
+// sends SIGTERM, `! quit` SIGKILL. $WORK/log is what the agent said. `quit twice` does not wait between two SIGTERM; the second must kill.
 func scriptStop(ts *testscript.TestScript, neg bool, args []string) {
 	b := ts.Value(benchKey{}).(*bench)
 	if len(args) > 0 {

@@ -76,7 +76,7 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"serve": scriptServe, "stop": scriptStop, "post": scriptPost, "get": scriptGet, "mode": scriptMode, "code": scriptCode,
+			"serve": scriptServe, "quit": scriptStop, "post": scriptPost, "get": scriptGet, "mode": scriptMode, "code": scriptCode,
 		},
 	})
 }
@@ -152,7 +152,8 @@ type holder struct{ p *process }
 
 type processKey struct{}
 
-// scriptStop sends SIGTERM; `! stop` sends SIGKILL. $WORK/log is what it logged.
+// scriptStop is `quit` (`stop` is testscript's own, and ends the script): it
+// sends SIGTERM, `! quit` SIGKILL. $WORK/log is what the program logged.
 func scriptStop(ts *testscript.TestScript, neg bool, _ []string) {
 	p := ts.Value(processKey{}).(*holder).p
 	if neg {
