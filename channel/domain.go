@@ -83,6 +83,10 @@ func ERC3009Collector() Address {
 		0xb9, 0xfb, 0x1f, 0x40, 0x59, 0x15, 0x0b, 0x55, 0x00, 0x04}
 }
 
+// FirstPrivate is the least chain id of a facilitator's own network, where the
+// asset is its operator's credit. Those of public chains are far below.
+const FirstPrivate = 1 << 40
+
 // ParseNetwork returns the chain id of a CAIP-2 name of an EVM chain,
 // such as "eip155:84532".
 func ParseNetwork(s string) (chainID uint64, err error) {

@@ -326,13 +326,21 @@ func checkFacilitator(ctx context.Context, c Config) []Finding {
 			want.Address, want.Name, want.Version, p.Network, token.Address, token.Name, token.Version), "list another asset only if you trust it"))
 		return append(found, offered(p.Facilitator, s)...)
 	default:
-		found = append(found, ok("asset", fmt.Sprintf("%s %s on %s", p.AssetName, p.Asset, p.Network)))
+		found = append(found, ok("asset", fmt.Sprintf("%q %s on %s%s", p.AssetName, p.Asset, p.Network, whose(p.Network))))
 	}
 	info, err := client.Balance(ctx, p.Network, p.PayTo)
 	if err != nil {
 		return append(found, warning("account", fmt.Sprintf("%s: %v", p.PayTo, err), "ask again later; the agent sells all the same"))
 	}
 	return append(found, ok("account", fmt.Sprintf("%s has %s USD", p.PayTo, info.Balance.USD())))
+}
+
+// whose says of a facilitator's own network what the asset there is.
+func whose(network string) string {
+	if id, err := channel.ParseNetwork(network); err != nil || id < channel.FirstPrivate {
+		return ""
+	}
+	return ", the facilitator's own network: credit of its operator"
 }
 
 // offered lists what a facilitator settles channels in, for the config file.
@@ -342,7 +350,7 @@ func offered(url string, s x402.Supported) []Finding {
 		if _, err := channel.ParseNetwork(network); err != nil || len(found) == maxOffered {
 			continue
 		}
-		f := Finding{Name: "offer", Result: CheckWarning, Text: url + " settles on " + network, Do: "put this under [payment] if you trust it"}
+		f := Finding{Name: "offer", Result: CheckWarning, Text: url + " settles on " + network + whose(network), Do: "put this under [payment] if you trust it"}
 		f.Paste = []string{"network = " + strconv.Quote(network)}
 		if t, err := s.Token(network); err == nil {
 			f.Paste = append(f.Paste, "asset = "+strconv.Quote(t.Address.String()),

@@ -102,7 +102,7 @@ func TestCheckWell(t *testing.T) {
 	found := b.expect(t, nil,
 		"config ok agent.toml", "key ok will be made", "listen ok UDP 127.0.0.1:", "clock ok ", "dns ok answers in",
 		"modem ok on /dev/ttyTest", "sim ok imsi(redacted), home network 262-01", "network ok Test, LTE, home",
-		"facilitator ok "+b.url, "asset ok USDC "+b.file.Config.Payment.Asset.String(), "account ok has 0.00 USD",
+		"facilitator ok "+b.url, "asset ok \"USDC\" "+b.file.Config.Payment.Asset.String()+" on "+b.file.Config.Payment.Network+", the facilitator's own network: credit of its operator", "account ok has 0.00 USD",
 	)
 	for _, f := range found {
 		if f.Result == CheckFailed || f.Result == CheckWarning && f.Name != "state" { // which may be in memory here

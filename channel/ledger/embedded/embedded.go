@@ -33,15 +33,20 @@ var ErrInUse = errors.New("ledger in use by another process")
 var ErrNoLedger = errors.New("no ledger here")
 
 const (
-	schema      = 1
+	schema      = 2
 	lockTimeout = time.Second
 
 	dbFile  = "ledger.db"
 	keyFile = "ledger.key"
 
-	// The EIP-712 domain of the asset, as on the networks where it is real.
-	assetName    = "USDC"
+	// The EIP-712 domain of the asset. Wallets show the name to those who sign:
+	// it is the operator's credit, and not Circle's.
+	assetName    = "x402 credit"
 	assetVersion = "2"
+	// Ledgers of schema 1 were created with this name, by which all that was
+	// signed for them is checked.
+	schemaNamedUSDC = 1
+	nameOfSchema1   = "USDC"
 )
 
 // Buckets, and the keys of the first.
@@ -152,12 +157,12 @@ func (l *Ledger) load(dir string) error {
 // create writes an empty ledger. The chain id is between 2^40 and 2^53: beyond
 // those of public chains, and exact in JavaScript.
 func (l *Ledger) create() error {
-	span := new(big.Int).SetUint64(1<<53 - 1<<40)
+	span := new(big.Int).SetUint64(1<<53 - channel.FirstPrivate)
 	n, err := rand.Int(rand.Reader, span)
 	if err != nil {
 		return err
 	}
-	chain := n.Uint64() + 1<<40
+	chain := n.Uint64() + channel.FirstPrivate
 	err = l.db.Update(func(tx *bolt.Tx) error {
 		for _, name := range [][]byte{metaBucket, accountBucket, receiverBucket, channelBucket, nonceBucket, journalBucket, intentBucket} {
 			if _, err := tx.CreateBucket(name); err != nil {
@@ -190,7 +195,12 @@ func (l *Ledger) readMeta(tx *bolt.Tx) error {
 	if err != nil {
 		return fmt.Errorf("schema: %w", err)
 	}
-	if version != schema {
+	name := assetName
+	switch version {
+	case schema:
+	case schemaNamedUSDC:
+		name = nameOfSchema1
+	default:
 		return fmt.Errorf("schema %d, this program knows %d", version, schema)
 	}
 	chain, err := readUint(meta.Get(chainKey))
@@ -203,7 +213,7 @@ func (l *Ledger) readMeta(tx *bolt.Tx) error {
 	}
 	l.params = ledger.Params{
 		ChainID: chain, Token: assetAddress(channel.Address(address)),
-		Name: assetName, Version: assetVersion, FeeDivisor: ledger.FeeDivisor,
+		Name: name, Version: assetVersion, FeeDivisor: ledger.FeeDivisor,
 	}
 	return nil
 }

@@ -89,6 +89,35 @@ func TestReopen(t *testing.T) {
 	}
 }
 
+// TestAssetName: the asset is the operator's credit by name, too. A ledger that
+// was created with another name keeps it: signatures are checked by it.
+func TestAssetName(t *testing.T) {
+	dir := t.TempDir()
+	l, err := Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p := l.Params(); p.Name != "x402 credit" || p.Version != "2" {
+		t.Errorf("a new ledger's asset is %q version %q", p.Name, p.Version)
+	}
+	edit(t, l, metaBucket, schemaKey, binary.BigEndian.AppendUint64(nil, schemaNamedUSDC))
+	if err := l.Close(); err != nil {
+		t.Fatal(err)
+	}
+	for _, open := range []func(string) (*Ledger, error){Open, OpenReadOnly} {
+		l, err := open(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if p := l.Params(); p.Name != "USDC" || p.Version != "2" {
+			t.Errorf("the old ledger's asset is %q version %q", p.Name, p.Version)
+		}
+		if err := l.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 func TestIdentity(t *testing.T) {
 	a, b := open(t, t.TempDir()), open(t, t.TempDir())
 	for _, l := range []*Ledger{a, b} {
@@ -161,7 +190,7 @@ func TestSchema(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, open := range []func(string) (*Ledger, error){Open, OpenReadOnly} {
-		if _, err := open(dir); err == nil || !strings.Contains(err.Error(), "schema 2, this program knows 1") {
+		if _, err := open(dir); err == nil || !strings.Contains(err.Error(), "schema 3, this program knows 2") {
 			t.Errorf("got %v", err)
 		}
 	}
