@@ -18,7 +18,8 @@ import (
 // A link is what both ends of a connection share.
 //
 //	read:  conn → frames → streams' buffers; never waits for a stream or a write
-//	write: control, which everybody appends to, → conn; keep-alive; the end
+//	write: control, which everybody appends to, → conn; at the end it closes conn
+//	watch: keep-alive and time-outs
 //	Write of a stream: control, then data → conn, by whoever holds the token
 //
 // So all frames but DATA are in control, in their order on the wire, and only
@@ -28,8 +29,8 @@ type link struct {
 	client bool
 	ctx    context.Context // ends with the connection, its cause is a *tunnel.CloseError
 	cancel context.CancelCauseFunc
-	wg     sync.WaitGroup // read and write
-	read   chan struct{}  // closed when read has returned
+	wg     sync.WaitGroup // readAll, writeAll and watch
+	read   chan struct{}  // closed when readAll has returned
 	wake   chan struct{}  // one token: control has something; dropped when it is full
 
 	token chan struct{} // holds a token while the connection is written
@@ -101,6 +102,7 @@ func newLink(conn net.Conn, client bool, maxStreams int) *link {
 	l.greet()
 	l.wg.Go(l.readAll)
 	l.wg.Go(l.writeAll)
+	l.wg.Go(l.watch)
 	return l
 }
 
@@ -186,26 +188,21 @@ func (l *link) wakeUp() {
 const KeepAlive = 22 * time.Second
 
 const (
+	agentKeepAlive = KeepAlive + 5*time.Second // so that one side does it for both
+
 	idle   = 70 * time.Second // when a silent connection counts as lost
 	linger = time.Second      // for the goodbye
 )
 
-// writeAll writes control, keeps the connection alive, and closes it.
+// writeAll writes control, and at the end the goodbye.
 func (l *link) writeAll() {
-	timer := time.NewTimer(KeepAlive)
-	defer timer.Stop()
 	for l.ctx.Err() == nil {
 		select {
 		case <-l.wake:
 			l.flush()
-		case <-timer.C:
-			timer.Reset(l.beat(time.Now()))
-			l.flush()
 		case <-l.ctx.Done():
 		}
 	}
-	// What is stuck in front of a peer that does not read ends here too.
-	_ = l.conn.SetDeadline(time.Now().Add(linger)) // a connection that is gone needs none
 	l.token <- struct{}{}
 	l.mu.Lock()
 	rest := l.control
@@ -220,22 +217,44 @@ func (l *link) writeAll() {
 	_ = l.conn.Close()
 }
 
-// beat looks whether the peer lives and returns when to look again.
-func (l *link) beat(now time.Time) time.Duration {
+// watch keeps the connection alive, and bounds what is left to do at its end:
+// it never waits for a write.
+func (l *link) watch() {
+	every := KeepAlive
+	if !l.client {
+		every = agentKeepAlive
+	}
+	timer := time.NewTimer(every)
+	defer timer.Stop()
+	for {
+		select {
+		case <-timer.C:
+			timer.Reset(l.beat(time.Now(), every))
+		case <-l.ctx.Done():
+			_ = l.conn.SetDeadline(time.Now().Add(linger)) // a connection that is gone needs none
+			return
+		}
+	}
+}
+
+// beat looks whether the peer lives, asks it when it has been silent for every,
+// and returns when to look again.
+func (l *link) beat(now time.Time, every time.Duration) time.Duration {
 	l.mu.Lock()
 	silent := now.Sub(l.rtt.heard)
-	if silent >= KeepAlive && silent < idle {
+	if silent >= every && silent < idle {
 		l.control = l.rtt.ping(l.control, now)
+		l.wakeUp()
 	}
 	l.mu.Unlock()
 	switch {
 	case silent >= idle:
 		l.lose(&tunnel.CloseError{Err: fmt.Errorf("h2: nothing heard for %v: %w", idle, os.ErrDeadlineExceeded)})
 		return idle
-	case silent >= KeepAlive:
-		return min(KeepAlive, idle-silent)
+	case silent >= every:
+		return min(every, idle-silent)
 	default:
-		return KeepAlive - silent
+		return every - silent
 	}
 }
 

@@ -124,11 +124,13 @@ func testTargetReset(t *testing.T, tr Transport) {
 func testAbandonedDownload(t *testing.T, tr Transport) {
 	for _, halfClosed := range []bool{false, true} {
 		Simulated(t, tr.Simulated, Options{Path: Path{Delay: 20 * time.Millisecond}}, func(t *testing.T, p *Pair) {
-			var got error
+			ended := make(chan error, 1)
 			p.Net.HandleTCP("big.test:80", func(c *Conn) {
-				for got == nil {
-					_, got = c.Write(make([]byte, 10_000))
+				var err error
+				for err == nil {
+					_, err = c.Write(make([]byte, 10_000))
 				}
+				ended <- err
 			})
 			f, err := p.Client.DialTCP(t.Context(), "big.test", 80)
 			if err != nil {
@@ -145,8 +147,8 @@ func testAbandonedDownload(t *testing.T, tr Transport) {
 			if r.DownTCP < 500_000 {
 				t.Errorf("counted %d", r.DownTCP)
 			}
-			if !errors.Is(got, syscall.ECONNRESET) {
-				t.Errorf("the target saw %v, want a reset", got)
+			if err := <-ended; !errors.Is(err, syscall.ECONNRESET) {
+				t.Errorf("the target saw %v, want a reset", err)
 			}
 		})
 	}
