@@ -96,7 +96,7 @@ func (r *fileReader) fault(key string, err error) {
 	if !errors.Is(err, errWant) {
 		text += err.Error() + "; "
 	}
-	r.problems = append(r.problems, text+"want "+expectations()[key])
+	r.problems = append(r.problems, text+"want "+wanted(key))
 }
 
 // errWant says that a value is not what its key wants.
@@ -106,7 +106,7 @@ var errWant = errors.New("not what is wanted")
 func (r *fileReader) require(keys ...string) {
 	for _, key := range keys {
 		if !r.defined(key) {
-			r.problems = append(r.problems, key+": missing: want "+expectations()[key])
+			r.problems = append(r.problems, key+": missing: want "+wanted(key))
 		}
 	}
 }

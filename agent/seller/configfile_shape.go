@@ -8,15 +8,8 @@ import (
 	"strings"
 )
 
-// expectations returns for each key of the file, with its table, what its
-// value must be.
-func expectations() map[string]string {
-	keys := map[string]string{}
-	for key, f := range fields() {
-		keys[key] = f.Tag.Get("want")
-	}
-	return keys
-}
+// wanted is what the value of a key of the file must be.
+func wanted(key string) string { return fields()[key].Tag.Get("want") }
 
 // fields returns the fields of rawFile, by key.
 func fields() map[string]reflect.StructField {
