@@ -150,6 +150,27 @@ func TestJain(t *testing.T) {
 	}
 }
 
+func TestHalves(t *testing.T) {
+	for label, want := range map[string][]string{
+		"":                          {""},
+		"one":                       {"one"},
+		"a, b":                      {"a,", "b"},
+		"50 Mbit/s, 40 ms, 1% loss": {"50 Mbit/s,", "40 ms, 1% loss"},
+	} {
+		if got := halves(label); !slices.Equal(got, want) {
+			t.Errorf("%q: %q", label, got)
+		}
+	}
+}
+
+func TestGridStep(t *testing.T) {
+	for highest, want := range map[float64]float64{0: 1, 1.2: 0.2, 8: 1, 47: 10, 50: 10, 120: 20, 452: 100} {
+		if got := gridStep(highest); math.Abs(got-want) > 1e-9 {
+			t.Errorf("%v: %v", highest, got)
+		}
+	}
+}
+
 func TestQuantile(t *testing.T) {
 	list := []float64{5, 1, 4, 2, 3}
 	for share, want := range map[float64]float64{0: 1, 0.5: 3, 0.95: 5, 1: 5} {

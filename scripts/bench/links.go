@@ -70,10 +70,10 @@ func (b *bench) linkLength() time.Duration { return b.length * 3 / 2 }
 // A crossed is one transfer across a link.
 type crossed struct {
 	sample
-	wire         float64 // bytes on the agent's interface for each that arrived
-	buyer, agent float64 // RSS, MiB
-	pings        []float64
-	firsts       []float64
+	wire   float64    // bytes on the agent's interface for each that arrived
+	mib    [2]float64 // RSS of buyer and agent
+	pings  []float64
+	firsts []float64
 }
 
 // compare takes all ways under all conditions, once a round in an order that
@@ -147,7 +147,7 @@ func (c *crossing) sample(ctx context.Context, at condition, w way) (x crossed, 
 	}
 	gb := float64(y[0].Bytes) / 1e9
 	x.mbits = float64(y[0].Bytes) * 8 / 1e6 / j.Lasts.Seconds()
-	x.sample.buyer, x.sample.agent = (after[0]-cpu[0]).Seconds()/gb, (after[1]-cpu[1]).Seconds()/gb
+	x.buyer, x.agent = (after[0]-cpu[0]).Seconds()/gb, (after[1]-cpu[1]).Seconds()/gb
 	x.pings, x.firsts = mapped(y[1].Pings, milliseconds), mapped(y[1].First, milliseconds)
 	for i, p := range []*process{w.buyer, w.agent} {
 		if p != nil {
@@ -155,7 +155,7 @@ func (c *crossing) sample(ctx context.Context, at condition, w way) (x crossed, 
 			if err != nil {
 				return x, err
 			}
-			*[]*float64{&x.buyer, &x.agent}[i] = mebibytes(n)
+			x.mib[i] = mebibytes(n)
 		}
 	}
 	c.did(w, at.direction, y[0].Bytes)
@@ -174,10 +174,10 @@ func summariseLink(at condition, name string, samples []crossed) Link {
 		Link: at.name, Loss: at.loss, Direction: at.direction, Way: name,
 		Mbits: median(rates), MbitsLow: slices.Min(rates), MbitsHigh: slices.Max(rates),
 		Wire:     pick(func(x crossed) float64 { return x.wire }),
-		BuyerCPU: pick(func(x crossed) float64 { return x.sample.buyer }),
-		AgentCPU: pick(func(x crossed) float64 { return x.sample.agent }),
-		BuyerMiB: pick(func(x crossed) float64 { return x.buyer }),
-		AgentMiB: pick(func(x crossed) float64 { return x.agent }),
+		BuyerCPU: pick(func(x crossed) float64 { return x.buyer }),
+		AgentCPU: pick(func(x crossed) float64 { return x.agent }),
+		BuyerMiB: pick(func(x crossed) float64 { return x.mib[0] }),
+		AgentMiB: pick(func(x crossed) float64 { return x.mib[1] }),
 		Ping:     median(pings), PingHigh: quantile(pings, 0.95), First: median(firsts),
 	}
 }

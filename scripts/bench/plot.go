@@ -26,7 +26,7 @@ const (
 	plotWidth   = 860.0
 	chartHeight = 220.0
 	chartTop    = 34.0 // for the title
-	chartBottom = 26.0 // for the labels
+	chartBottom = 40.0 // for the labels, of two lines
 	plotLeft    = 50.0 // for the scale
 	legendLine  = 22.0
 )
@@ -129,8 +129,25 @@ func (c chart) draw(out *strings.Builder, y float64, ways []string) {
 				x, base-v*scale, bar*0.92, v*scale, colours()[slices.Index(ways, s.name)%len(colours())], html.EscapeString(s.name), html.EscapeString(label), number(v))
 			fmt.Fprintf(out, `<text x="%.1f" y="%.1f" text-anchor="middle" font-size="9">%s</text>`+"\n", x+bar*0.46, base-v*scale-3, number(v))
 		}
-		fmt.Fprintf(out, `<text x="%.1f" y="%.1f" text-anchor="middle" font-size="10">%s</text>`+"\n", left+group*0.45, base+15, html.EscapeString(label))
+		for n, line := range halves(label) {
+			fmt.Fprintf(out, `<text x="%.1f" y="%.1f" text-anchor="middle" font-size="10">%s</text>`+"\n",
+				left+group*0.45, base+15+float64(n)*12, html.EscapeString(line))
+		}
 	}
+}
+
+// halves breaks a label at the comma that leaves its lines most alike.
+func halves(label string) []string {
+	parts := strings.SplitAfter(label, ", ")
+	best := []string{label}
+	longest := len(label)
+	for i := 1; i < len(parts); i++ {
+		first, second := strings.TrimSpace(strings.Join(parts[:i], "")), strings.Join(parts[i:], "")
+		if n := max(len(first), len(second)); n < longest {
+			best, longest = []string{first, second}, n
+		}
+	}
+	return best
 }
 
 // gridStep is a round distance of lines, four to eight of them up to highest.
