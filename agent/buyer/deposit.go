@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"strings"
 	"time"
 
@@ -14,7 +15,7 @@ import (
 	"github.com/depinsim/x402/channel/x402"
 )
 
-// authorizationLife bounds how long a signed deposit can be used: for the
+// authorizationLife is how long a signed deposit can be used, at least: for the
 // retries below, and for a clock that is somewhat off.
 const authorizationLife = time.Hour
 
@@ -166,7 +167,9 @@ func (b *Buyer) draw(amount channel.Amount, m memory) (again bool, err error) {
 	if b.draft != (draft{}) {
 		return true, nil
 	}
-	b.drawn = max(b.drawn+1, uint64(time.Now().Add(authorizationLife).Unix()))
+	// Drawn by chance, since a run before this one may have drawn in this second.
+	life := authorizationLife + rand.N(3*authorizationLife)
+	b.drawn = max(b.drawn+1, uint64(time.Now().Add(life).Unix()))
 	b.draft = draft{amount, b.drawn}
 	return false, b.remember(m)
 }

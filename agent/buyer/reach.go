@@ -6,12 +6,14 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/depinsim/x402/agent"
 	"github.com/depinsim/x402/tunnel"
+	"github.com/depinsim/x402/tunnel/kcp"
 	"github.com/depinsim/x402/tunnel/path"
 	"github.com/depinsim/x402/tunnel/quic"
 	"github.com/depinsim/x402/tunnel/relay"
@@ -22,6 +24,7 @@ import (
 const (
 	QUIC = "quic"
 	TLS  = "tls" // HTTP/2 over TCP, where UDP is blocked
+	KCP  = "kcp" // where QUIC is throttled, and only if it is asked for
 )
 
 // A reach finds a way to the agent. Ways are tried side by side, each with a
@@ -39,6 +42,7 @@ type reach struct {
 	keyHash [32]byte
 	socket  *path.Socket
 	dialer  *quic.Dialer
+	kcp     *kcp.Dialer // nil: not asked for
 	relays  []broker
 	cfg     ReachConfig
 }
@@ -52,7 +56,7 @@ type broker struct {
 // ReachConfig says how agents may be reached. Zero fields have the defaults
 // named.
 type ReachConfig struct {
-	// Transport is QUIC or TLS to use no other. Default: QUIC, and TLS while
+	// Transport is QUIC, TLS or KCP to use no other. Default: QUIC, and TLS while
 	// QUIC does not get through.
 	Transport string
 	// NoDirect hides the buyer's address from the agent: only relays are used.
@@ -112,6 +116,9 @@ func openReach(ctx context.Context, c Config) (*reach, error) {
 		return nil, err
 	}
 	r.dialer = quic.NewDialer(r.socket.PacketConn())
+	if r.cfg.Transport == KCP {
+		r.kcp = kcp.NewDialer(r.socket.Beside())
+	}
 	return r, nil
 }
 
@@ -119,7 +126,11 @@ func (r *reach) close() error {
 	for _, c := range r.relays {
 		c.Close()
 	}
-	return errors.Join(r.dialer.Close(), r.socket.Close())
+	var err error
+	if r.kcp != nil {
+		err = r.kcp.Close()
+	}
+	return errors.Join(err, r.dialer.Close(), r.socket.Close())
 }
 
 // A try is a way that is tried.
@@ -141,6 +152,7 @@ func (r *reach) tries() []try {
 		at := time.Duration(i) * nextEndpoint
 		all = append(all,
 			try{QUIC, quicAt + at, func(ctx context.Context) (*link, error) { return r.quicDirect(ctx, e) }},
+			try{KCP, at, func(ctx context.Context) (*link, error) { return r.kcpDirect(ctx, e) }},
 			try{TLS, tlsAt + at, func(ctx context.Context) (*link, error) { return r.tlsDirect(ctx, e) }})
 	}
 	wait := time.Duration(0)
@@ -151,18 +163,15 @@ func (r *reach) tries() []try {
 		at := wait + time.Duration(i)*nextRelay
 		all = append(all,
 			try{QUIC, quicAt + at, func(ctx context.Context) (*link, error) { return r.quicRelayed(ctx, c) }},
+			try{KCP, at, func(ctx context.Context) (*link, error) { return r.kcpRelayed(ctx, c) }},
 			try{TLS, tlsAt + at, func(ctx context.Context) (*link, error) { return r.tlsRelayed(ctx, c) }})
 	}
-	if r.cfg.Transport == "" {
-		return all
-	}
-	var forced []try
-	for _, t := range all {
-		if t.transport == r.cfg.Transport {
-			forced = append(forced, t)
+	return slices.DeleteFunc(all, func(t try) bool {
+		if r.cfg.Transport == "" {
+			return t.transport == KCP
 		}
-	}
-	return forced
+		return t.transport != r.cfg.Transport
+	})
 }
 
 func (r *reach) endpoints() []string {

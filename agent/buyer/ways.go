@@ -138,6 +138,36 @@ const (
 	maxPlaces  = 3               // of one connection at relays, beside its first
 )
 
+func (r *reach) kcpDirect(ctx context.Context, endpoint string) (*link, error) {
+	addr, err := resolve(ctx, []string{endpoint})
+	if err != nil {
+		return nil, err
+	}
+	return r.kcpAt(ctx, addr, "")
+}
+
+func (r *reach) kcpRelayed(ctx context.Context, c broker) (*link, error) {
+	b, err := r.bind(ctx, c)
+	if err != nil {
+		return nil, err
+	}
+	l, err := r.kcpAt(ctx, net.UDPAddrFromAddrPort(b.Addr()), c.address)
+	if err != nil {
+		b.Close()
+		return nil, err
+	}
+	l.ends = append(l.ends, b.Close)
+	return l, nil
+}
+
+func (r *reach) kcpAt(ctx context.Context, addr net.Addr, by string) (*link, error) {
+	c, err := r.kcp.Dial(ctx, addr, &r.keyHash)
+	if err != nil {
+		return nil, unanswered(err, addr)
+	}
+	return &link{ClientConn: c, transport: KCP, by: by}, nil
+}
+
 func (r *reach) tlsDirect(ctx context.Context, endpoint string) (*link, error) {
 	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", endpoint)
 	if err != nil {

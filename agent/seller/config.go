@@ -27,6 +27,9 @@ type Config struct {
 	// ListenTCP is the TCP address for buyers whose network blocks UDP; port 0
 	// is UDP's. "" is none. Default: none.
 	ListenTCP string
+	// KCP takes buyers by KCP too, for paths that throttle QUIC. It costs more
+	// of the SIM's plan.
+	KCP bool
 	// Relays are where buyers find and reach an agent without a public address.
 	Relays []relay.Name
 	// Rate bounds what is sent to all buyers together, in bytes a second. 0 is

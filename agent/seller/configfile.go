@@ -20,6 +20,7 @@ type rawFile struct {
 	Listen    string   `toml:"listen" want:"a UDP address such as ':4402' or '192.0.2.1:4402'"`
 	Endpoints []string `toml:"endpoints" want:"a list of HOST:PORT, such as ['agent.example.org:4402']"`
 	ListenTCP string   `toml:"listen_tcp" want:"a TCP address such as ':4402', or 'none'"`
+	KCP       bool     `toml:"kcp" want:"true or false"`
 	Relays    []string `toml:"relays" want:"a list of at most 4 relays, each HOST:PORT#PIN as its operator names it"`
 	Control   string   `toml:"control" want:"the path of a socket"`
 

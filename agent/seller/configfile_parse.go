@@ -168,6 +168,7 @@ func (r *fileReader) readPlaces() {
 		c.ListenTCP = raw.ListenTCP
 		return checkListen(raw.ListenTCP)
 	})
+	c.KCP = raw.KCP
 	r.take("relays", func() error {
 		if len(raw.Relays) > agent.MaxRelays {
 			return errWant

@@ -63,6 +63,8 @@ func fits(value any, t reflect.Type) bool {
 		return t.Kind() == reflect.String
 	case int64:
 		return t.Kind() == reflect.Int64
+	case bool:
+		return t.Kind() == reflect.Bool
 	case []any:
 		return t.Kind() == reflect.Slice && !slices.ContainsFunc(v, func(e any) bool { return !fits(e, t.Elem()) })
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/depinsim/x402/tunnel"
 	"github.com/depinsim/x402/tunnel/h2"
+	"github.com/depinsim/x402/tunnel/kcp"
 	"github.com/depinsim/x402/tunnel/path"
 	"github.com/depinsim/x402/tunnel/quic"
 )
@@ -21,6 +22,7 @@ import (
 //
 //	buyer ──QUIC──────────────────→ socket ─→ quic ─┐
 //	buyer ──QUIC─→ relay's port ──→ socket ─┘       ├─→ Seller.serve
+//	buyer ──KCP───────────────────→ socket ─→ kcp ──┤
 //	buyer ──TLS───────────────────→ tcp ────────────┤
 //	buyer ──TLS──→ relay ←──dialled──────→ spliced ─┘
 //
@@ -29,7 +31,8 @@ type reach struct {
 	s      *Seller
 	socket *path.Socket
 	quic   *quic.Listener
-	tcp    *h2.Listener // nil: not listened on
+	tcp    *h2.Listener  // nil: not listened on
+	kcp    *kcp.Listener // likewise; on the same socket
 	// sessions are served here; all return nil, since they log their own end.
 	sessions errgroup.Group
 }
@@ -49,6 +52,12 @@ func (s *Seller) openReach(ctx context.Context) (_ *reach, err error) {
 	}
 	if s.cfg.ListenTCP != "" {
 		if err := r.listenTCP(); err != nil {
+			return nil, errors.Join(err, r.close())
+		}
+	}
+	if s.cfg.KCP {
+		r.kcp, err = kcp.Listen(kcp.ListenConfig{Conn: r.socket.Beside(), Key: s.tls, MaxStreams: s.cfg.MaxFlows + 8, MaxConns: 4 * s.cfg.MaxSessions})
+		if err != nil {
 			return nil, errors.Join(err, r.close())
 		}
 	}
@@ -87,6 +96,9 @@ func (r *reach) run(ctx, sctx context.Context) error {
 	if r.tcp != nil {
 		g.Go(func() error { return r.accept(gctx, sctx, r.tcp.Accept) })
 	}
+	if r.kcp != nil {
+		g.Go(func() error { return r.accept(gctx, sctx, r.kcp.Accept) })
+	}
 	for _, l := range r.s.relays {
 		g.Go(func() error { return l.run(gctx, sctx) })
 	}
@@ -98,6 +110,9 @@ func (r *reach) close() error {
 	var errs []error
 	if r.tcp != nil {
 		errs = append(errs, r.tcp.Close())
+	}
+	if r.kcp != nil {
+		errs = append(errs, r.kcp.Close())
 	}
 	return errors.Join(append(errs, r.quic.Close(), r.socket.Close())...)
 }

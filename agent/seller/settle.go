@@ -219,47 +219,54 @@ func (s *Seller) payOut(ctx context.Context) error {
 	return nil
 }
 
-// looks orders the looks at the ledger: the answer to one must not replace that
-// to another which was begun later, since a deposit may lie between them.
+// looks are at the ledger, one at a time for each channel: the answer to one must
+// not replace that to another which was begun later, since a deposit may lie
+// between them.
 type looks struct {
-	mu    sync.Mutex
-	begun uint64
-	heard map[channel.ID]uint64 // the latest look of a channel that was answered
+	mu   sync.Mutex
+	busy map[channel.ID]chan struct{} // closed when the look has ended
 }
 
-func (l *looks) begin() uint64 {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.begun++
-	return l.begun
-}
-
-// newest takes note of an answer and says whether it is the newest.
-func (l *looks) newest(id channel.ID, began uint64) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.heard == nil {
-		l.heard = make(map[channel.ID]uint64)
+// begin waits for the look before it and returns the end of this one.
+func (l *looks) begin(ctx context.Context, id channel.ID) (end func(), err error) {
+	for {
+		l.mu.Lock()
+		before := l.busy[id]
+		if before == nil {
+			mine := make(chan struct{})
+			if l.busy == nil {
+				l.busy = make(map[channel.ID]chan struct{})
+			}
+			l.busy[id] = mine
+			l.mu.Unlock()
+			return func() {
+				l.mu.Lock()
+				defer l.mu.Unlock()
+				delete(l.busy, id)
+				close(mine)
+			}, nil
+		}
+		l.mu.Unlock()
+		select {
+		case <-before:
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
 	}
-	if l.heard[id] > began {
-		return false
-	}
-	l.heard[id] = began
-	return true
 }
 
 // observe reads a channel from the ledger into its state.
 func (s *Seller) observe(ctx context.Context, id channel.ID) (channel.State, error) {
 	ctx, cancel := context.WithTimeout(ctx, ledgerTime)
 	defer cancel()
-	began := s.looks.begin()
-	info, err := s.fac.Channel(ctx, s.cfg.Payment.Network, id)
+	end, err := s.looks.begin(ctx, id)
 	if err != nil {
 		return channel.State{}, err
 	}
-	if !s.looks.newest(id, began) {
-		state, _ := s.payee.Get(id)
-		return state, nil
+	defer end()
+	info, err := s.fac.Channel(ctx, s.cfg.Payment.Network, id)
+	if err != nil {
+		return channel.State{}, err
 	}
 	withdrawAt := info.FinalizeAfter
 	if withdrawAt == 0 {

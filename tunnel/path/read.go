@@ -119,6 +119,10 @@ func (r *reader) split(s *Socket, ms []ipv4.Message) int {
 			s.hear(segment, r.source, r.oob[:r.oobn])
 			continue
 		}
+		if foreign(segment) {
+			s.pass(segment, r.source)
+			continue
+		}
 		if r.from == nil {
 			r.from = s.accept(r.source, segment)
 		}
@@ -143,6 +147,10 @@ func (s *Socket) filter(ms []ipv4.Message) int {
 		}
 		if b[0] == 0 {
 			s.hear(b, from, m.OOB[:m.NN])
+			continue
+		}
+		if foreign(b) {
+			s.pass(b, from)
 			continue
 		}
 		to := &ms[n]

@@ -34,6 +34,7 @@ type Socket struct {
 	received  atomic.Uint32 // batches that arrived
 	stuck     atomic.Bool   // the reader waits for another socket below
 	reader    reader        // touched by the reading goroutine
+	beside    atomic.Pointer[Beside]
 	control   chan heard    // for Run; when full, packets are dropped
 	strangers chan stranger // likewise
 	poked     chan struct{} // one place: Run has something new to see

@@ -213,9 +213,14 @@ var ErrWrongKey = errors.New("the agent's key is not the one in its offer")
 // A Dialer dials agents from one socket. Close it after its connections.
 type Dialer struct{ transport *quicgo.Transport }
 
-// NewDialer returns a dialer on conn, which stays the caller's to close.
+// NewDialer returns a dialer on conn, which stays the caller's to close. It
+// reads from now on, since others may use conn too.
 func NewDialer(conn net.PacketConn) *Dialer {
-	return &Dialer{&quicgo.Transport{Conn: conn}}
+	d := &Dialer{&quicgo.Transport{Conn: conn}}
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	_, _, _ = d.transport.ReadNonQUICPacket(ctx, nil) // starts the reader
+	return d
 }
 
 // Close ends all the dialer's connections.
