@@ -3,7 +3,7 @@
 // that was dialled, accepted, or spliced by a relay.
 //
 // The agent is named by the hash of its key, as over QUIC. What differs from
-// HTTP/3 is in docs/PROTOCOL.md §2.1. The session is the tunnel's own, since no
+// HTTP/3 is in docs/PROTOCOL.md §11. The session is the tunnel's own, since no
 // library lets a user end one direction of a stream, or a connection, with a
 // code, or choose the windows that keep one paused download from freezing the
 // others; see docs/decisions/0016-h2-and-kcp.md.
@@ -170,7 +170,10 @@ func Certificate(key *ecdsa.PrivateKey) (tls.Certificate, error) {
 }
 
 // A ServerConn is the agent's end of a connection.
-type ServerConn struct{ *link }
+type ServerConn struct {
+	*link
+	below net.Conn
+}
 
 var _ tunnel.ServerConn = ServerConn{}
 
@@ -189,8 +192,11 @@ func Server(ctx context.Context, conn net.Conn, c ServerConfig) (ServerConn, err
 	if err := handshake(ctx, tc); err != nil {
 		return ServerConn{}, fmt.Errorf("h2: %s: %w", conn.RemoteAddr(), err)
 	}
-	return ServerConn{newLink(tc, false, c.MaxStreams)}, nil
+	return ServerConn{newLink(tc, false, c.MaxStreams), conn}, nil
 }
+
+// NetConn is what the connection runs over, below TLS.
+func (c ServerConn) NetConn() net.Conn { return c.below }
 
 // Serve calls handle for every request until the connection ends.
 func (c ServerConn) Serve(handle func(tunnel.Header, tunnel.Call)) error {

@@ -20,7 +20,7 @@ import (
 // decompression.
 const maxHeader = 8 << 10
 
-// Fields of our own, docs/PROTOCOL.md §2.1.
+// Fields of our own, docs/PROTOCOL.md §11.1.
 const (
 	fieldProtocol = "x402-protocol" // of a POST that stands for an extended CONNECT
 	fieldReset    = "x402-reset"    // trailer: this direction was aborted

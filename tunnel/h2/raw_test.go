@@ -35,7 +35,7 @@ func newRaw(t *testing.T, client bool, handle func(tunnel.Header, tunnel.Call)) 
 	r := &raw{t: t, conn: near, link: newLink(far, client, 8)}
 	r.enc = hpack.NewEncoder(&r.out)
 	if !client {
-		r.wg.Go(func() { _ = ServerConn{r.link}.Serve(handle) })
+		r.wg.Go(func() { _ = ServerConn{link: r.link}.Serve(handle) })
 		r.send([]byte(preface))
 	}
 	r.send(appendSettings(nil))

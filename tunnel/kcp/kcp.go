@@ -1,7 +1,7 @@
 // Package kcp is the tunnel's transport for paths that throttle QUIC: HTTP/2
 // over TLS 1.3 (package h2) over KCP, a protocol of retransmission on UDP. It
 // is used only where its owner says so: it costs more of the SIM's data than
-// QUIC does, which [ClientConn.Traffic] tells.
+// QUIC does, which Traffic of either end tells.
 //
 // KCP itself protects nothing. Packets that are not the peer's can end a
 // connection, as with TCP, but to be taken for the peer's they need its
@@ -59,10 +59,34 @@ func Listen(c ListenConfig) (*Listener, error) {
 // Addr is the address listened on.
 func (l *Listener) Addr() net.Addr { return l.h2.Addr() }
 
-// Accept returns the next connection whose handshake has been done.
+// Accept returns the next connection whose handshake has been done: a
+// [ServerConn].
 func (l *Listener) Accept(ctx context.Context) (tunnel.ServerConn, net.Addr, error) {
-	return l.h2.Accept(ctx)
+	c, addr, err := l.h2.Accept(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	over, ok := c.(h2.ServerConn)
+	if !ok {
+		panic("kcp: not a connection of package h2")
+	}
+	s, ok := over.NetConn().(*session)
+	if !ok {
+		panic("kcp: not over KCP")
+	}
+	return ServerConn{over, s}, addr, nil
 }
+
+// A ServerConn is the agent's end of a connection.
+type ServerConn struct {
+	h2.ServerConn
+	session *session
+}
+
+var _ tunnel.ServerConn = ServerConn{}
+
+// Traffic is as at the other end.
+func (c ServerConn) Traffic() (sent, arrived uint64) { return c.session.traffic() }
 
 // Close stops listening and ends all connections.
 func (l *Listener) Close() error { return errors.Join(l.h2.Close(), l.mux.close()) }

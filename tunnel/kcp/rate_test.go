@@ -7,6 +7,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/depinsim/x402/tunnel/kcp"
 	"github.com/depinsim/x402/tunnel/tunneltest"
 )
 
@@ -35,7 +36,8 @@ func TestRateFollowsThePath(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				l := newLab(t, tunneltest.Path{Delay: 20 * time.Millisecond, Loss: row.loss, Seed: tunneltest.Seed(t)})
 				l.wire.rate, l.wire.jitter, l.wire.queue = row.mbit*1e6/8, row.jitter, row.queue
-				p := tunneltest.NewPair(t, l.connect(t, tunneltest.Path{}), tunneltest.Options{})
+				ends := l.connect(t, tunneltest.Path{})
+				p := tunneltest.NewPair(t, ends, tunneltest.Options{})
 				p.Net.HandleTCP("flood.test:80", func(c *tunneltest.Conn) {
 					for {
 						if _, err := c.Write(make([]byte, 32<<10)); err != nil {
@@ -59,6 +61,9 @@ func TestRateFollowsThePath(t *testing.T) {
 				figures := fmt.Sprintf("%.1f Mbit/s, wire/goodput %.3f, %.3f with what comes back, %d packets dropped by the queue", goodput, wire,
 					wire+float64(l.wire.bytes(buyer)-back)/got, l.wire.heads)
 				t.Log(figures)
+				if sent, arrived := ends.Server.(kcp.ServerConn).Traffic(); arrived < uint64(got) || float64(sent)/float64(arrived) > row.wire {
+					t.Errorf("the agent's end says %d sent, %d arrived", sent, arrived)
+				}
 				if goodput < row.goodput || wire > row.wire {
 					t.Error(figures)
 				}
