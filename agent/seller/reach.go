@@ -33,13 +33,16 @@ type reach struct {
 	quic   *quic.Listener
 	tcp    *h2.Listener  // nil: not listened on
 	kcp    *kcp.Listener // likewise; on the same socket
+	// dial and lookup are the kernel's and the resolver's, but for tests.
+	dial   func(ctx context.Context, network, address string) (net.Conn, error)
+	lookup func(ctx context.Context, network, host string) ([]netip.Addr, error)
 	// sessions are served here; all return nil, since they log their own end.
 	sessions errgroup.Group
 }
 
 // openReach listens.
 func (s *Seller) openReach(ctx context.Context) (_ *reach, err error) {
-	r := &reach{s: s}
+	r := &reach{s: s, dial: (&net.Dialer{}).DialContext, lookup: net.DefaultResolver.LookupNetIP}
 	if r.socket, err = path.Listen(ctx, path.Config{Addr: s.cfg.Listen, Open: s.cfg.Socket}); err != nil {
 		return nil, fmt.Errorf("listen: %w", err)
 	}

@@ -106,11 +106,15 @@ func (l *relayLink) dial(ctx, sctx context.Context) (*relay.Agent, error) {
 	}
 	dctx, cancel := context.WithTimeout(ctx, dialTime)
 	defer cancel()
-	addr, err := net.ResolveUDPAddr("udp", l.name.Address())
-	if err != nil {
-		return nil, err
+	ips, err := l.r.lookup(dctx, "ip", l.name.Host)
+	if err == nil && len(ips) == 0 {
+		err = errors.New("no address")
 	}
-	a, uerr := relay.DialQUIC(dctx, l.r.quic.Transport(), addr, c)
+	if err != nil {
+		return nil, fmt.Errorf("find %s: %w", l.name.Host, err)
+	}
+	at := netip.AddrPortFrom(ips[0].Unmap(), l.name.Port)
+	a, uerr := relay.DialQUIC(dctx, l.r.quic.Transport(), net.UDPAddrFromAddrPort(at), c)
 	if uerr == nil || ctx.Err() != nil {
 		return a, uerr
 	}
@@ -119,7 +123,7 @@ func (l *relayLink) dial(ctx, sctx context.Context) (*relay.Agent, error) {
 	}
 	tctx, cancelTCP := context.WithTimeout(ctx, dialTime)
 	defer cancelTCP()
-	conn, terr := (&net.Dialer{}).DialContext(tctx, "tcp", l.name.Address())
+	conn, terr := l.r.dial(tctx, "tcp", at.String())
 	if terr != nil {
 		return nil, fmt.Errorf("by UDP: %w; by TCP: %w", uerr, terr)
 	}
@@ -198,7 +202,7 @@ func (l *relayLink) giveUp(ctx context.Context, id sessionID) {
 func (l *relayLink) splice(ctx context.Context, a relay.Allotment) error {
 	dctx, cancel := context.WithTimeout(ctx, bindTime)
 	defer cancel()
-	conn, err := (&net.Dialer{}).DialContext(dctx, "tcp", a.Address.String())
+	conn, err := l.r.dial(dctx, "tcp", a.Address.String())
 	if err != nil {
 		return err
 	}
