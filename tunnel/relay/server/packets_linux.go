@@ -3,7 +3,7 @@ package server
 // The packet path, in the order in which a packet meets it:
 //
 //  1. run waits for readable sockets: one epoll for all sessions of a worker,
-//     itself waited for by Go's poller.
+//     outside of Go's poller, which would cost three more calls a packet.
 //  2. serve reads up to a batch of what a socket has: each message is a
 //     datagram, or many that the kernel put together (GRO).
 //  3. pass checks the source, and sorts out control packets (control).
@@ -16,6 +16,7 @@ package server
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -35,6 +36,7 @@ const (
 	rounds    = 4        // batches of one socket before the next has its turn
 	maxPacket = 64 << 10 // a message with GRO is at most as long
 	events    = 128      // of one epoll_wait
+	bellEvent = -1       // in place of a slot
 )
 
 // A forwarder is the packet path of all sessions.
@@ -61,7 +63,7 @@ func newForwarder(c *packetConfig, n int) (*forwarder, error) {
 func (f *forwarder) discard() error {
 	var errs []error
 	for _, w := range f.workers {
-		errs = append(errs, w.epoll.Close())
+		errs = append(errs, unix.Close(w.fd), unix.Close(w.bell))
 	}
 	return errors.Join(errs...)
 }
@@ -117,16 +119,14 @@ type slot struct {
 // by run alone.
 type worker struct {
 	*packetConfig
-	epoll *os.File
 	fd    int // epoll's
-	ready func(uintptr) bool
+	bell  int // an eventfd, rung for orders
 	slots []slot
 	free  []int
 	by    map[*session]int
 	now   time.Time
 
 	events  [events]unix.EpollEvent
-	waiting int // of events
 	in      [batch]mmsghdr
 	iov     [batch]unix.Iovec
 	from    [batch]sockaddr
@@ -144,14 +144,14 @@ func newWorker(c *packetConfig) (*worker, error) {
 	if err != nil {
 		return nil, fmt.Errorf("epoll_create1: %w", err)
 	}
-	if err := unix.SetNonblock(fd, true); err != nil { // or os.NewFile would not poll
-		return nil, errors.Join(fmt.Errorf("epoll: %w", err), unix.Close(fd))
+	bell, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("eventfd: %w", err), unix.Close(fd))
 	}
-	w := &worker{packetConfig: c, fd: fd, epoll: os.NewFile(uintptr(fd), "epoll"), by: map[*session]int{}}
-	if err := w.epoll.SetReadDeadline(time.Time{}); err != nil {
-		return nil, errors.Join(fmt.Errorf("epoll: %w", err), w.epoll.Close())
+	if err := unix.EpollCtl(fd, unix.EPOLL_CTL_ADD, bell, &unix.EpollEvent{Events: unix.EPOLLIN, Fd: bellEvent}); err != nil {
+		return nil, errors.Join(fmt.Errorf("epoll_ctl: %w", err), unix.Close(fd), unix.Close(bell))
 	}
-	w.ready = w.poll
+	w := &worker{packetConfig: c, fd: fd, bell: bell, by: map[*session]int{}}
 	w.buffers = make([]byte, batch*maxPacket)
 	for i := range w.in {
 		w.iov[i].Base = &w.buffers[i*maxPacket]
@@ -172,52 +172,38 @@ func (w *worker) order(f func()) bool {
 		w.mu.Unlock()
 		return false
 	}
+	defer w.mu.Unlock() // the bell is there until closed is set
 	w.orders = append(w.orders, f)
-	w.mu.Unlock()
-	_ = w.epoll.SetReadDeadline(time.Unix(1, 0)) // wakes run
-	return true
+	_, err := unix.Write(w.bell, binary.NativeEndian.AppendUint64(nil, 1)) // wakes run
+	return err == nil || errors.Is(err, unix.EAGAIN)                       // full: it is ringing
 }
 
 // run serves until ctx is cancelled.
 func (w *worker) run(ctx context.Context) error {
 	defer w.end()
 	defer context.AfterFunc(ctx, func() { w.order(func() {}) })()
-	conn, err := w.epoll.SyscallConn()
-	if err != nil {
-		return err
-	}
 	for ctx.Err() == nil {
-		err := conn.Read(w.ready)
-		if errors.Is(err, os.ErrDeadlineExceeded) {
-			if err := w.obey(); err != nil {
-				return err
-			}
-			continue
-		}
-		if err != nil {
-			return fmt.Errorf("epoll: %w", err)
+		n, err := unix.EpollWait(w.fd, w.events[:], -1)
+		if err != nil && !errors.Is(err, unix.EINTR) {
+			return fmt.Errorf("epoll_wait: %w", err)
 		}
 		w.now = time.Now()
-		for _, e := range w.events[:w.waiting] {
-			w.serve(int(e.Fd), e.Pad)
+		for _, e := range w.events[:max(n, 0)] {
+			if e.Fd == bellEvent {
+				w.obey()
+			} else {
+				w.serve(int(e.Fd), e.Pad)
+			}
 		}
 	}
 	return nil
 }
 
-// poll says whether there are events, and leaves them in w.
-func (w *worker) poll(uintptr) bool {
-	n, err := unix.EpollWait(w.fd, w.events[:], 0)
-	w.waiting = max(n, 0)
-	return err != nil && !errors.Is(err, unix.EINTR) || n > 0
-}
-
-// obey carries out what others asked for. The deadline is taken back first, so
-// that an order that comes meanwhile sets it again.
-func (w *worker) obey() error {
-	if err := w.epoll.SetReadDeadline(time.Time{}); err != nil {
-		return fmt.Errorf("epoll: %w", err)
-	}
+// obey carries out what others asked for. The bell is silenced first, so that
+// an order that comes meanwhile rings again.
+func (w *worker) obey() {
+	var b [8]byte
+	_, _ = unix.Read(w.bell, b[:])
 	w.mu.Lock()
 	orders := w.orders
 	w.orders = nil
@@ -225,7 +211,6 @@ func (w *worker) obey() error {
 	for _, f := range orders {
 		f()
 	}
-	return nil
 }
 
 // end closes everything.
@@ -243,7 +228,7 @@ func (w *worker) end() {
 			w.remove(s)
 		}
 	}
-	_ = w.epoll.Close()
+	_, _ = unix.Close(w.fd), unix.Close(w.bell)
 }
 
 func (w *worker) add(s *session, fds [2]int) {
