@@ -219,6 +219,11 @@ func (a *Agent) End(ctx context.Context, id SessionID) error {
 
 func (a *Agent) send(ctx context.Context, m Message) error {
 	select {
+	case <-a.done:
+		return net.ErrClosed
+	default:
+	}
+	select {
 	case a.out <- m:
 		return nil
 	case <-a.done:

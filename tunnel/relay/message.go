@@ -48,7 +48,8 @@ type Allotment struct {
 
 // Check refuses an allotment that cannot be used.
 func (a Allotment) Check() error {
-	if a.ID == (SessionID{}) || a.Token == (Token{}) || !a.Address.IsValid() || a.Address.Port() == 0 || a.Address.Addr().IsUnspecified() {
+	ip := a.Address.Addr()
+	if a.ID == (SessionID{}) || a.Token == (Token{}) || !ip.IsValid() || ip.IsUnspecified() || ip.Zone() != "" || a.Address.Port() == 0 {
 		return errors.New("incomplete session")
 	}
 	return nil
