@@ -54,7 +54,7 @@ func buildAndRun(m *testing.M) int {
 		return err
 	})
 	if err == nil {
-		cmd := exec.Command("go", "build", "-o", dir+string(filepath.Separator), "./cmd/x402-agent", "./cmd/x402-facilitator")
+		cmd := exec.Command("go", "build", "-o", dir+string(filepath.Separator), "./cmd/x402", "./cmd/x402-agent", "./cmd/x402-facilitator", "./cmd/x402-relay")
 		cmd.Dir = "../.."
 		cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 		cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
