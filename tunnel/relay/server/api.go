@@ -28,8 +28,8 @@ func (s *Server) newHTTP() *http.Server {
 	mux.Handle("POST /v1/sessions", s.limited(s.requests, s.limited(s.sessions, http.HandlerFunc(s.serveSessions))))
 	return &http.Server{
 		Handler:           s.counted(mux),
-		ReadHeaderTimeout: 5 * time.Second,
-		ReadTimeout:       10 * time.Second,
+		ReadHeaderTimeout: s.config.patience / 2,
+		ReadTimeout:       s.config.patience,
 		WriteTimeout:      20 * time.Second,
 		IdleTimeout:       time.Minute,
 		MaxHeaderBytes:    8 << 10,
@@ -194,7 +194,7 @@ func (s *Server) allot(q sessionRequest, m *member, from netip.AddrPort) (relay.
 	agents := part(agentSide, m.from.Addr())
 	if !m.send(relay.Message{Type: relay.TypeSession, Allotment: &agents}) {
 		s.endSession(n, false)
-		return relay.Allotment{}, limitError("the agent does not answer")
+		return relay.Allotment{}, limitError("too many ask for the agent at once")
 	}
 	s.counts.sessions.Add(1)
 	s.log.Debug("relay session", "session", n.id, "agent", q.Agent, "tcp", n.tcp)

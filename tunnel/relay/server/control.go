@@ -16,9 +16,6 @@ import (
 	"github.com/depinsim/x402/tunnel/relay"
 )
 
-// helloTime is how long a new connection may take to say what it wants.
-const helloTime = 10 * time.Second
-
 // writeTime is how long one message to an agent may take.
 const writeTime = 15 * time.Second
 
@@ -59,7 +56,7 @@ func (s *Server) acceptQUIC(ctx context.Context) error {
 	c := s.tls.Clone()
 	c.NextProtos = []string{relay.ALPN}
 	l, err := s.quic.Listen(c, &quicgo.Config{
-		HandshakeIdleTimeout:           helloTime / 2,
+		HandshakeIdleTimeout:           s.config.patience / 2,
 		MaxIdleTimeout:                 relay.Silence,
 		MaxIncomingStreams:             1,
 		MaxIncomingUniStreams:          -1,
@@ -104,7 +101,7 @@ func (s *Server) serveQUIC(ctx context.Context, conn *quicgo.Conn) error {
 		return &relay.NoticeError{Code: relay.CodeLimit, Text: "too many agents"}
 	}
 	defer s.agents.leave(src)
-	hctx, cancel := context.WithTimeout(ctx, helloTime)
+	hctx, cancel := context.WithTimeout(ctx, s.config.patience)
 	defer cancel()
 	stream, err := conn.AcceptStream(hctx)
 	if err != nil {
@@ -134,20 +131,20 @@ type caller struct {
 type member struct {
 	agent relay.Address
 	from  netip.AddrPort
-	out   chan relay.Message // taken by write; send drops the member when it is full
+	out   chan relay.Message // taken by write; a full one takes no more
 	drop  context.CancelFunc
 }
 
 // outbound bounds what waits for an agent.
-const outbound = 16
+const outbound = 32
 
-// send queues a message. An agent that takes none is not one.
+// send queues a message. It is false if too much waits already: buyers may ask
+// faster than a slow agent hears, and that is no reason to drop it.
 func (m *member) send(msg relay.Message) bool {
 	select {
 	case m.out <- msg:
 		return true
 	default:
-		m.drop()
 		return false
 	}
 }
@@ -161,8 +158,9 @@ func (s *Server) serveControl(ctx context.Context, c *caller) error {
 	if err != nil {
 		return err
 	}
-	if old := s.members.join(m); old != nil {
-		old.send(relay.Message{Type: relay.TypeNotice, Code: relay.CodeReplaced, Text: "you came by another connection"})
+	if old := s.members.join(m); old != nil &&
+		!old.send(relay.Message{Type: relay.TypeNotice, Code: relay.CodeReplaced, Text: "you came by another connection"}) {
+		old.drop()
 	}
 	s.config.Directory.Seen(m.agent, true)
 	defer func() {
@@ -182,7 +180,7 @@ func (s *Server) serveControl(ctx context.Context, c *caller) error {
 
 // admit reads the hello and answers it.
 func (s *Server) admit(c *caller, drop context.CancelFunc) (*member, error) {
-	if err := c.link.SetReadDeadline(time.Now().Add(helloTime)); err != nil {
+	if err := c.link.SetReadDeadline(time.Now().Add(s.config.patience)); err != nil {
 		return nil, err
 	}
 	hello, err := relay.ReadMessage(c.link)

@@ -11,6 +11,7 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/netip"
@@ -220,6 +221,8 @@ func newParty(t testing.TB, cfg path.Config) *party {
 	})
 	return p
 }
+
+func discard() *slog.Logger { return slog.New(slog.DiscardHandler) }
 
 func cancelled(ctx context.Context) context.Context {
 	ctx, cancel := context.WithCancel(ctx)

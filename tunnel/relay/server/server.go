@@ -114,6 +114,8 @@ type Config struct {
 	// Drain is how long sessions go on after the end was asked for.
 	Drain  time.Duration
 	Logger *slog.Logger
+
+	patience time.Duration // with those who say little; tests have less
 }
 
 // A Server is a relay. Listen makes one.
@@ -140,6 +142,9 @@ type Server struct {
 	counts                     counts
 }
 
+// patience is how long a new connection may take to say what it wants.
+const patience = 10 * time.Second
+
 // Handshakes of QUIC that may be under way, and from how many on newcomers
 // first have to show that their address is theirs (RFC 9000 §8.1.2).
 const (
@@ -152,6 +157,9 @@ const (
 func Listen(ctx context.Context, c Config) (*Server, error) {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.patience == 0 {
+		c.patience = patience
 	}
 	if len(c.Public) == 0 {
 		if c.Listen.Addr().IsUnspecified() {

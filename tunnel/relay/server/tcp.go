@@ -95,7 +95,7 @@ func (c *resumed) Read(b []byte) (int, error) {
 func (s *Server) serveTCP(ctx context.Context, c *counted, from netip.AddrPort) {
 	stop := context.AfterFunc(ctx, func() { _ = c.Close() })
 	defer stop()
-	_ = c.SetDeadline(time.Now().Add(helloTime))
+	_ = c.SetDeadline(time.Now().Add(s.config.patience))
 	first := make([]byte, 1, relay.PreambleSize)
 	if _, err := io.ReadFull(c, first); err != nil {
 		_ = c.Close()
