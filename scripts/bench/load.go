@@ -30,7 +30,7 @@ type job struct {
 	// Control is the kernel's congestion control for take without a proxy.
 	Control string        `json:"control"`
 	Patient bool          `json:"patient"` // the proxy may not listen yet
-	Within  time.Duration `json:"within"`  // for a connection to stand; 0: patience
+	Within  time.Duration `json:"within"`  // for a connection to stand, and beyond its time; 0: patience
 }
 
 // A yield is what a job came to.
@@ -128,15 +128,16 @@ func (j job) do() (yield, error) {
 }
 
 // hurried makes connections that end at a time, so that a proxy that never
-// answers is not waited for.
+// answers is not waited for. It has no DialContext, which would be called instead
+// of Dial.
 type hurried struct {
-	*net.Dialer
-	until time.Time
+	dialer *net.Dialer
+	until  time.Time
 }
 
 // Dial connects.
 func (h hurried) Dial(network, address string) (net.Conn, error) {
-	conn, err := h.Dialer.Dial(network, address)
+	conn, err := h.dialer.Dial(network, address)
 	if err != nil {
 		return nil, err
 	}
@@ -148,10 +149,11 @@ func (j job) connect() (net.Conn, error) {
 	if j.Control != "" {
 		direct.Control = netlab.Congestion(j.Control)
 	}
-	until := time.Now().Add(patience)
+	within := patience
 	if j.Within > 0 {
-		until = time.Now().Add(j.Within)
+		within = j.Within
 	}
+	until := time.Now().Add(within)
 	var d proxy.Dialer = hurried{direct, until}
 	if j.SOCKS != "" {
 		var err error
@@ -167,7 +169,7 @@ func (j job) connect() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return conn, conn.SetDeadline(time.Now().Add(j.Skip + j.Lasts + patience))
+	return conn, conn.SetDeadline(time.Now().Add(j.Skip + j.Lasts + within))
 }
 
 // first is the time from the beginning of a connection to its first byte.

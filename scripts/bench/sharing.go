@@ -170,12 +170,11 @@ func (b *bench) paused(ctx context.Context) error {
 			alone = append(alone, mbits(y))
 			held := w.job
 			held.Op, held.Paused, held.Flows, held.Lasts, held.Within = "hold", true, pausedFlows, b.length, b.length
-			if _, err := doJob(ctx, c.neighbor, held); err != nil {
-				return fmt.Errorf("%s: %w", w.name, err)
-			}
 			// A tunnel that stands still is a result.
-			y, err = doJob(ctx, c.load, j)
-			if ctx.Err() != nil {
+			if _, err = doJob(ctx, c.neighbor, held); ctx.Err() != nil {
+				return err
+			}
+			if y, err = doJob(ctx, c.load, j); ctx.Err() != nil {
 				return err
 			}
 			c.did(w, "down", y.Bytes)
