@@ -173,7 +173,7 @@ func (m *market) offer() agent.Offer {
 	m.t.Helper()
 	ctx, cancel := context.WithTimeout(m.t.Context(), 10*time.Second)
 	defer cancel()
-	o, err := buyer.FetchOffer(ctx, m.cfg.Listen)
+	o, err := buyer.FetchOffer(ctx, m.cfg.Listen, buyer.ReachConfig{})
 	if err != nil {
 		m.t.Fatal(err)
 	}

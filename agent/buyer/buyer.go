@@ -156,15 +156,13 @@ func Run(ctx context.Context, c Config) (Result, error) {
 	if err := b.prepare(wctx); err != nil {
 		return Result{}, err
 	}
-	if b.reach, err = openReach(ctx, c); err != nil {
-		return Result{}, err
-	}
-	rctx, stopReach := context.WithCancel(context.WithoutCancel(ctx))
-	var paths errgroup.Group
-	paths.Go(func() error { return b.reach.socket.Run(rctx) })
-	result, err := b.run(ctx)
-	stopReach()
-	return result, errors.Join(err, paths.Wait(), b.reach.close())
+	var result Result
+	err = withReach(ctx, c, func(r *reach) error {
+		b.reach = r
+		result, err = b.run(ctx)
+		return err
+	})
+	return result, err
 }
 
 // open opens the channel's record, which asks nobody.

@@ -1,15 +1,19 @@
 package buyer
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"slices"
 	"strings"
 	"sync"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/depinsim/x402/agent"
 	"github.com/depinsim/x402/tunnel"
@@ -39,12 +43,15 @@ const (
 type reach struct {
 	log     *slog.Logger
 	offer   agent.Offer
-	keyHash [32]byte
+	keyHash *[32]byte // nil: any key will do for now
 	socket  *path.Socket
 	dialer  *quic.Dialer
 	kcp     *kcp.Dialer // nil: not asked for
 	relays  []broker
 	cfg     ReachConfig
+
+	mu     sync.Mutex
+	places map[netip.AddrPort]string // held at relays' ports, and whose those are
 }
 
 // A broker is a relay that knows the agent.
@@ -87,8 +94,10 @@ const (
 type link struct {
 	tunnel.ClientConn
 	transport string
-	by        string   // a relay's address, "" for none
-	ends      []func() // after the connection
+	by        string        // the relay it was made through, "" for none
+	via       func() string // likewise now; nil: as it was made
+	offer     agent.Offer   // what the agent offers, if it was asked
+	ends      []func()      // after the connection
 }
 
 func (l *link) end() {
@@ -97,10 +106,32 @@ func (l *link) end() {
 	}
 }
 
-// openReach opens the socket, for an offer. run has to run, and close be called
-// in the end.
+// relay is the address of the relay that the connection goes by now, "" for
+// none.
+func (l *link) relay() string {
+	if l.via == nil {
+		return l.by
+	}
+	return l.via()
+}
+
+// withReach opens the socket for an offer, and closes it after use has returned.
+func withReach(ctx context.Context, c Config, use func(*reach) error) error {
+	r, err := openReach(ctx, c)
+	if err != nil {
+		return err
+	}
+	rctx, stop := context.WithCancel(context.WithoutCancel(ctx))
+	var paths errgroup.Group
+	paths.Go(func() error { return r.socket.Run(rctx) })
+	err = use(r)
+	stop()
+	return errors.Join(err, paths.Wait(), r.close())
+}
+
 func openReach(ctx context.Context, c Config) (*reach, error) {
-	r := &reach{log: c.Logger, offer: c.Offer, keyHash: [32]byte(c.Offer.TunnelKey), cfg: c.Reach}
+	key := [32]byte(c.Offer.TunnelKey)
+	r := &reach{log: c.Logger, offer: c.Offer, keyHash: &key, cfg: c.Reach, places: make(map[netip.AddrPort]string)}
 	for _, text := range c.Offer.Relays {
 		name, err := relay.ParseName(text)
 		if err != nil {
@@ -136,42 +167,44 @@ func (r *reach) close() error {
 // A try is a way that is tried.
 type try struct {
 	transport string
+	to        string // whom, as an error names it
 	after     time.Duration
 	dial      func(context.Context) (*link, error)
 }
 
-// tries lists the ways to the agent, in the order in which they begin.
+// tries lists the ways to the agent.
 func (r *reach) tries() []try {
-	quicAt, tlsAt := time.Duration(0), headStart
-	switch remembered := r.remembered(); {
-	case r.cfg.Transport != "" || remembered == TLS:
+	tlsAt := headStart
+	if r.cfg.Transport != "" || r.remembered() == TLS {
 		tlsAt = 0
 	}
 	var all []try
 	for i, e := range r.endpoints() {
-		at := time.Duration(i) * nextEndpoint
+		at, to := time.Duration(i)*nextEndpoint, "the agent at "+e
 		all = append(all,
-			try{QUIC, quicAt + at, func(ctx context.Context) (*link, error) { return r.quicDirect(ctx, e) }},
-			try{KCP, at, func(ctx context.Context) (*link, error) { return r.kcpDirect(ctx, e) }},
-			try{TLS, tlsAt + at, func(ctx context.Context) (*link, error) { return r.tlsDirect(ctx, e) }})
+			try{QUIC, to, at, func(ctx context.Context) (*link, error) { return r.quicDirect(ctx, e) }},
+			try{KCP, to, at, func(ctx context.Context) (*link, error) { return r.kcpDirect(ctx, e) }},
+			try{TLS, to, tlsAt + at, func(ctx context.Context) (*link, error) { return r.tlsDirect(ctx, e) }})
 	}
 	wait := time.Duration(0)
 	if len(all) > 0 {
 		wait = nextRelay
 	}
 	for i, c := range r.relays {
-		at := wait + time.Duration(i)*nextRelay
+		at, to := wait+time.Duration(i)*nextRelay, "the agent behind the relay "+c.address
 		all = append(all,
-			try{QUIC, quicAt + at, func(ctx context.Context) (*link, error) { return r.quicRelayed(ctx, c) }},
-			try{KCP, at, func(ctx context.Context) (*link, error) { return r.kcpRelayed(ctx, c) }},
-			try{TLS, tlsAt + at, func(ctx context.Context) (*link, error) { return r.tlsRelayed(ctx, c) }})
+			try{QUIC, to, at, func(ctx context.Context) (*link, error) { return r.quicRelayed(ctx, c) }},
+			try{KCP, to, at, func(ctx context.Context) (*link, error) { return r.kcpRelayed(ctx, c) }},
+			try{TLS, to, tlsAt + at, func(ctx context.Context) (*link, error) { return r.tlsRelayed(ctx, c) }})
 	}
-	return slices.DeleteFunc(all, func(t try) bool {
-		if r.cfg.Transport == "" {
-			return t.transport == KCP
-		}
-		return t.transport != r.cfg.Transport
-	})
+	if r.cfg.Transport == "" {
+		return only(all, QUIC, TLS)
+	}
+	return only(all, r.cfg.Transport)
+}
+
+func only(all []try, transports ...string) []try {
+	return slices.DeleteFunc(all, func(t try) bool { return !slices.Contains(transports, t.transport) })
 }
 
 func (r *reach) endpoints() []string {
@@ -182,8 +215,8 @@ func (r *reach) endpoints() []string {
 }
 
 // dial returns the first connection of all ways.
-func (r *reach) dial(ctx context.Context) (*link, error) {
-	l, err := race(ctx, r.tries())
+func (r *reach) dial(ctx context.Context, tries []try) (*link, error) {
+	l, err := race(ctx, tries)
 	if err != nil {
 		return nil, err
 	}
@@ -191,58 +224,72 @@ func (r *reach) dial(ctx context.Context) (*link, error) {
 	return l, nil
 }
 
-// race begins each try after its time, or at once when all before it have
+// An outcome is what a try came to.
+type outcome struct {
+	l   *link
+	err error
+	of  int
+}
+
+// race begins each try after its time, or the next one as soon as one has
 // failed, and returns the first connection. The others are ended.
 func race(ctx context.Context, tries []try) (*link, error) {
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	type outcome struct {
-		l   *link
-		err error
+	if len(tries) == 0 {
+		return nil, errors.New("the offer names no way to the agent that may be used")
 	}
+	tries = slices.Clone(tries)
+	slices.SortStableFunc(tries, func(a, b try) int { return cmp.Compare(a.after, b.after) })
+	ctx, cancel := context.WithCancel(ctx)
 	done := make(chan outcome) // unbuffered: losers take their connection back
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer cancel()
-	failed := make(chan struct{}, len(tries)) // lets the next try begin
-	for _, t := range tries {
-		wg.Go(func() {
-			timer := time.NewTimer(t.after)
-			defer timer.Stop()
-			select {
-			case <-timer.C:
-			case <-failed:
-			case <-ctx.Done():
-				return
-			}
-			l, err := t.dial(ctx)
-			select {
-			case done <- outcome{l, err}:
-			case <-ctx.Done():
-				if err == nil {
-					_ = l.Close(tunnel.ReasonDone, "")
-					l.end()
-				}
-			}
-		})
+	began, next := time.Now(), 0
+	begin := func() {
+		of := next
+		next++
+		wg.Go(func() { tries[of].run(ctx, of, done) })
 	}
-	var errs []error
-	for range tries {
+	errs := make([]error, len(tries))
+	for failed := 0; failed < len(tries); {
+		var due <-chan time.Time
+		if next < len(tries) {
+			due = time.After(time.Until(began.Add(tries[next].after)))
+		}
 		select {
+		case <-due:
+			begin()
 		case o := <-done:
 			if o.err == nil {
 				return o.l, nil
 			}
-			errs = append(errs, o.err)
-			failed <- struct{}{}
+			errs[o.of] = o.err
+			if failed++; next < len(tries) {
+				begin()
+			}
 		case <-ctx.Done():
-			return nil, &noWayError{append(errs, errors.New("the others did not answer"))}
+			for i, t := range tries[:next] {
+				if errs[i] == nil {
+					errs[i] = fmt.Errorf("%s does not answer by %s", t.to, strings.ToUpper(t.transport))
+				}
+			}
+			return nil, &noWayError{errs[:next]}
 		}
 	}
-	if len(errs) == 0 {
-		return nil, errors.New("the offer names no way to the agent that may be used")
-	}
 	return nil, &noWayError{errs}
+}
+
+// run tries. A connection that nobody takes is ended.
+func (t try) run(ctx context.Context, of int, done chan<- outcome) {
+	l, err := t.dial(ctx)
+	select {
+	case done <- outcome{l, err, of}:
+	case <-ctx.Done():
+		if err == nil {
+			_ = l.Close(tunnel.ReasonDone, "") // nobody waits for it
+			l.end()
+		}
+	}
 }
 
 // A noWayError says why each way to the agent failed, in one line.
@@ -313,12 +360,6 @@ func (r *reach) better(ctx context.Context) error {
 		<-ctx.Done()
 		return context.Cause(ctx)
 	}
-	var quicOnly []try
-	for _, t := range r.tries() {
-		if t.transport == QUIC {
-			quicOnly = append(quicOnly, t)
-		}
-	}
 	for wait := probeMin; ; wait = min(2*wait, probeMax) {
 		select {
 		case <-ctx.Done():
@@ -326,7 +367,7 @@ func (r *reach) better(ctx context.Context) error {
 		case <-time.After(jitter(wait)):
 		}
 		dctx, cancel := context.WithTimeout(ctx, dialTime)
-		l, err := race(dctx, quicOnly)
+		l, err := race(dctx, only(r.tries(), QUIC))
 		cancel()
 		if err != nil {
 			r.log.Debug("QUIC does not get through", "err", err)
@@ -342,7 +383,7 @@ func (r *reach) better(ctx context.Context) error {
 func (l *link) String() string {
 	text := l.transport
 	if l.by != "" {
-		text = fmt.Sprintf("%s by relay %s", text, l.by)
+		text += " by relay " + l.by
 	}
 	return text
 }

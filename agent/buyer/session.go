@@ -70,7 +70,7 @@ const (
 func (b *Buyer) session(ctx context.Context, stopProxies func()) error {
 	b.status.set(func(s *Status) { s.State = "connecting" })
 	dctx, cancel := context.WithTimeout(ctx, dialTime)
-	conn, err := b.reach.dial(dctx)
+	conn, err := b.reach.dial(dctx, b.reach.tries())
 	cancel()
 	if err != nil {
 		if errors.Is(err, quic.ErrWrongKey) || errors.Is(err, h2.ErrWrongKey) {
@@ -80,7 +80,7 @@ func (b *Buyer) session(ctx context.Context, stopProxies func()) error {
 	}
 	defer conn.end()
 	b.log.Info("connected", "by", conn)
-	b.status.set(func(s *Status) { s.Transport, s.Relay = conn.transport, conn.by })
+	b.showRoute(conn)
 	x := &session{b: b, conn: conn, meter: meter.New(meter.Config{}), inbox: make(chan tunnel.Capsule), sampled: time.Now()}
 	// An agent that reads nothing could hold every capsule up for ever.
 	unread := func() { _ = conn.Close(tunnel.ReasonProtocol, "the control stream is not read") }
@@ -414,6 +414,7 @@ func (x *session) measure(now time.Time) {
 		total := x.purse.counted.Up() + x.purse.counted.Down()
 		x.rate = (total - x.sample) * 1000 / uint64(elapsed.Milliseconds())
 		x.sampled, x.sample = now, total
+		x.b.showRoute(x.conn)
 		defer func() { x.b.report(x.b.status.get()) }()
 	}
 }

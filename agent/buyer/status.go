@@ -11,8 +11,9 @@ type Status struct {
 	State      string         `json:"state"` // depositing, connecting, connected, reconnecting, finishing
 	Error      string         `json:"error,omitempty"`
 	Notice     string         `json:"notice,omitempty"`    // the agent's last, or a trouble of our own
-	Transport  string         `json:"transport,omitempty"` // QUIC or TLS
-	Relay      string         `json:"relay,omitempty"`     // through which the connection was made; "": none
+	Transport  string         `json:"transport,omitempty"` // of the connection, or of the last: QUIC or TLS
+	Relay      string         `json:"relay,omitempty"`     // that it goes by now; "": none
+	Direct     bool           `json:"direct"`              // it goes by none
 	Session    uint64         `json:"session"`
 	Flows      int            `json:"flows"`
 	Rate       uint64         `json:"rate"` // bytes a second, both directions
@@ -41,6 +42,12 @@ func (b *statusBoard) get() Status {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.s
+}
+
+// showRoute says how the agent is reached now.
+func (b *Buyer) showRoute(l *link) {
+	relay := l.relay()
+	b.status.set(func(s *Status) { s.Transport, s.Relay, s.Direct = l.transport, relay, relay == "" })
 }
 
 func (b *Buyer) report(s Status) {

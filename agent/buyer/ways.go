@@ -30,9 +30,9 @@ func (r *reach) quicDirect(ctx context.Context, endpoint string) (*link, error) 
 
 // quicAt dials QUIC at an address: the agent's or a relay's port.
 func (r *reach) quicAt(ctx context.Context, addr net.Addr, by string) (*link, error) {
-	conn, err := r.dialer.Dial(ctx, addr, &r.keyHash)
+	conn, err := r.dialer.Dial(ctx, addr, r.keyHash)
 	if err != nil {
-		return nil, unanswered(err, addr)
+		return nil, unanswered(err, "the agent at "+addr.String())
 	}
 	l := &link{ClientConn: conn, transport: QUIC, by: by}
 	if err := r.keep(l, conn); err != nil {
@@ -49,10 +49,10 @@ func (r *reach) quicRelayed(ctx context.Context, c broker) (*link, error) {
 	}
 	l, err := r.quicAt(ctx, net.UDPAddrFromAddrPort(b.Addr()), c.address)
 	if err != nil {
-		b.Close()
+		r.leave(b)
 		return nil, err
 	}
-	l.ends = append(l.ends, b.Close)
+	l.ends = append(l.ends, func() { r.leave(b) })
 	return l, nil
 }
 
@@ -66,8 +66,32 @@ func (r *reach) bind(ctx context.Context, c broker) (*path.Binding, error) {
 	if err != nil {
 		return nil, fmt.Errorf("relay %s: port %d: %w", c.address, a.Address.Port(), err)
 	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.places[unmapped(b.Addr())] = c.address
 	return b, nil
 }
+
+// leave gives a place up.
+func (r *reach) leave(b *path.Binding) {
+	b.Close()
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.places, unmapped(b.Addr()))
+}
+
+// via is the relay that a connection goes by now, "" if it is direct.
+func (r *reach) via(m *path.Mover) string {
+	to, direct := m.Route()
+	if direct {
+		return ""
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.places[to]
+}
+
+func unmapped(a netip.AddrPort) netip.AddrPort { return netip.AddrPortFrom(a.Addr().Unmap(), a.Port()) }
 
 // keep keeps a connection going while paths die: on a silence that lasts, the
 // agent's relays are asked for other ports, one after the other.
@@ -93,6 +117,7 @@ func (r *reach) keep(l *link, conn *quic.ClientConn) error {
 	if err != nil {
 		return err
 	}
+	l.via = func() string { return r.via(m) }
 	var wg sync.WaitGroup
 	wg.Go(func() { r.rescue(l, m, lost) })
 	l.ends = append(l.ends, wg.Wait, m.Close)
@@ -105,7 +130,7 @@ func (r *reach) rescue(l *link, m *path.Mover, lost <-chan struct{}) {
 	var places []*path.Binding
 	defer func() {
 		for _, b := range places {
-			b.Close()
+			r.leave(b)
 		}
 	}()
 	for next := 0; ; {
@@ -124,7 +149,7 @@ func (r *reach) rescue(l *link, m *path.Mover, lost <-chan struct{}) {
 				continue
 			}
 			if places = append(places, b); len(places) > maxPlaces {
-				places[0].Close()
+				r.leave(places[0])
 				places = places[1:]
 			}
 			m.Use(b.Addr())
@@ -153,17 +178,17 @@ func (r *reach) kcpRelayed(ctx context.Context, c broker) (*link, error) {
 	}
 	l, err := r.kcpAt(ctx, net.UDPAddrFromAddrPort(b.Addr()), c.address)
 	if err != nil {
-		b.Close()
+		r.leave(b)
 		return nil, err
 	}
-	l.ends = append(l.ends, b.Close)
+	l.ends = append(l.ends, func() { r.leave(b) })
 	return l, nil
 }
 
 func (r *reach) kcpAt(ctx context.Context, addr net.Addr, by string) (*link, error) {
-	c, err := r.kcp.Dial(ctx, addr, &r.keyHash)
+	c, err := r.kcp.Dial(ctx, addr, r.keyHash)
 	if err != nil {
-		return nil, unanswered(err, addr)
+		return nil, unanswered(err, "the agent at "+addr.String())
 	}
 	return &link{ClientConn: c, transport: KCP, by: by}, nil
 }
@@ -192,7 +217,7 @@ func (r *reach) tlsRelayed(ctx context.Context, c broker) (*link, error) {
 }
 
 func (r *reach) tlsOver(ctx context.Context, conn net.Conn, by string) (*link, error) {
-	c, err := h2.Client(ctx, conn, &r.keyHash)
+	c, err := h2.Client(ctx, conn, r.keyHash)
 	if err != nil {
 		return nil, err
 	}

@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"net"
 	"os"
-	"slices"
 	"sync"
 	"time"
 
@@ -19,11 +18,14 @@ import (
 	"github.com/depinsim/x402/agent/buyer"
 	"github.com/depinsim/x402/channel"
 	"github.com/depinsim/x402/tunnel/proxy"
+	"github.com/depinsim/x402/tunnel/relay"
 )
 
 // connectFlags are the flags of connect.
 type connectFlags struct {
 	places
+	marketFlags
+	reachFlags
 	agent, offer, key                      string
 	budget, maxPrice, deposit              string
 	socks, http, user, passwordFile, ready string
@@ -37,6 +39,8 @@ func connect(ctx context.Context, args []string, stdout, stderr io.Writer) error
 	fs := newFlags("connect")
 	f.walletFlags(fs)
 	f.stateFlag(fs)
+	f.marketFlags.add(fs)
+	f.reachFlags.add(fs)
 	fs.StringVar(&f.agent, "agent", "", "")
 	fs.StringVar(&f.offer, "offer", "", "")
 	fs.StringVar(&f.key, "agent-key", "", "")
@@ -56,9 +60,9 @@ func connect(ctx context.Context, args []string, stdout, stderr io.Writer) error
 	if done, err := parse(fs, connectHelp, args, stdout); done {
 		return prefix("connect", err)
 	}
-	p, err := f.purchase()
+	p := &purchase{connectFlags: f, stdout: stdout, stderr: stderr}
+	err := p.check()
 	if err == nil {
-		p.stdout, p.stderr = stdout, stderr
 		err = p.run(ctx)
 	}
 	return prefix("connect", err)
@@ -77,6 +81,8 @@ type purchase struct {
 	connectFlags
 	budget, maxPrice, deposit channel.Amount
 	key                       *channel.Address // the agent's, as the user named it
+	relays                    []relay.Name     // where the agent is looked for; none: it is named otherwise
+	reach                     buyer.ReachConfig
 	proxy                     proxy.Config
 	level                     slog.Level
 	stdout, stderr            io.Writer
@@ -90,57 +96,57 @@ type purchase struct {
 	http   net.Listener
 }
 
-// purchase checks the flags.
-func (f connectFlags) purchase() (p *purchase, err error) {
-	p = &purchase{connectFlags: f}
-	switch {
-	case (f.agent == "") == (f.offer == ""):
-		return nil, usage("--agent HOST:PORT or --offer FILE: name one of them")
-	case f.budget == "":
-		return nil, withHint(usage("--budget: missing"), "it is the most that this run may cost, in USD; 1.00 is a careful start, and what is not used comes back")
-	case f.maxPrice == "":
-		return nil, withHint(usage("--max-price: missing"), "it is the most that a GB may cost, in USD; the agent's owner says what he asks, and nothing is bought above it")
-	case f.socks == "" && f.http == "":
-		return nil, usage("--socks and --http are both left out: nothing could use the tunnel")
-	case (f.user == "") != (f.passwordFile == ""):
-		return nil, usage("--user and --password-file: set both or neither")
-	case f.timeout <= 0:
-		return nil, usage("--timeout: %v, want more than 0", f.timeout)
+// check checks the flags.
+func (p *purchase) check() (err error) {
+	f := p.connectFlags
+	if err := p.resolve(); err != nil {
+		return err
 	}
-	if f.agent != "" {
-		if err := agent.CheckEndpoint(f.agent); err != nil {
-			return nil, usage("--agent: %w", err)
-		}
+	if err := p.whom(); err != nil {
+		return err
+	}
+	switch {
+	case f.budget == "":
+		return withHint(usage("--budget: missing"), "it is the most that this run may cost, in USD; 1.00 is a careful start, and what is not used comes back")
+	case f.maxPrice == "":
+		return withHint(usage("--max-price: missing"), "it is the most that a GB may cost, in USD; the agent's owner says what he asks, and nothing is bought above it")
+	case f.socks == "" && f.http == "":
+		return usage("--socks and --http are both left out: nothing could use the tunnel")
+	case (f.user == "") != (f.passwordFile == ""):
+		return usage("--user and --password-file: set both or neither")
+	case f.timeout <= 0:
+		return usage("--timeout: %v, want more than 0", f.timeout)
 	}
 	for _, a := range []struct {
 		name, text string
 		to         *channel.Amount
 	}{{"budget", f.budget, &p.budget}, {"max-price", f.maxPrice, &p.maxPrice}, {"deposit", f.deposit, &p.deposit}} {
 		if *a.to, err = usd(a.name, a.text); err != nil {
-			return nil, err
+			return err
 		}
 		if *a.to == 0 {
-			return nil, usage("--%s: want more than 0", a.name)
+			return usage("--%s: want more than 0", a.name)
 		}
 	}
 	if f.key != "" {
 		a, err := channel.ParseAddress(f.key)
 		if err != nil {
-			return nil, usage("--agent-key: %w", err)
+			return usage("--agent-key: %w", err)
 		}
 		p.key = &a
 	}
 	p.level = slog.LevelWarn
 	if err := p.level.UnmarshalText([]byte(f.logLevel)); f.logLevel != "" && err != nil {
-		return nil, usage("--log-level: %q, want debug, info, warn or error", f.logLevel)
+		return usage("--log-level: %q, want debug, info, warn or error", f.logLevel)
 	}
 	p.proxy = proxy.Config{Strict: f.strict, User: f.user}
 	if f.passwordFile != "" {
 		if p.proxy.Password, err = readSecret(f.passwordFile); err != nil {
-			return nil, usage("--password-file: %w", err)
+			return usage("--password-file: %w", err)
 		}
 	}
-	return p, p.resolve()
+	p.reach, err = f.reachFlags.reach(p.places, p.stderr)
+	return err
 }
 
 // run buys until ctx ends or the budget is used up.
@@ -157,7 +163,7 @@ func (p *purchase) run(ctx context.Context) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, store.Close()) }()
-	key, err := p.check(ctx)
+	key, err := p.open(ctx)
 	if err != nil {
 		return err
 	}
@@ -170,10 +176,10 @@ func (p *purchase) run(ctx context.Context) (err error) {
 	return p.buy(ctx, key, store)
 }
 
-// check finds the offer, holds it against what the user allows and opens the
+// open finds the offer, holds it against what the user allows and opens the
 // wallet, before anything is noted or said. A wallet that opens without a
 // question is opened meanwhile: deriving its key takes longer than the offer.
-func (p *purchase) check(ctx context.Context) (*channel.Key, error) {
+func (p *purchase) open(ctx context.Context) (*channel.Key, error) {
 	var opened sync.WaitGroup
 	defer opened.Wait()
 	var early *channel.Key
@@ -255,59 +261,6 @@ func (p *purchase) closeListeners() {
 	}
 }
 
-// findOffer reads or fetches the offer and makes sure of the agent.
-func (p *purchase) findOffer(ctx context.Context) error {
-	if p.connectFlags.offer != "" {
-		b, err := os.ReadFile(p.connectFlags.offer)
-		if err == nil {
-			if p.offer, err = agent.ParseOffer(b); err != nil {
-				return withHint(fmt.Errorf("--offer: %s: %w", p.connectFlags.offer, err), "the file is no offer, or was changed or damaged: get it from the agent's owner again")
-			}
-		}
-		if err != nil {
-			return fmt.Errorf("--offer: %w", err)
-		}
-		p.origin = "named by the file " + p.connectFlags.offer
-		return p.checkKey()
-	}
-	fctx, cancel := context.WithTimeout(ctx, p.timeout)
-	defer cancel()
-	var err error
-	if p.offer, err = buyer.FetchOffer(fctx, p.agent); err != nil {
-		if ctx.Err() != nil {
-			return errInterrupted
-		}
-		return withHint(err, "is the agent running there, and does UDP get through to it?")
-	}
-	// Where it has just answered comes first: it may not know its own address.
-	p.offer.Endpoints = append([]string{p.agent}, slices.DeleteFunc(p.offer.Endpoints, func(e string) bool { return e == p.agent })...)
-	if p.key != nil {
-		if err := p.checkKey(); err != nil {
-			return err
-		}
-		p.origin, p.pin = "as --agent-key says", true
-		return nil
-	}
-	known, err := p.known().Check(p.agent, p.offer.Agent)
-	if err != nil {
-		return err
-	}
-	if known {
-		p.origin = "known, as in " + p.known().Path
-		return nil
-	}
-	p.origin, p.pin = "new: from now on only this one is accepted at "+p.agent, true
-	return nil
-}
-
-func (p *purchase) checkKey() error {
-	if p.key != nil && *p.key != p.offer.Agent {
-		return withHint(fmt.Errorf("the agent is %s, --agent-key says %s", p.offer.Agent, *p.key),
-			"ask its owner which is right: someone else may be answering")
-	}
-	return nil
-}
-
 // announce says in one block what is about to be bought and spent.
 func (p *purchase) announce(store channel.Store) error {
 	states, err := store.Load()
@@ -331,7 +284,7 @@ func (p *purchase) announce(store channel.Store) error {
 		back = "what is left stays there (--keep)"
 	}
 	rows := [][2]string{
-		{"agent", fmt.Sprintf("%s at %q", o.Agent, o.Endpoints)},
+		{"agent", whereText(o)},
 		{"", p.origin},
 		{"sim", simText(o.SIM)},
 		{"price", priceText(o.Price, p.maxPrice)},
@@ -368,6 +321,7 @@ func proxiesText(socks, http net.Listener) (text string) {
 func (p *purchase) buy(ctx context.Context, key *channel.Key, store channel.Store) (err error) {
 	v := newView(p.stdout)
 	v.json, v.budget, v.given = p.json, p.budget, p.given
+	v.aside, v.forced = p.stderr, p.transport != ""
 	if fd, ok := terminal(p.stdout); ok && !p.json {
 		v.width = func() int { return columns(fd) }
 	}
@@ -384,7 +338,7 @@ func (p *purchase) buy(ctx context.Context, key *channel.Key, store channel.Stor
 	}
 	cfg := buyer.Config{
 		Key: key, Store: store, Offer: p.offer, Budget: p.budget, MaxPrice: p.maxPrice, Deposit: p.deposit, Keep: p.keep,
-		SOCKS: p.socks, HTTP: p.http, Proxy: p.proxy, OnStatus: v.status,
+		SOCKS: p.socks, HTTP: p.http, Proxy: p.proxy, Reach: p.reach, OnStatus: v.status,
 		Logger: slog.New(p.handler(logs)),
 	}
 	bctx, stop := context.WithCancel(ctx)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -12,6 +13,7 @@ import (
 	"github.com/depinsim/x402/channel"
 	"github.com/depinsim/x402/channel/facilitator"
 	"github.com/depinsim/x402/tunnel/proxy"
+	"github.com/depinsim/x402/tunnel/relay"
 )
 
 // A usageError is the caller's mistake.
@@ -43,6 +45,11 @@ func complain(stderr io.Writer, err error, g given) {
 	}
 }
 
+// warn prints what does not end the command.
+func warn(stderr io.Writer, err error) {
+	fmt.Fprintln(stderr, "x402: warning:", plain(printable(strings.ReplaceAll(err.Error(), "\n", "; "))))
+}
+
 // hint says what to do about an error, if we know.
 func hint(err error) string {
 	if h, ok := errors.AsType[hintError](err); ok {
@@ -54,10 +61,18 @@ func hint(err error) string {
 	if e, ok := errors.AsType[*buyer.ChangedAgentError](err); ok {
 		return fmt.Sprintf("ask its owner; if he says that %s is right, accept it with --agent-key %s", e.Now, e.Now)
 	}
+	if e, ok := errors.AsType[*buyer.NoOfferError](err); ok {
+		return noOfferHint(e)
+	}
+	if _, ok := errors.AsType[*tls.CertificateVerificationError](err); ok {
+		return "the name of a relay that browsers would not trust ends in #PIN: ask its operator for all of it"
+	}
 	if _, ok := errors.AsType[*proxy.OpenListenerError](err); ok {
 		return "--user and --password-file set them"
 	}
 	switch {
+	case errors.Is(err, relay.ErrWrongKey):
+		return "someone else answers, or the relay has a new key: ask its operator for its present name"
 	case errors.Is(err, channel.ErrInUse):
 		return "one x402 command at a time uses a state folder; wait for the other to end, or name another with --state"
 	case errors.Is(err, buyer.ErrWalletExists):
@@ -78,4 +93,21 @@ func hint(err error) string {
 		return "the user of this command must be able to write to the state folder, --state"
 	}
 	return ""
+}
+
+// noOfferHint says what would find an offer.
+func noOfferHint(e *buyer.NoOfferError) string {
+	switch {
+	case e.Drop == "max-price":
+		return fmt.Sprintf("raise --max-price to %s, or look elsewhere", e.Cheapest().USD())
+	case e.Drop == "facilitator":
+		return "x402 wallet fund --facilitator " + quoted(e.Near[0].Offer.Payment.Facilitator) + " says how to pay into it; or choose the agent by --agent ADDRESS"
+	case e.Drop != "":
+		return "leave --" + e.Drop + " out, or name another"
+	case e.Empty:
+		return "agents return within a minute of an outage; other relays may know others"
+	case e.Want.Agent != "":
+		return "an agent that is off is not listed; x402 offers shows who is there"
+	}
+	return "x402 offers without conditions shows who is there; other relays may list others"
 }

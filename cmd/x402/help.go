@@ -15,6 +15,8 @@ DESCRIPTION
 
 COMMANDS
     connect     buy from an agent
+    offers      list the agents that relays know
+    relay       the relays where they are looked for
     wallet      the key that pays: make it, look at it, get deposits back
     demo        the whole story on this machine: sell, buy, crash, settle, refund
     modemsim    play a modem with a SIM card, to try an agent without one
@@ -29,6 +31,8 @@ FILES
         channels.db                      what was signed; losing it costs no money
         offers/                          what each channel was opened for
         known_agents                     which agent answered where
+        relays                           where offers are looked for
+        networks                         which transport got through where
 
 EXIT STATUS
     0 done, 1 failed while running, 2 wrong flags.
@@ -41,6 +45,11 @@ EXAMPLES
     x402 wallet fund --facilitator http://127.0.0.1:8402 --dev 5.00
     x402 connect --agent 127.0.0.1:4402 --budget 2.00 --max-price 4.00
     curl --proxy socks5h://127.0.0.1:1080 https://example.com/
+
+    Whoever is cheapest in a country, of the agents that a relay knows:
+
+    x402 relay add relay.example:4433#PIN
+    x402 connect --country de --budget 2.00 --max-price 4.00
 `
 
 const connectHelp = `NAME
@@ -49,6 +58,8 @@ const connectHelp = `NAME
 SYNOPSIS
     x402 connect --agent HOST:PORT --budget USD --max-price USD [flags]
     x402 connect --offer FILE --budget USD --max-price USD [flags]
+    x402 connect [--relay NAME] [--country CODE] --budget USD --max-price USD
+        [flags]
 
 DESCRIPTION
     Fetches the agent's offer, says what it costs, moves a deposit from the
@@ -67,19 +78,32 @@ DESCRIPTION
 
     The agent is known by the address of its key. The first time that one
     answers at HOST:PORT its address is noted, and from then on no other is
-    accepted there, as ssh does with hosts.
+    accepted there, as ssh does with hosts. An agent that a relay lists has
+    signed its offer with that key: the relay can hide agents, but not be one,
+    nor read what passes.
+
+    Without --agent HOST:PORT and --offer, relays are asked for agents, and the
+    cheapest is taken that answers within a few seconds; one that does not is
+    passed over. Only agents are taken whose deposits are kept by a facilitator
+    that the wallet was used with, as x402 wallet fund --facilitator does.
+
+    An agent is reached by QUIC, directly or through a relay, and by TLS where
+    UDP is blocked. Through a relay the two ends look for the direct path and
+    change to it, back, or to another relay without breaking connections.
 
     On a terminal two lines show how things stand: state, rate, bytes of the
-    channel, what is spent and left of the budget, and what the agent said last.
+    channel and the way to the agent, what is spent and left of the budget, and
+    what the agent said last.
     Elsewhere a line is printed every 5 seconds and when something changes.
 
 FLAGS
-    --agent HOST:PORT       Agent to buy from, as its owner told you.
+    --agent HOST:PORT       Agent to buy from, as its owner told you; or the
+                            address of one that relays know, see x402 offers.
     --offer FILE            Its signed offer, instead of fetching it. The file
                             says which agent is meant.
     --agent-key ADDRESS     Address that the agent must have, 0x and 40 digits.
                             With --agent it replaces the one that was noted.
-    --budget USD            The most that this run may cost. Required.
+` + findHelp + reachHelp + `    --budget USD            The most that this run may cost. Required.
     --max-price USD         The most that a GB may cost in either direction.
                             Required.
     --deposit USD           How much to put into the channel at a time, at least
@@ -102,7 +126,8 @@ FLAGS
                             X402_PASSPHRASE, or a question on the terminal.
     --state DIR             Folder for channels, offers and known agents; one
                             x402 at a time uses it. Default: see FILES.
-    --timeout TIME          How long to wait for the offer. Default 10s.
+    --timeout TIME          How long to look for an agent that answers. Default
+                            10s.
     --json                  Print one JSON object a second instead, amounts in
                             atomic units, and last {"result": …}. Text for
                             people goes to the standard error.
@@ -125,4 +150,5 @@ EXAMPLES
     x402 connect --agent 127.0.0.1:4402 --budget 2.00 --max-price 4.00
     x402 connect --offer offer.json --budget 0.10 --max-price 4.00 --socks "" \
         --http 127.0.0.1:0 --ready-file /tmp/ready --json
+    x402 connect --country de --tech 5g --no-direct --budget 1 --max-price 4
 `

@@ -156,7 +156,7 @@ DESCRIPTION
 FLAGS
     --channel ID            Channel to close: its id, or the beginning of it as
                             x402 wallet show prints it, or all. Default all.
-    --timeout TIME          How long to wait for each agent. Default 10s.
+` + reachHelp + `    --timeout TIME          How long to wait for each agent. Default 10s.
     --log-level LEVEL       debug, info, warn or error. Default error.
 ` + placesHelp + passphraseHelp + stateHelp + helpFlagHelp
 

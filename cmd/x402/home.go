@@ -76,6 +76,14 @@ func (p places) offers() buyer.KnownOffers {
 	return buyer.KnownOffers{Dir: filepath.Join(p.state, "offers")}
 }
 
+func (p places) relays() buyer.KnownRelays {
+	return buyer.KnownRelays{Path: filepath.Join(p.state, "relays")}
+}
+
+func (p places) networks() (*buyer.KnownNetworks, error) {
+	return buyer.LoadNetworks(filepath.Join(p.state, "networks"))
+}
+
 // facilitators are beside the wallet, whose money they keep.
 func (p places) facilitators() buyer.KnownFacilitators {
 	return buyer.KnownFacilitators{Path: filepath.Join(filepath.Dir(p.wallet), "facilitators")}

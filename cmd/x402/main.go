@@ -5,18 +5,13 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"os"
 	"os/signal"
-	"runtime"
 	"slices"
 	"strings"
 	"syscall"
 )
-
-// version is set by the linker.
-var version = "unknown"
 
 // Exit codes.
 const (
@@ -41,6 +36,8 @@ type command struct {
 func commands() []command {
 	return []command{
 		{"connect", connect},
+		{"offers", offers},
+		{"relay", relayCommand},
 		{"wallet", wallet},
 		{"demo", runDemo},
 		{"modemsim", modemsim},
@@ -91,9 +88,4 @@ func names(table []command) string {
 		all = append(all, c.name)
 	}
 	return strings.Join(all, ", ")
-}
-
-func printVersion(_ context.Context, _ []string, stdout, _ io.Writer) error {
-	_, err := fmt.Fprintf(stdout, "x402 %s %s %s/%s\n", version, runtime.Version(), runtime.GOOS, runtime.GOARCH)
-	return err
 }

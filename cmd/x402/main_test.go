@@ -23,6 +23,7 @@ import (
 
 	"github.com/depinsim/x402/agent/buyer"
 	"github.com/depinsim/x402/channel"
+	"github.com/depinsim/x402/tunnel/relay"
 )
 
 // TestMain makes x402 a command on PATH for every test here.
@@ -42,6 +43,7 @@ func TestScripts(t *testing.T) {
 			"market": scriptMarket, "agent": scriptAgent, "facilitator": scriptFacilitator, "age": scriptAge, "spent": scriptSpent,
 			"begin": scriptBegin, "await": scriptAwait, "end": scriptEnd, "fetch": scriptFetch, "put": scriptPut,
 			"code": scriptCode, "agentkey": scriptAgentKey, "mode": scriptMode, "jsonline": scriptJSON,
+			"relay": scriptRelay, "listed": scriptListed, "ghost": scriptGhost,
 		},
 	})
 }
@@ -50,6 +52,7 @@ func TestScripts(t *testing.T) {
 type stage struct {
 	market *market
 	play   *play
+	hub    *hub
 }
 
 type stageKey struct{}
@@ -57,10 +60,15 @@ type stageKey struct{}
 func onStage(ts *testscript.TestScript) *stage { return ts.Value(stageKey{}).(*stage) }
 
 // scriptMarket is `market CREDIT`: a facilitator, an agent, a web site, and
-// CREDIT USD on the account of a wallet at its default place. It sets $AGENT,
+// CREDIT USD on the account of a wallet at its default place. The agent is known
+// at the relay, if there is one. It sets $AGENT,
 // $FACILITATOR, $SITE, $ADDRESS and $X402_PASSPHRASE.
 func scriptMarket(ts *testscript.TestScript, _ bool, args []string) {
-	m, err := newMarket(ts.Getenv("WORK"))
+	var relays []relay.Name
+	if h := onStage(ts).hub; h != nil {
+		relays = append(relays, h.name)
+	}
+	m, err := newMarket(ts.Getenv("WORK"), relays)
 	ts.Check(err)
 	ts.Defer(m.close)
 	onStage(ts).market = m
@@ -93,7 +101,7 @@ func scriptAgent(ts *testscript.TestScript, _ bool, args []string) {
 func scriptAgentKey(ts *testscript.TestScript, _ bool, _ []string) {
 	ctx, cancel := context.WithTimeout(context.Background(), playTime)
 	defer cancel()
-	o, err := buyer.FetchOffer(ctx, ts.Getenv("AGENT"))
+	o, err := buyer.FetchOffer(ctx, ts.Getenv("AGENT"), buyer.ReachConfig{})
 	ts.Check(err)
 	ts.Setenv("AGENTKEY", o.Agent.String())
 }

@@ -24,6 +24,7 @@ import (
 	"github.com/depinsim/x402/channel"
 	"github.com/depinsim/x402/channel/facilitator/server"
 	"github.com/depinsim/x402/channel/ledger"
+	"github.com/depinsim/x402/tunnel/relay"
 )
 
 // testPassphrase opens the wallet of a market.
@@ -56,7 +57,7 @@ func (l *agingLedger) Submit(ctx context.Context, tx ledger.Tx) (ledger.Receipt,
 	return l.Memory.Submit(ctx, tx)
 }
 
-func newMarket(dir string) (*market, error) {
+func newMarket(dir string, relays []relay.Name) (*market, error) {
 	params := ledger.Params{ChainID: 1<<41 + 7, Token: channel.Address{1, 2, 3}, Name: "USDC", Version: "2", FeeDivisor: ledger.FeeDivisor}
 	m := &market{dir: dir, ledger: &agingLedger{Memory: ledger.NewMemory(params)}}
 	srv, err := server.New(server.Config{Ledger: m.ledger, Dev: true})
@@ -75,7 +76,7 @@ func newMarket(dir string) (*market, error) {
 		return nil, err
 	}
 	m.cfg = seller.Config{
-		StateDir: filepath.Join(dir, "agent"), Listen: m.socket.LocalAddr().String(), Socket: m.borrow, Price: agent.Price{Up: 4_000_000, Down: 4_000_000},
+		StateDir: filepath.Join(dir, "agent"), Listen: m.socket.LocalAddr().String(), Socket: m.borrow, Relays: relays, Price: agent.Price{Up: 4_000_000, Down: 4_000_000},
 		Payment: agent.Payment{
 			Network: params.Network(), Facilitator: m.fac.URL, Asset: params.Token,
 			AssetName: params.Name, AssetVersion: params.Version, PayTo: channel.Address{0xaa},

@@ -62,7 +62,7 @@ func spent(s buyer.Status, budget channel.Amount) (spent, left channel.Amount) {
 func liveLines(s buyer.Status, budget channel.Amount, width int) []string {
 	used, left := spent(s, budget)
 	lines := []string{
-		fmt.Sprintf("%-12s %10s/s  down %-8s up %-8s flows %d", stateText(s), bytesText(s.Rate), bytesText(s.Down), bytesText(s.Up), s.Flows),
+		fmt.Sprintf("%-12s %10s/s  down %-8s up %-8s flows %-4d %s", stateText(s), bytesText(s.Rate), bytesText(s.Down), bytesText(s.Up), s.Flows, wayText(s)),
 		fmt.Sprintf("spent %s of %s USD, left %s, in the channel %s", used.USD(), budget.USD(), left.USD(), s.Balance.USD()),
 	}
 	if t := trouble(s); t != "" {
@@ -100,10 +100,45 @@ func plainLine(s buyer.Status, budget channel.Amount) string {
 	used, left := spent(s, budget)
 	line := fmt.Sprintf("%s: %s/s, down %s, up %s, spent %s USD, left %s, flows %d",
 		stateText(s), bytesText(s.Rate), bytesText(s.Down), bytesText(s.Up), used.USD(), left.USD(), s.Flows)
+	if way := wayText(s); way != "" {
+		line += ", " + way
+	}
 	if t := trouble(s); t != "" {
 		line += " - " + printable(t)
 	}
 	return line
+}
+
+// wayText is how the agent is reached, in a few words.
+func wayText(s buyer.Status) string {
+	switch {
+	case s.Transport == "":
+		return ""
+	case s.Direct:
+		return strings.ToUpper(s.Transport) + " direct"
+	}
+	return strings.ToUpper(s.Transport) + " by relay"
+}
+
+// A way is what there is to tell of how the agent is reached.
+type way struct{ transport, relay string }
+
+// wayNews is what to tell of a way after the one before, "" for nothing. forced
+// says that the user chose the transport.
+func wayNews(before, now way, forced bool) string {
+	by := "the agent is reached directly"
+	if now.relay != "" {
+		by = "the agent is reached by the relay " + now.relay
+	}
+	switch {
+	case now == before, before == way{} && now == way{transport: now.transport} && (now.transport != buyer.TLS || forced):
+		return "" // nothing that the next line does not say
+	case now.transport == buyer.TLS && before.transport != buyer.TLS && !forced:
+		return "UDP does not get through here: using TLS; QUIC is tried again; " + by
+	case before.transport == buyer.TLS && now.transport == buyer.QUIC:
+		return "UDP gets through: using QUIC again; " + by
+	}
+	return by
 }
 
 // simText says what an agent says of its SIM, and how much that is worth.

@@ -28,6 +28,9 @@ type view struct {
 	width  func() int // columns of the terminal; nil: out is none
 	budget channel.Amount
 	given  given // for the commands that texts suggest
+	forced bool  // the user chose the transport
+	// aside takes, with json, what is said to people in passing.
+	aside io.Writer
 	// connected is called once, before the first connected status is shown.
 	connected func(buyer.Status) error
 
@@ -38,11 +41,12 @@ type view struct {
 	now   buyer.Status
 	shown buyer.Status // plain: what the last line said
 	ready bool         // connected has been called
+	way   way          // that was told last
 	drawn int          // lines on the terminal that the next ones replace
 }
 
 func newView(out io.Writer) *view {
-	return &view{out: out, news: make(chan buyer.Status, 1), notes: make(chan string, 64)}
+	return &view{out: out, aside: io.Discard, news: make(chan buyer.Status, 1), notes: make(chan string, 64)}
 }
 
 // status takes over a status. It never blocks.
@@ -127,6 +131,12 @@ func (v *view) take(s buyer.Status) error {
 			}
 		}
 	}
+	if w := (way{s.Transport, s.Relay}); s.Transport != "" {
+		if news := wayNews(v.way, w, v.forced); news != "" {
+			v.tell(news)
+		}
+		v.way = w
+	}
 	if v.width == nil && !v.json && (s.State != v.shown.State || trouble(s) != trouble(v.shown)) {
 		v.show()
 	}
@@ -150,6 +160,15 @@ func (v *view) show() {
 	default:
 		fmt.Fprintln(v.out, plainLine(v.now, v.budget))
 	}
+}
+
+// tell says something in passing.
+func (v *view) tell(text string) {
+	if v.json {
+		fmt.Fprintln(v.aside, printable(text))
+		return
+	}
+	v.note(text)
 }
 
 // note writes a line above the redrawn ones.

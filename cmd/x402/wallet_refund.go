@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/depinsim/x402/agent"
@@ -20,6 +21,8 @@ func walletRefund(ctx context.Context, args []string, stdout, stderr io.Writer) 
 	fs := newFlags("wallet refund")
 	p.walletFlags(fs)
 	p.stateFlag(fs)
+	var f reachFlags
+	f.add(fs)
 	match := fs.String("channel", "all", "")
 	timeout := fs.Duration("timeout", 10*time.Second, "")
 	level := slog.LevelError
@@ -38,11 +41,15 @@ func walletRefund(ctx context.Context, args []string, stdout, stderr io.Writer) 
 		return err
 	}
 	defer func() { err = errors.Join(err, c.close()) }()
+	reach, err := f.reach(c.places, stderr)
+	if err != nil {
+		return err
+	}
 	drawers, err := c.drawers(ctx, *match)
 	if err != nil {
 		return err
 	}
-	r := refunder{c, stdout, *timeout, slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: level}))}
+	r := refunder{c, reach, stdout, *timeout, slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: level}))}
 	done := 0
 	for i := range drawers {
 		d := &drawers[i]
@@ -64,6 +71,7 @@ func walletRefund(ctx context.Context, args []string, stdout, stderr io.Writer) 
 // A refunder has agents close channels.
 type refunder struct {
 	*cupboard
+	ways    buyer.ReachConfig
 	stdout  io.Writer
 	timeout time.Duration
 	log     *slog.Logger
@@ -85,7 +93,7 @@ func (r refunder) refund(ctx context.Context, d drawer) error {
 	}
 	rctx, cancel := context.WithTimeout(ctx, closeTime)
 	defer cancel()
-	result, err := buyer.Run(rctx, buyer.Config{Key: r.key, Store: r.store, Offer: offer, CloseOnly: true, Logger: r.log})
+	result, err := buyer.Run(rctx, buyer.Config{Key: r.key, Store: r.store, Offer: offer, CloseOnly: true, Reach: r.ways, Logger: r.log})
 	if err != nil {
 		return err
 	}
@@ -96,22 +104,25 @@ func (r refunder) refund(ctx context.Context, d drawer) error {
 // reach asks the agent where the offer says it is for its present offer, and
 // returns the channel's own with what may have changed since.
 func (r refunder) reach(ctx context.Context, o agent.Offer) (agent.Offer, error) {
-	var errs []error
-	for _, e := range o.Endpoints {
-		fctx, cancel := context.WithTimeout(ctx, r.timeout)
-		fresh, err := buyer.FetchOffer(fctx, e)
-		cancel()
-		switch {
-		case ctx.Err() != nil:
-			return o, errInterrupted
-		case err != nil:
-		case fresh.Agent != o.Agent:
-			err = &buyer.ChangedAgentError{Endpoint: e, Pinned: o.Agent, Now: fresh.Agent, Path: r.offers().Dir}
-		default:
-			o.Endpoints, o.TunnelKey, o.Price = []string{e}, fresh.TunnelKey, fresh.Price
-			return o, nil
-		}
-		errs = append(errs, err)
+	fctx, cancel := context.WithTimeout(ctx, r.timeout)
+	defer cancel()
+	fresh, err := buyer.RefreshOffer(fctx, o, r.ways)
+	if ctx.Err() != nil {
+		return o, errInterrupted
 	}
-	return o, errors.Join(errs...)
+	if err == nil {
+		o.Endpoints, o.Relays, o.TunnelKey, o.Price = union(o.Endpoints, fresh.Endpoints), union(fresh.Relays, o.Relays), fresh.TunnelKey, fresh.Price
+	}
+	return o, err
+}
+
+// union is a, then what only b has.
+func union(a, b []string) []string {
+	all := slices.Clone(a)
+	for _, s := range b {
+		if !slices.Contains(all, s) {
+			all = append(all, s)
+		}
+	}
+	return all
 }
