@@ -5,74 +5,46 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/BurntSushi/toml"
-
-	"github.com/depinsim/x402/tunnel/relay"
-	"github.com/depinsim/x402/tunnel/relay/server"
 )
 
-// rawFile is a configuration file as it is written; packaging/relay.toml
-// explains every key.
-type rawFile struct {
-	Listen   string   `toml:"listen"`
-	Public   []string `toml:"public"`
-	Host     string   `toml:"host"`
-	KeyFile  string   `toml:"key_file"`
-	CertFile string   `toml:"cert_file"`
-	Ports    string   `toml:"session_ports"`
-	Drain    string   `toml:"drain"`
-	Metrics  string   `toml:"metrics"`
-
-	Log struct {
-		Level  string `toml:"level"`
-		Format string `toml:"format"`
-	} `toml:"log"`
-
-	Limits struct {
-		Agents            int64  `toml:"agents"`
-		SourceAgents      int64  `toml:"source_agents"`
-		Connections       int64  `toml:"connections"`
-		SourceConnections int64  `toml:"source_connections"`
-		Sessions          int64  `toml:"sessions"`
-		AgentSessions     int64  `toml:"agent_sessions"`
-		SourceSessions    int64  `toml:"source_sessions"`
-		Requests          string `toml:"requests"`
-		SessionRequests   string `toml:"session_requests"`
-		Hellos            string `toml:"hellos"`
-		SessionKBytes     int64  `toml:"session_kbytes_per_second"`
-		AgentQuota        int64  `toml:"agent_gb_per_day"`
-		SourceQuota       int64  `toml:"source_gb_per_day"`
-	} `toml:"limits"`
-}
-
-// A ConfigFile is what a configuration file says. Config has zero fields where
-// the file leaves the default.
+// A ConfigFile is what a configuration file says; packaging/relay.toml explains
+// every key. Config has zero fields where the file leaves the default.
 type ConfigFile struct {
+	Path   string
 	Config Config
-	Level  slog.Level
-	JSON   bool // else text
+	Log    LogConfig
+	// Warnings are for the operator to hear; the relay runs all the same.
+	Warnings []string
 }
 
-// Handler returns a handler that logs to w as the file says.
-func (f ConfigFile) Handler(w io.Writer) slog.Handler {
-	opts := &slog.HandlerOptions{Level: f.Level}
-	if f.JSON {
-		return slog.NewJSONHandler(w, opts)
+// LogConfig says what is logged, and how.
+type LogConfig struct {
+	Level slog.Level
+	JSON  bool // else text
+}
+
+// Logger returns a logger that writes to w.
+func (l LogConfig) Logger(w io.Writer) *slog.Logger {
+	opts := &slog.HandlerOptions{Level: l.Level}
+	if l.JSON {
+		return slog.New(slog.NewJSONHandler(w, opts))
 	}
-	return slog.NewTextHandler(w, opts)
+	return slog.New(slog.NewTextHandler(w, opts))
 }
 
 // A ConfigError lists what is wrong with a configuration file.
 type ConfigError struct {
 	Path     string
-	Problems []string // at least one
+	Problems []string // each names its key and what is expected; at least one
 }
 
 func (e *ConfigError) Error() string {
@@ -83,13 +55,6 @@ func (e *ConfigError) Error() string {
 	return text
 }
 
-// Defaults of the file's keys.
-const (
-	defaultListen  = ":4433"
-	defaultKeyFile = "relay.key"
-	defaultDrain   = 10 * time.Second
-)
-
 // ReadConfigFile reads a configuration file. Paths in it are relative to its
 // own directory. What is wrong with its content is a *ConfigError.
 func ReadConfigFile(path string) (ConfigFile, error) {
@@ -97,196 +62,96 @@ func ReadConfigFile(path string) (ConfigFile, error) {
 	if err != nil {
 		return ConfigFile{}, err
 	}
-	return parseConfig(path, string(b))
+	return parseConfig(path, b)
 }
 
-func parseConfig(path, content string) (ConfigFile, error) {
-	raw := rawFile{Listen: defaultListen, KeyFile: defaultKeyFile, Drain: defaultDrain.String()}
-	raw.Log.Level, raw.Log.Format = "info", "text"
-	meta, err := toml.Decode(content, &raw)
-	if err != nil {
+// A key is one setting of the file: take reads its value, and returns errWant,
+// or what else is wrong with it.
+type key struct {
+	name, want string
+	take       func(value any) error
+}
+
+// errWant says that a value is not what its key wants.
+var errWant = errors.New("not what is wanted")
+
+// parseConfig reads the content of a configuration file. It touches no other
+// file.
+func parseConfig(path string, content []byte) (ConfigFile, error) {
+	var tree map[string]any
+	if _, err := toml.Decode(string(content), &tree); err != nil {
 		return ConfigFile{}, &ConfigError{path, []string{syntaxProblem(err)}}
 	}
-	r := &fileReader{path: path, raw: raw}
-	for _, key := range meta.Undecoded() {
-		r.fault("%s: there is no such key", key)
+	f := ConfigFile{Path: path, Config: Config{Drain: defaultDrain}}
+	raw := &rawFile{file: &f, listen: netip.AddrPortFrom(netip.IPv6Unspecified(), defaultPort), faulty: map[string]bool{}}
+	keys, given := raw.keys(), map[string]any{}
+	flatten(given, "", tree)
+	for _, k := range keys {
+		value, ok := given[k.name]
+		delete(given, k.name)
+		if ok {
+			raw.fault(k, k.take(value))
+		}
 	}
-	r.places()
-	r.limits()
-	if len(r.problems) > 0 {
-		return ConfigFile{}, &ConfigError{path, r.problems}
+	for _, name := range slices.Sorted(maps.Keys(given)) {
+		raw.problems = append(raw.problems, unknownKey(name, keys))
 	}
-	return r.file, nil
+	raw.readPlace(keys)
+	if len(raw.problems) > 0 {
+		return ConfigFile{}, &ConfigError{path, raw.problems}
+	}
+	f.Warnings = f.Config.advice()
+	return f, nil
 }
 
-// syntaxProblem puts an error of the TOML decoder into one line.
+// flatten lists the values of a tree by their keys with their tables.
+func flatten(into map[string]any, prefix string, tree map[string]any) {
+	for name, value := range tree {
+		if strings.Contains(name, ".") {
+			name = strconv.Quote(name) // written in quotes, and none of ours
+		}
+		if table, ok := value.(map[string]any); ok {
+			flatten(into, prefix+name+".", table)
+		} else {
+			into[prefix+name] = value
+		}
+	}
+}
+
+// unknownKey names a key that means nothing, and those that its table has.
+func unknownKey(name string, keys []key) string {
+	table := name[:strings.LastIndexByte(name, '.')+1]
+	var there []string
+	for _, k := range keys {
+		if rest, ok := strings.CutPrefix(k.name, table); ok && !strings.Contains(rest, ".") {
+			there = append(there, rest)
+		}
+	}
+	switch {
+	case table == "":
+		return fmt.Sprintf("unknown key %.60q: outside of tables there are %s", name, strings.Join(there, ", "))
+	case there == nil:
+		return fmt.Sprintf("unknown key %.60q: there is no table %.60q", name, strings.TrimSuffix(table, "."))
+	}
+	return fmt.Sprintf("unknown key %.60q: [%s] has %s", name, strings.TrimSuffix(table, "."), strings.Join(there, ", "))
+}
+
+// syntaxProblem puts an error of the TOML decoder into one line with its place.
 func syntaxProblem(err error) string {
-	if e, ok := errors.AsType[toml.ParseError](err); ok {
-		return fmt.Sprintf("line %d: %s", e.Position.Line, e.Message)
+	place, text := "", err.Error()
+	if parse, ok := errors.AsType[toml.ParseError](err); ok {
+		place, text = fmt.Sprintf("line %d: ", parse.Position.Line), parse.Message
+		if parse.LastKey != "" {
+			text = parse.LastKey + ": " + text
+		}
 	}
-	return strings.Join(strings.Fields(err.Error()), " ")
+	return place + strings.Join(strings.Fields(text), " ")
 }
 
-// A fileReader turns a raw file into a ConfigFile and collects what is wrong.
-type fileReader struct {
-	path     string
-	raw      rawFile
-	file     ConfigFile
-	problems []string
-}
-
-func (r *fileReader) fault(format string, args ...any) {
-	r.problems = append(r.problems, fmt.Sprintf(format, args...))
-}
-
-// beside is a path as the file means it: relative to the file.
-func (r *fileReader) beside(path string) string {
-	if path == "" || filepath.IsAbs(path) {
+// beside is a path as a configuration file means it: relative to the file.
+func (f *ConfigFile) beside(path string) string {
+	if filepath.IsAbs(path) {
 		return path
 	}
-	return filepath.Join(filepath.Dir(r.path), path)
-}
-
-func (r *fileReader) places() {
-	c, raw := &r.file.Config, &r.raw
-	var err error
-	if c.Listen, err = listenAddress(raw.Listen); err != nil {
-		r.fault("listen: %.60q; want an address and port such as ':4433' or '192.0.2.1:4433'", raw.Listen)
-	}
-	for _, s := range raw.Public {
-		a, err := netip.ParseAddr(s)
-		if err != nil || a.Zone() != "" || a.IsUnspecified() {
-			r.fault("public: %.60q; want IP addresses such as ['203.0.113.7', '2001:db8::7']", s)
-			continue
-		}
-		c.Public = append(c.Public, a.Unmap())
-	}
-	if len(c.Public) > 2 || len(c.Public) == 2 && c.Public[0].Is4() == c.Public[1].Is4() {
-		r.fault("public: want at most one address of IPv4 and one of IPv6")
-	}
-	if len(c.Public) == 0 && err == nil && c.Listen.Addr().IsUnspecified() {
-		r.fault("public: missing: want the IP addresses that agents and buyers reach, since listen is all addresses")
-	}
-	if c.Host = strings.ToLower(raw.Host); c.Host != "" {
-		if n, err := relay.ParseName(relay.Name{Host: c.Host, Port: 1}.String()); err != nil || n.Host != c.Host {
-			r.fault("host: %.60q; want a host name such as 'relay.example.org'", raw.Host)
-		}
-	}
-	if c.KeyFile, c.CertFile = r.beside(raw.KeyFile), r.beside(raw.CertFile); c.KeyFile == "" {
-		r.fault("key_file: want the path of a file")
-	}
-	if c.CertFile != "" && c.Host == "" {
-		r.fault("host: missing: want the name that the certificate is for")
-	}
-	if c.Ports, err = portRange(raw.Ports); err != nil {
-		r.fault("session_ports: %.40q; want a range such as '40000-49999', or '' for any", raw.Ports)
-	}
-	if c.Drain, err = time.ParseDuration(raw.Drain); err != nil || c.Drain < 0 || c.Drain > time.Hour {
-		r.fault("drain: %.40q; want a time from '0s' to '1h'", raw.Drain)
-	}
-	c.Metrics = raw.Metrics
-	if _, err := netip.ParseAddrPort(raw.Metrics); raw.Metrics != "" && err != nil {
-		r.fault("metrics: %.60q; want an address and port such as '127.0.0.1:9402'", raw.Metrics)
-	}
-	if err := r.file.Level.UnmarshalText([]byte(raw.Log.Level)); err != nil {
-		r.fault("log.level: %.20q; want 'debug', 'info', 'warn' or 'error'", raw.Log.Level)
-	}
-	if r.file.JSON = raw.Log.Format == "json"; !r.file.JSON && raw.Log.Format != "text" {
-		r.fault("log.format: %.20q; want 'text' or 'json'", raw.Log.Format)
-	}
-}
-
-// listenAddress reads [ADDRESS]:PORT; without an address it is all.
-func listenAddress(s string) (netip.AddrPort, error) {
-	if strings.HasPrefix(s, ":") {
-		s = "[::]" + s
-	}
-	return netip.ParseAddrPort(s)
-}
-
-// portRange reads FIRST-LAST.
-func portRange(s string) (p server.Ports, err error) {
-	if s == "" {
-		return p, nil
-	}
-	first, last, _ := strings.Cut(s, "-")
-	a, err1 := strconv.ParseUint(first, 10, 16)
-	b, err2 := strconv.ParseUint(last, 10, 16)
-	if err := errors.Join(err1, err2); err != nil {
-		return p, err
-	}
-	if a == 0 || b <= a {
-		return p, errors.New("want two ports, the first below the last")
-	}
-	return server.Ports{First: uint16(a), Last: uint16(b)}, nil
-}
-
-// Bounds of numbers in the file.
-const (
-	maxCount = 1_000_000
-	maxGB    = 1_000_000
-)
-
-func (r *fileReader) limits() {
-	l, raw := &r.file.Config.Limits, &r.raw.Limits
-	for _, n := range [...]struct {
-		key  string
-		from int64
-		into *int
-	}{
-		{"agents", raw.Agents, &l.Agents}, {"source_agents", raw.SourceAgents, &l.SourceAgents},
-		{"connections", raw.Connections, &l.Connections}, {"source_connections", raw.SourceConnections, &l.SourceConnections},
-		{"sessions", raw.Sessions, &l.Sessions}, {"agent_sessions", raw.AgentSessions, &l.AgentSessions},
-		{"source_sessions", raw.SourceSessions, &l.SourceSessions},
-	} {
-		if n.from < 0 || n.from > maxCount {
-			r.fault("limits.%s: %d; want a number up to %d, 0 for the default", n.key, n.from, maxCount)
-		}
-		*n.into = int(n.from)
-	}
-	for _, n := range [...]struct {
-		key, from string
-		into      *server.Rate
-	}{
-		{"requests", raw.Requests, &l.Requests}, {"session_requests", raw.SessionRequests, &l.SessionRequests},
-		{"hellos", raw.Hellos, &l.Hellos},
-	} {
-		var err error
-		if *n.into, err = rate(n.from); err != nil {
-			r.fault("limits.%s: %.40q; want a number and a time such as '20/10s', or '' for the default", n.key, n.from)
-		}
-	}
-	for _, n := range [...]struct {
-		key  string
-		from int64
-		unit uint64
-		into *uint64
-	}{
-		{"session_kbytes_per_second", raw.SessionKBytes, 1000, &l.SessionBytes},
-		{"agent_gb_per_day", raw.AgentQuota, 1e9, &l.AgentQuota},
-		{"source_gb_per_day", raw.SourceQuota, 1e9, &l.SourceQuota},
-	} {
-		if n.from < 0 || n.from > maxGB*1000 {
-			r.fault("limits.%s: %d; want a number, 0 for no limit", n.key, n.from)
-			continue
-		}
-		*n.into = uint64(n.from) * n.unit
-	}
-}
-
-// rate reads N/TIME.
-func rate(s string) (server.Rate, error) {
-	if s == "" {
-		return server.Rate{}, nil
-	}
-	n, per, _ := strings.Cut(s, "/")
-	count, err := strconv.ParseUint(n, 10, 20)
-	if err != nil || count == 0 {
-		return server.Rate{}, errors.New("want a number")
-	}
-	d, err := time.ParseDuration(per)
-	if err != nil || d < time.Second || d > time.Hour {
-		return server.Rate{}, errors.New("want a time from 1s to 1h")
-	}
-	return server.Rate{N: int(count), Per: d}, nil
+	return filepath.Join(filepath.Dir(f.Path), path)
 }

@@ -1,19 +1,24 @@
-// Package directory is the relay's composition root: it keeps the offers of
-// the agents that are connected to a relay, answers who looks for one, and runs
-// the relay of tunnel/relay/server with its configuration.
+// Package directory is a relay's index of offers, and the relay's composition
+// root: [Run] starts a tunnel/relay/server with a [Directory].
 //
-// An offer is taken only from the agent that signed it, on a connection that
-// the same key has opened; it is listed while that connection lasts, and a
-// minute longer. Nothing is kept on disk.
+// A Directory lists what agents publish over their control connections, and
+// nothing else: an offer is signed by its agent, comes from that agent itself,
+// names this relay, and leaves a minute after the agent has gone. So it vouches
+// for who offers and that he is there, not for what he says of himself.
+//
+//	GET /v1/offers            what a buyer may choose from, cheapest first
+//	GET /discovery/resources  the same in the x402 standard's discovery format
+//
+// It is in memory only and bounded; after a restart agents publish again within
+// seconds.
 package directory
 
 import (
 	"bytes"
-	"cmp"
+	"encoding/binary"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"slices"
+	"math/rand/v2"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -21,160 +26,196 @@ import (
 
 	"github.com/depinsim/x402/agent"
 	"github.com/depinsim/x402/channel"
+	"github.com/depinsim/x402/tunnel/relay"
 )
 
-// away is how long an offer is listed without its agent's connection: agents
-// come back within seconds from a restart or a new address.
-const away = time.Minute
+const (
+	// maxOffers is how many offers are listed unless told otherwise: at most
+	// 8 KiB each, and about 1 in practice.
+	maxOffers = 20_000
+	// linger is how long an offer outlives its agent's connection: agents
+	// return from an outage within seconds.
+	linger = time.Minute
+)
 
-// maxEntries bounds the agents that are remembered, those that are away
-// included; the relay bounds those that are connected.
-const maxEntries = 1 << 16
+// Options say what a Directory lists.
+type Options struct {
+	// Name is the relay's, which offers have to name.
+	Name relay.Name
+	// Offers is the most that are listed; 0: 20,000.
+	Offers int
+}
 
-// A Directory is an index of offers. It is safe for concurrent use. It belongs
-// to one relay, whose name it tells.
+// A Directory is an index of offers. It is safe for concurrent use. It
+// implements the relay server's Directory.
 type Directory struct {
-	name      string
-	countries map[string][]string
+	name relay.Name
+	most int
+	salt uint64 // of the order in which /discovery/resources lists
 
-	mu      sync.Mutex
+	mu      sync.RWMutex
 	entries map[channel.Address]*entry
-	listed  []*entry // by price; replaced when stale, never changed
-	stale   bool
 	swept   time.Time
 }
 
-// An entry is an agent, with its offer if it has published one. All but the
-// times is fixed once the entry is listed.
+// An entry is an agent's offer. All but the atomics is fixed.
 type entry struct {
-	agent     channel.Address
 	offer     agent.Offer
-	raw       json.RawMessage
-	countries []string
+	signed    []byte // compact JSON
+	price     uint64 // of the dearer direction
+	both      uint64 // of both directions' prices, their sum
+	country   string // ISO 3166-1 alpha-2, more than one where a code is shared
 	carrier   string // lower case
-	network   string // MCC and MNC
+	tech      string // lower case
+	published time.Time
 
-	seen atomic.Int64 // Unix nanoseconds
-	left atomic.Int64 // likewise; 0 while connected
+	seen atomic.Int64 // the agent's last sign of life, Unix nanoseconds
+	gone atomic.Int64 // when its connection ended; 0: it lasts
 }
 
-// New returns an empty directory of the relay with this name.
-func New(name string) *Directory {
-	return &Directory{name: name, countries: countries(), entries: map[channel.Address]*entry{}}
+// New returns an empty Directory.
+func New(o Options) *Directory {
+	if o.Offers == 0 {
+		o.Offers = maxOffers
+	}
+	return &Directory{name: o.Name, most: o.Offers, salt: rand.Uint64(), entries: map[channel.Address]*entry{}}
 }
 
-// Authenticate says whether the signature is the agent's, for a hello on the
-// TLS connection with this exporter.
-func (d *Directory) Authenticate(a [20]byte, exporter [32]byte, signature [65]byte) error {
-	signer, err := channel.Recover(agent.RelayDigest(exporter), signature)
+// Authenticate says whether the signature, over the TLS connection with this
+// exporter, is the agent's.
+func (d *Directory) Authenticate(who [20]byte, exporter [32]byte, signature [65]byte) error {
+	signer, err := channel.Recover(agent.RelayDigest(exporter), channel.Signature(signature))
 	if err != nil {
 		return err
 	}
-	if signer != a {
-		return fmt.Errorf("signed by %s, not by %s", signer, channel.Address(a))
+	if signer != channel.Address(who) {
+		return fmt.Errorf("signed by %s", signer)
 	}
 	return nil
 }
 
-// Publish takes an offer from the agent a, whose connection it came by. An
-// offer with a lower sequence number than the one before is refused, and so is
-// another with the same.
-func (d *Directory) Publish(a [20]byte, offer []byte) error {
-	o, err := agent.ParseOffer(offer)
+// Publish lists an offer that came from the agent itself, in place of an older
+// one. What is wrong with the offer is for the agent to hear.
+func (d *Directory) Publish(who [20]byte, signed []byte) error {
+	e, err := d.newEntry(channel.Address(who), signed)
 	if err != nil {
 		return err
 	}
-	if o.Agent != a {
-		return errors.New("offer: of another agent")
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if e.published.Sub(d.swept) >= linger || len(d.entries) >= d.most {
+		d.sweep(e.published)
 	}
-	var raw bytes.Buffer
-	if err := json.Compact(&raw, offer); err != nil {
-		return fmt.Errorf("offer: %w", err)
+	old := d.entries[e.offer.Agent]
+	switch {
+	case old == nil && len(d.entries) >= d.most:
+		return fmt.Errorf("offer: this relay has room for %d and no more", d.most)
+	case old == nil:
+	case bytes.Equal(e.signed, old.signed): // the agent came back
+		e.published = old.published
+	case e.offer.Seq <= old.offer.Seq:
+		return fmt.Errorf("offer: its seq is %d, and that of the one before is %d", e.offer.Seq, old.offer.Seq)
+	}
+	d.entries[e.offer.Agent] = e
+	return nil
+}
+
+func (d *Directory) newEntry(who channel.Address, signed []byte) (*entry, error) {
+	o, err := agent.ParseOffer(signed)
+	if err != nil {
+		return nil, err
+	}
+	if o.Agent != who {
+		return nil, fmt.Errorf("offer: it is %s's, and you are %s", o.Agent, who)
+	}
+	if !d.namedBy(o) {
+		return nil, fmt.Errorf("offer: it does not name this relay, %s", d.name)
+	}
+	var compact bytes.Buffer
+	if err := json.Compact(&compact, signed); err != nil {
+		return nil, fmt.Errorf("offer: %w", err)
 	}
 	e := &entry{
-		agent: a, offer: o, raw: raw.Bytes(), countries: d.countries[o.SIM.MCC],
-		carrier: strings.ToLower(o.SIM.Operator), network: o.SIM.MCC + o.SIM.MNC,
+		offer: o, signed: compact.Bytes(), published: time.Now(),
+		price: uint64(o.Price.Max()), both: uint64(o.Price.Up) + uint64(o.Price.Down), // each at most agent.MaxPrice
+		country: countriesOf(o.SIM.MCC), carrier: strings.ToLower(o.SIM.Operator), tech: strings.ToLower(o.SIM.Technology),
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	old := d.entries[a]
-	if old == nil || old.left.Load() != 0 {
-		return errors.New("offer: the agent is not connected")
-	}
-	switch {
-	case old.raw == nil || o.Seq > old.offer.Seq:
-	case o.Seq == old.offer.Seq && bytes.Equal(e.raw, old.raw):
-		return nil
-	default:
-		return fmt.Errorf("offer: sequence number %d, %d was published before", o.Seq, old.offer.Seq)
-	}
-	e.seen.Store(old.seen.Load())
-	d.entries[a] = e
-	d.stale = true
-	return nil
+	e.seen.Store(e.published.UnixNano())
+	return e, nil
 }
 
-// Seen says that an agent gave a sign of life, or that its connection ended.
-func (d *Directory) Seen(a [20]byte, connected bool) {
-	now := time.Now()
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.sweep(now)
-	e := d.entries[a]
-	if e == nil && connected && len(d.entries) < maxEntries {
-		e = &entry{agent: a}
-		d.entries[a] = e
+// namedBy says whether buyers who read the offer come to this relay. Who named
+// it without its pin has its certificate verified.
+func (d *Directory) namedBy(o agent.Offer) bool {
+	for _, text := range o.Relays {
+		n, err := relay.ParseName(text)
+		if err == nil && n.Address() == d.name.Address() && (n == d.name || !n.Pinned) {
+			return true
+		}
 	}
-	switch {
-	case e == nil:
+	return false
+}
+
+// Seen notes an agent's sign of life, or that its connection has ended.
+func (d *Directory) Seen(who [20]byte, connected bool) {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	e := d.entries[channel.Address(who)]
+	switch now := time.Now().UnixNano(); {
+	case e == nil: // it has published nothing yet
 	case connected:
-		e.seen.Store(now.UnixNano())
-		e.left.Store(0)
+		e.seen.Store(now)
+		e.gone.Store(0)
 	default:
-		e.left.Store(now.UnixNano())
+		e.gone.Store(now)
 	}
 }
 
-// gone says whether an entry's agent has been away for too long.
-func (e *entry) gone(now time.Time) bool {
-	left := e.left.Load()
-	return left != 0 && now.UnixNano()-left > int64(away)
+// expired says whether the agent has been gone for too long.
+func (e *entry) expired(now time.Time) bool {
+	gone := e.gone.Load()
+	return gone != 0 && now.UnixNano()-gone >= int64(linger)
 }
 
-// sweepEvery is how often what is gone is taken out. It is not listed before.
-const sweepEvery = 10 * time.Second
-
-// sweep forgets agents that are gone. The caller holds mu.
+// sweep forgets whom queries do not find any more. The caller holds the lock.
 func (d *Directory) sweep(now time.Time) {
-	if now.Sub(d.swept) < sweepEvery {
-		return
-	}
 	d.swept = now
-	for a, e := range d.entries {
-		if e.gone(now) {
-			delete(d.entries, a)
-			d.stale = true
+	for who, e := range d.entries {
+		if e.expired(now) {
+			delete(d.entries, who)
 		}
 	}
 }
 
-// list returns the entries with offers, cheapest first.
-func (d *Directory) list(now time.Time) []*entry {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.sweep(now)
-	if d.stale {
-		d.stale = false
-		fresh := make([]*entry, 0, len(d.entries))
-		for _, e := range d.entries {
-			if e.raw != nil {
-				fresh = append(fresh, e)
-			}
+// Len is how many offers are listed.
+func (d *Directory) Len() int { return len(d.matching(func(*entry) bool { return true })) }
+
+// matching returns the listed entries that match says, in no order.
+func (d *Directory) matching(match func(*entry) bool) []*entry {
+	d.mu.RLock()
+	defer d.mu.RUnlock()
+	var found []*entry
+	now := time.Now()
+	for _, e := range d.entries {
+		if !e.expired(now) && match(e) {
+			found = append(found, e)
 		}
-		slices.SortFunc(fresh, func(a, b *entry) int {
-			return cmp.Or(cmp.Compare(a.offer.Price.Max(), b.offer.Price.Max()), bytes.Compare(a.agent[:], b.agent[:]))
-		})
-		d.listed = fresh
 	}
-	return d.listed
+	return found
+}
+
+// draw is an agent's place in the order that a salt makes. Every step permutes
+// the 64-bit numbers (the mixing is SplitMix64's), so that under a random salt
+// each address has each place with the same chance, however its owner chose it.
+func draw(salt uint64, who channel.Address) uint64 {
+	x := mix(salt ^ binary.BigEndian.Uint64(who[:8]))
+	x = mix(x ^ binary.BigEndian.Uint64(who[8:16]))
+	return mix(x ^ uint64(binary.BigEndian.Uint32(who[16:])))
+}
+
+func mix(x uint64) uint64 {
+	x += 0x9e3779b97f4a7c15
+	x = (x ^ x>>30) * 0xbf58476d1ce4e5b9
+	x = (x ^ x>>27) * 0x94d049bb133111eb
+	return x ^ x>>31
 }

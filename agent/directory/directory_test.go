@@ -1,32 +1,31 @@
 package directory
 
 import (
-	"bytes"
+	"crypto/sha256"
+	"crypto/tls"
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
-	"net/url"
-	"slices"
+	"net/netip"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/depinsim/x402/agent"
 	"github.com/depinsim/x402/channel"
+	"github.com/depinsim/x402/tunnel/relay"
 	"github.com/depinsim/x402/tunnel/relay/market"
-	"github.com/depinsim/x402/tunnel/relay/server"
 )
 
-var _ server.Directory = (*Directory)(nil)
-
-// testKey returns a key that is the same at every call.
-func testKey(t testing.TB, n uint32) *channel.Key {
+// testKey is the key of the n-th agent.
+func testKey(t testing.TB, n int) *channel.Key {
 	t.Helper()
 	b := make([]byte, 32)
-	binary.BigEndian.PutUint32(b[28:], n+1)
+	binary.BigEndian.PutUint64(b[24:], uint64(n)+1)
 	k, err := channel.ParseKey(b)
 	if err != nil {
 		t.Fatal(err)
@@ -34,26 +33,24 @@ func testKey(t testing.TB, n uint32) *channel.Key {
 	return k
 }
 
+func testName() relay.Name {
+	return relay.Name{Host: "relay.example", Port: 4403, Pin: [32]byte{1}, Pinned: true}
+}
+
+// testOffer is an offer of a German agent at 4 USD per GB.
 func testOffer() agent.Offer {
-	var asset, pay channel.Address
-	asset[0], pay[0] = 1, 2
 	return agent.Offer{
-		Seq: 7, Endpoints: []string{"192.0.2.1:4402"}, Relays: []string{"relay.example:4433"},
-		Price: agent.Price{Up: 500_000, Down: 800_000},
+		Seq: 1, Relays: []string{testName().String()}, Price: agent.Price{Up: 4_000_000, Down: 4_000_000},
 		Payment: agent.Payment{
-			Network: "eip155:84532", Facilitator: "https://facilitator.example", Asset: asset,
-			AssetName: "USDC", AssetVersion: "2", PayTo: pay, WithdrawDelay: 86_400, MinDeposit: 1000,
+			Network: "eip155:84532", Facilitator: "https://facilitator.example", Asset: channel.Address{1}, AssetName: "USDC",
+			AssetVersion: "2", PayTo: channel.Address{2}, WithdrawDelay: 86400, MinDeposit: 100_000,
 		},
 		SIM: agent.SIM{MCC: "262", MNC: "01", Operator: "Telekom.de", Technology: "LTE", Evidence: agent.EvidenceClaimed},
 	}
 }
 
-func signed(t testing.TB, k *channel.Key, change func(*agent.Offer)) []byte {
+func sign(t testing.TB, k *channel.Key, o agent.Offer) []byte {
 	t.Helper()
-	o := testOffer()
-	if change != nil {
-		change(&o)
-	}
 	b, err := agent.SignOffer(k, o)
 	if err != nil {
 		t.Fatal(err)
@@ -61,362 +58,294 @@ func signed(t testing.TB, k *channel.Key, change func(*agent.Offer)) []byte {
 	return b
 }
 
-// publish connects an agent and publishes its offer.
-func publish(t testing.TB, d *Directory, n uint32, change func(*agent.Offer)) *channel.Key {
+// list publishes an offer of each of the agents, changed as told.
+func list(t testing.TB, d *Directory, agents int, change func(n int, o *agent.Offer)) {
 	t.Helper()
-	k := testKey(t, n)
-	d.Seen(k.Address(), true)
-	if err := d.Publish(k.Address(), signed(t, k, change)); err != nil {
+	for n := range agents {
+		k, o := testKey(t, n), testOffer()
+		if change != nil {
+			change(n, &o)
+		}
+		if err := d.Publish(k.Address(), sign(t, k, o)); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// client is a buyer's of a relay that has only a directory.
+func client(t testing.TB, d *Directory) *market.Client {
+	t.Helper()
+	s := httptest.NewUnstartedServer(d)
+	s.TLS = &tls.Config{MinVersion: tls.VersionTLS13}
+	s.StartTLS()
+	at := netip.MustParseAddrPort(s.Listener.Addr().String())
+	c := market.New(market.Config{Name: relay.Name{
+		Host: at.Addr().String(), Port: at.Port(), Pinned: true, Pin: sha256.Sum256(s.Certificate().RawSubjectPublicKeyInfo),
+	}})
+	t.Cleanup(func() {
+		c.Close()
+		s.Close()
+	})
+	return c
+}
+
+// get asks a directory without a network.
+func get(d *Directory, target string) *httptest.ResponseRecorder {
+	path, query, _ := strings.Cut(target, "?")
+	r := httptest.NewRequest(http.MethodGet, path, nil)
+	r.URL.RawQuery = query // as it is: NewRequest panics at some
+	w := httptest.NewRecorder()
+	d.ServeHTTP(w, r)
+	return w
+}
+
+// page asks for a page and returns its agents.
+func page(t testing.TB, d *Directory, query string) (agents []channel.Address, next string) {
+	t.Helper()
+	w := get(d, market.OffersPath+"?"+query)
+	if w.Code != http.StatusOK {
+		t.Fatalf("%s: %d %s", query, w.Code, w.Body)
+	}
+	var p market.Page
+	if err := json.Unmarshal(w.Body.Bytes(), &p); err != nil {
 		t.Fatal(err)
 	}
-	return k
-}
-
-// get asks over HTTP.
-func get(t testing.TB, d *Directory, target string, into any) int {
-	t.Helper()
-	w := httptest.NewRecorder()
-	d.ServeHTTP(w, httptest.NewRequest(http.MethodGet, target, nil))
-	if err := json.Unmarshal(w.Body.Bytes(), into); err != nil {
-		t.Fatalf("%s: %s: %v", target, w.Body, err)
-	}
-	return w.Code
-}
-
-func agents(t testing.TB, d *Directory, q string) []string {
-	t.Helper()
-	var p market.Page
-	if code := get(t, d, "/v1/offers?"+q, &p); code != http.StatusOK {
-		t.Fatalf("%s: %d", q, code)
-	}
-	var all []string
 	for _, l := range p.Offers {
-		o, err := agent.ParseOffer(l.Offer)
-		if err != nil {
-			t.Fatalf("%s: the relay hands out %s: %v", q, l.Offer, err)
+		var signed struct{ Offer agent.Offer } // not verified: that takes long
+		if err := json.Unmarshal(l.Offer, &signed); err != nil {
+			t.Fatal(err)
 		}
-		all = append(all, o.Agent.String())
+		agents = append(agents, signed.Offer.Agent)
 	}
-	return all
+	return agents, p.Next
 }
 
 func TestAuthenticate(t *testing.T) {
-	d, k := New("relay.example:4433"), testKey(t, 1)
-	exporter := [32]byte{1, 2, 3}
-	good := k.Sign(agent.RelayDigest(exporter))
-	if err := d.Authenticate(k.Address(), exporter, good); err != nil {
+	d, k := New(Options{Name: testName()}), testKey(t, 0)
+	exporter := [32]byte{7}
+	signature := k.Sign(agent.RelayDigest(exporter))
+	if err := d.Authenticate(k.Address(), exporter, signature); err != nil {
 		t.Error(err)
 	}
-	if err := d.Authenticate(k.Address(), [32]byte{4}, good); err == nil {
-		t.Error("a hello was replayed on another connection")
-	}
-	if err := d.Authenticate(testKey(t, 2).Address(), exporter, good); err == nil {
-		t.Error("another agent's name")
-	}
-	if err := d.Authenticate(k.Address(), exporter, [65]byte{}); err == nil {
-		t.Error("no signature")
+	for name, err := range map[string]error{
+		"another's":          d.Authenticate(testKey(t, 1).Address(), exporter, signature),
+		"another connection": d.Authenticate(k.Address(), [32]byte{8}, signature),
+		"no signature":       d.Authenticate(k.Address(), exporter, [65]byte{}),
+	} {
+		if err == nil {
+			t.Errorf("%s: believed", name)
+		}
 	}
 }
 
-// TestPublish: only its agent publishes an offer, on a connection of its own,
-// and never an older one.
 func TestPublish(t *testing.T) {
-	d, k, thief := New("relay.example:4433"), testKey(t, 1), testKey(t, 2)
-	offer := signed(t, k, nil)
-	if err := d.Publish(k.Address(), offer); err == nil {
-		t.Error("published without a connection")
+	me, other := testKey(t, 0), testKey(t, 1)
+	offer := func(change func(*agent.Offer)) agent.Offer {
+		o := testOffer()
+		o.Seq = 5
+		change(&o)
+		return o
 	}
-	d.Seen(k.Address(), true)
-	d.Seen(thief.Address(), true)
-	if err := d.Publish(thief.Address(), offer); err == nil {
-		t.Error("a thief published another's offer")
-	}
-	if err := d.Publish(k.Address(), bytes.Replace(offer, []byte("500000"), []byte("400000"), 1)); err == nil {
-		t.Error("a changed offer")
-	}
-	for _, o := range [][]byte{offer, offer} { // again after a new connection
-		if err := d.Publish(k.Address(), o); err != nil {
-			t.Error(err)
-		}
-	}
-	if err := d.Publish(k.Address(), signed(t, k, func(o *agent.Offer) { o.Price.Up = 1 })); err == nil {
-		t.Error("another offer of the same number")
-	}
-	if err := d.Publish(k.Address(), signed(t, k, func(o *agent.Offer) { o.Seq = 6 })); err == nil {
-		t.Error("an older offer")
-	}
-	if err := d.Publish(k.Address(), signed(t, k, func(o *agent.Offer) { o.Seq = 8; o.Price.Down = 700_000 })); err != nil {
-		t.Error(err)
-	}
-	var p market.Page
-	get(t, d, "/v1/offers", &p)
-	if len(p.Offers) != 1 || !strings.Contains(string(p.Offers[0].Offer), "700000") || p.Offers[0].Country != "DE" {
-		t.Errorf("%+v", p)
+	seq := func(n uint64) agent.Offer { return offer(func(o *agent.Offer) { o.Seq = n }) }
+	relays := func(names ...string) agent.Offer { return offer(func(o *agent.Offer) { o.Seq, o.Relays = 6, names }) }
+	wrong := testName()
+	wrong.Pin[5]++
+	for name, test := range map[string]struct {
+		signed []byte
+		want   string // of the error
+	}{
+		"newer":           {sign(t, me, seq(6)), ""},
+		"the same":        {sign(t, me, seq(5)), ""},
+		"older":           {sign(t, me, seq(4)), "its seq is 4, and that of the one before is 5"},
+		"same seq":        {sign(t, me, offer(func(o *agent.Offer) { o.Price.Up++ })), "its seq is 5"},
+		"another's":       {sign(t, other, seq(6)), "and you are 0x"},
+		"of a second":     {sign(t, me, relays("other.example:1", testName().String())), ""},
+		"without pin":     {sign(t, me, relays("relay.example:4403")), ""},
+		"elsewhere":       {sign(t, me, relays("relay.example:4404")), "does not name this relay, relay.example:4403#01"},
+		"another key":     {sign(t, me, relays(wrong.String())), "does not name this relay"},
+		"not signed":      {[]byte(`{"offer":{"version":1}}`), "offer: "},
+		"not JSON":        {[]byte("x"), "offer: "},
+		"nothing":         {nil, "offer: "},
+		"signature taken": {[]byte(strings.Replace(string(sign(t, me, seq(6))), `"seq":6`, `"seq":7`, 1)), "offer: "},
+	} {
+		t.Run(name, func(t *testing.T) {
+			d := New(Options{Name: testName()})
+			if err := d.Publish(me.Address(), sign(t, me, seq(5))); err != nil {
+				t.Fatal(err)
+			}
+			err := d.Publish(me.Address(), test.signed)
+			if (err == nil) != (test.want == "") || err != nil && !strings.Contains(err.Error(), test.want) {
+				t.Errorf("%v, want %q", err, test.want)
+			}
+			if d.Len() != 1 {
+				t.Errorf("%d offers", d.Len())
+			}
+		})
 	}
 }
 
-// TestFresh: an offer is listed while its agent is connected and a minute
-// longer, with the time of its last sign of life.
-func TestFresh(t *testing.T) {
+// TestLinger follows an agent whose connection ends and who comes back.
+func TestLinger(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		d := New("relay.example:4433")
-		k := publish(t, d, 1, nil)
-		time.Sleep(10 * time.Minute) // connected, and says nothing
-		began := time.Now().Unix()
-		d.Seen(k.Address(), true)
-		time.Sleep(5 * time.Second)
-		var p market.Page
-		if get(t, d, "/v1/offers", &p); len(p.Offers) != 1 || p.Offers[0].Seen != began {
-			t.Fatalf("%+v, seen at %d", p, began)
+		d := New(Options{Name: testName()})
+		list(t, d, 2, nil)
+		a, b := testKey(t, 0).Address(), testKey(t, 1).Address()
+		d.Seen(a, true)
+		d.Seen([20]byte{9}, true) // has published nothing
+		d.Seen([20]byte{9}, false)
+		time.Sleep(time.Hour)
+		d.Seen(a, false)
+		time.Sleep(linger - time.Second)
+		if d.Len() != 2 {
+			t.Errorf("%d offers, although the agent may come back", d.Len())
 		}
-		d.Seen(k.Address(), false)
-		time.Sleep(away)
-		if n := len(agents(t, d, "")); n != 1 {
-			t.Errorf("after a minute: %d offers", n)
+		time.Sleep(time.Second)
+		if got, _ := page(t, d, ""); len(got) != 1 || got[0] != b {
+			t.Errorf("%v after the agent was gone for a minute", got)
 		}
-		d.Seen(k.Address(), true) // back
-		time.Sleep(away)
-		if n := len(agents(t, d, "")); n != 1 {
-			t.Errorf("back: %d offers", n)
+		d.Seen(a, true)
+		if d.Len() != 2 {
+			t.Error("not back at once")
 		}
-		d.Seen(k.Address(), false)
-		time.Sleep(away + time.Nanosecond)
-		if n := len(agents(t, d, "")); n != 0 {
-			t.Errorf("gone: %d offers", n)
+		d.Seen(a, false)
+		time.Sleep(2 * linger)
+		list(t, d, 2, nil)
+		d.mu.RLock()
+		e := d.entries[a]
+		d.mu.RUnlock()
+		if e == nil || e.published != time.Now() || d.Len() != 2 {
+			t.Error("published anew, and not there as new")
 		}
-		time.Sleep(sweepEvery)
-		d.Seen(testKey(t, 2).Address(), true)
-		if len(d.entries) != 1 {
-			t.Errorf("%d agents remembered", len(d.entries))
+	})
+}
+
+// TestSeen checks the stamp of freshness: the last sign of life.
+func TestSeen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := New(Options{Name: testName()})
+		list(t, d, 1, nil)
+		seen := func() int64 {
+			var p market.Page
+			if err := json.Unmarshal(get(d, market.OffersPath).Body.Bytes(), &p); err != nil || len(p.Offers) != 1 {
+				t.Fatal(err, p)
+			}
+			return p.Offers[0].Seen
 		}
-		// One that is gone may begin again with any number.
-		d.Seen(k.Address(), true)
-		if err := d.Publish(k.Address(), signed(t, k, func(o *agent.Offer) { o.Seq = 1 })); err != nil {
+		time.Sleep(90 * time.Second)
+		if age := time.Now().Unix() - seen(); age != 90 {
+			t.Errorf("%d s old", age)
+		}
+		d.Seen(testKey(t, 0).Address(), true)
+		if age := time.Now().Unix() - seen(); age != 0 {
+			t.Errorf("%d s old after a sign of life", age)
+		}
+		time.Sleep(70 * time.Second)
+		d.Seen(testKey(t, 0).Address(), false)
+		if age := time.Now().Unix() - seen(); age != 70 {
+			t.Errorf("%d s old: that a connection was given up is no sign of life", age)
+		}
+	})
+}
+
+// TestFull fills a directory: who is gone makes room, and nobody else.
+func TestFull(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := New(Options{Name: testName(), Offers: 10})
+		list(t, d, 10, nil)
+		k := testKey(t, 10)
+		signed := sign(t, k, testOffer())
+		if err := d.Publish(k.Address(), signed); err == nil || !strings.Contains(err.Error(), "room for 10") {
+			t.Errorf("an eleventh: %v", err)
+		}
+		list(t, d, 10, func(_ int, o *agent.Offer) { o.Seq = 2 }) // no new ones
+		d.Seen(testKey(t, 3).Address(), false)
+		time.Sleep(linger)
+		if err := d.Publish(k.Address(), signed); err != nil {
 			t.Error(err)
 		}
+		if len(d.entries) != 10 {
+			t.Errorf("%d entries", len(d.entries))
+		}
 	})
 }
 
-func TestQuery(t *testing.T) {
-	d := New("relay.example:4433")
-	german := publish(t, d, 1, nil).Address().String()
-	american := publish(t, d, 2, func(o *agent.Offer) {
-		o.SIM = agent.SIM{MCC: "311", MNC: "480", Operator: "Verizon", Technology: "5G NSA"}
-		o.Price = agent.Price{Up: 100, Down: 900_000}
-	}).Address().String()
-	island := publish(t, d, 3, func(o *agent.Offer) {
-		o.SIM = agent.SIM{MCC: "340", MNC: "20", Operator: "Digicel", Technology: "HSPA"}
-		o.Price = agent.Price{Up: 100, Down: 100}
-		o.Payment.Network = "eip155:8453"
-	}).Address().String()
-	nowhere := publish(t, d, 4, func(o *agent.Offer) { o.SIM = agent.SIM{}; o.Price = agent.Price{} }).Address().String()
-
-	for q, want := range map[string][]string{
-		"":                                 {nowhere, island, german, american},
-		"country=de":                       {german},
-		"country=US":                       {american},
-		"country=MQ":                       {island},
-		"country=GP":                       {island},
-		"country=FR":                       nil,
-		"carrier=TELEKOM":                  {german},
-		"carrier=262-01":                   {german},
-		"carrier=311480":                   {american},
-		"carrier=26202":                    nil,
-		"tech=lte":                         {german},
-		"tech=4g":                          {german},
-		"tech=5G":                          {american},
-		"tech=nr":                          {american},
-		"tech=3g":                          {island},
-		"tech=hspa":                        {island},
-		"max-price=0.80":                   {nowhere, island, german},
-		"max-price=0.799999":               {nowhere, island},
-		"max-price=0":                      {nowhere},
-		"network=eip155:8453":              {island},
-		"agent=" + german:                  {german},
-		"agent=" + strings.ToLower(german): {german},
-		"country=de&tech=5g":               nil,
-		"country=de&tech=&carrier=tele":    {german},
-		"limit=2":                          {nowhere, island},
-	} {
-		if got := agents(t, d, q); !slices.Equal(got, want) {
-			t.Errorf("%s: %q, want %q", q, got, want)
+// TestSwept lets agents come and go without end.
+func TestSwept(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := New(Options{Name: testName()})
+		for n := range 50 {
+			k := testKey(t, n)
+			if err := d.Publish(k.Address(), sign(t, k, testOffer())); err != nil {
+				t.Fatal(err)
+			}
+			d.Seen(k.Address(), false)
+			time.Sleep(linger / 2)
 		}
-	}
-	for _, q := range []string{
-		"country=DEU", "country=d%C3%A4", "max-price=-1", "max-price=1e3", "max-price=0.0000001", "network=ethereum", "agent=0x12",
-		"limit=0", "limit=101", "limit=x", "cursor=x", "cursor=0-", "cursor=zz-0", "cursor=0-99999999", "contry=de",
-		"country=de&country=us", "carrier=" + strings.Repeat("x", 101), "a=%zz", "a;b",
-	} {
-		var e struct{ Error string }
-		if code := get(t, d, "/v1/offers?"+q, &e); code != http.StatusBadRequest || e.Error == "" {
-			t.Errorf("%s: %d %q", q, code, e.Error)
+		if len(d.entries) > 6 {
+			t.Errorf("%d entries are kept", len(d.entries))
 		}
-	}
+	})
 }
 
-// TestPages: pages hold every offer once, cheapest first, and those of one
-// price in another order for each who asks.
-func TestPages(t *testing.T) {
-	d := New("relay.example:4433")
-	for n := range uint32(50) {
-		publish(t, d, n, func(o *agent.Offer) { o.Price.Down = channel.Amount(600_000 + n/25) })
-	}
-	firsts := map[string]bool{}
-	for range 10 {
-		var all []string
-		for cursor := ""; ; {
-			var p market.Page
-			get(t, d, "/v1/offers?limit=7&cursor="+cursor, &p)
-			for _, l := range p.Offers {
-				o, err := agent.ParseOffer(l.Offer)
+// TestConcurrent is for the race detector.
+func TestConcurrent(t *testing.T) {
+	d := New(Options{Name: testName(), Offers: 6})
+	var wg sync.WaitGroup
+	for n := range 8 {
+		k := testKey(t, n)
+		wg.Go(func() {
+			for seq := range uint64(20) {
+				o := testOffer()
+				o.Seq = seq
+				b, err := agent.SignOffer(k, o)
 				if err != nil {
-					t.Fatal(err)
+					t.Error(err)
 				}
-				all = append(all, fmt.Sprintf("%d %s", o.Price.Down, o.Agent))
-			}
-			if cursor = p.Next; cursor == "" {
-				break
-			}
-		}
-		firsts[all[0]] = true
-		slices.Sort(all[:25]) // of one price, so only what is where counts
-		slices.Sort(all[25:])
-		if len(slices.Compact(slices.Clone(all))) != 50 || !slices.IsSorted(all) {
-			t.Fatalf("%d offers, or in disorder: %q", len(all), all)
-		}
-	}
-	if len(firsts) < 3 {
-		t.Errorf("always the same first: %v", firsts)
-	}
-}
-
-// TestDiscovery pins the standard's form.
-func TestDiscovery(t *testing.T) {
-	d := New("relay.example:4433")
-	k := publish(t, d, 1, nil)
-	publish(t, d, 2, func(o *agent.Offer) { o.Price.Up = 900_000 })
-	var got map[string]any
-	if code := get(t, d, "/discovery/resources?type=http&limit=1", &got); code != http.StatusOK {
-		t.Fatal(code)
-	}
-	items := got["items"].([]any)
-	item := items[0].(map[string]any)
-	updated, err := time.Parse(time.RFC3339, item["lastUpdated"].(string))
-	if err != nil || time.Since(updated) > time.Minute {
-		t.Errorf("lastUpdated %v, %v", item["lastUpdated"], err)
-	}
-	delete(item, "lastUpdated")
-	want := `{"items":[{"accepts":[{"amount":"1000","asset":"0x0100000000000000000000000000000000000000",` +
-		`"extra":{"minDeposit":"1000","name":"USDC","receiverAuthorizer":"AGENT","version":"2","withdrawDelay":86400},"maxTimeoutSeconds":300,` +
-		`"network":"eip155:84532","payTo":"0x0200000000000000000000000000000000000000","scheme":"batch-settlement"}],` +
-		`"metadata":{"agent":"AGENT","country":"DE","description":"Mobile traffic of one SIM, by the byte","endpoints":["192.0.2.1:4402"],` +
-		`"facilitator":"https://facilitator.example","pricePerGB":{"down":"800000","up":"500000"},"relays":["relay.example:4433"],` +
-		`"sim":{"evidence":"claimed","mcc":"262","mnc":"01","operator":"Telekom.de","technology":"LTE"}},` +
-		`"resource":"https://relay.example:4433/v1/offers?agent=AGENT","type":"http","x402Version":2}],` +
-		`"pagination":{"limit":1,"offset":0,"total":2},"x402Version":2}`
-	b, err := json.Marshal(got)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if s := strings.ReplaceAll(string(b), k.Address().String(), "AGENT"); s != want {
-		t.Errorf("got  %s\nwant %s", s, want)
-	}
-	for q, n := range map[string]int{"": 2, "offset=1": 1, "offset=2": 0, "type=mcp": 0, "limit=1&offset=1": 1} {
-		var p struct{ Items []any }
-		if code := get(t, d, "/discovery/resources?"+q, &p); code != http.StatusOK || len(p.Items) != n {
-			t.Errorf("%q: %d, %d items, want %d", q, code, len(p.Items), n)
-		}
-	}
-	for _, q := range []string{"limit=-1", "limit=1000", "offset=x", "offset=99999999999"} {
-		var e struct{ Error string }
-		if code := get(t, d, "/discovery/resources?"+q, &e); code != http.StatusBadRequest {
-			t.Errorf("%q: %d", q, code)
-		}
-	}
-}
-
-// TestCountries holds the table against itself and against codes that everyone
-// knows.
-func TestCountries(t *testing.T) {
-	table := countries()
-	if len(table) != 238 {
-		t.Errorf("%d codes", len(table))
-	}
-	for code, names := range table {
-		if len(code) != 3 || code < "202" || code > "750" {
-			t.Errorf("code %q", code)
-		}
-		for _, n := range names {
-			if len(n) != 2 || n != strings.ToUpper(n) {
-				t.Errorf("%s: %q", code, n)
-			}
-		}
-	}
-	for code, want := range map[string]string{
-		"262": "DE", "310": "US", "234": "GB", "208": "FR", "440": "JP", "460": "CN", "404": "IN", "724": "BR", "655": "ZA", "505": "AU", "302": "CA", "621": "NG",
-	} {
-		if names := table[code]; len(names) == 0 || names[0] != want {
-			t.Errorf("%s: %q, want %s", code, names, want)
-		}
-	}
-	seen := map[string]bool{}
-	for line := range strings.Lines(countryLines) {
-		for word := range strings.FieldsSeq(line) {
-			if len(word) == 3 && !strings.HasPrefix(line, "#") {
-				if seen[word] {
-					t.Errorf("%s twice", word)
-				}
-				seen[word] = true
-			}
-		}
-	}
-}
-
-func FuzzQuery(f *testing.F) {
-	for _, s := range []string{"", "country=de&tech=5g", "max-price=0.80&carrier=x", "cursor=ff-20&limit=3", "agent=0x" + strings.Repeat("0", 40), "network=eip155:1", "a=b", "%"} {
-		f.Add(s)
-	}
-	d := New("relay.example:4433")
-	publish(f, d, 1, nil)
-	f.Fuzz(func(t *testing.T, raw string) {
-		v, err := url.ParseQuery(raw)
-		if err != nil {
-			return
-		}
-		q, err := parseQuery(v)
-		if err != nil {
-			return
-		}
-		if q.limit < 1 || q.limit > maxLimit || q.offset < 0 || q.offset > maxOffset {
-			t.Fatalf("%+v", q)
-		}
-		page, total := d.find(q, time.Now())
-		if len(page) > q.limit || len(page) > total {
-			t.Errorf("%d of %d for %+v", len(page), total, q)
-		}
-		if next := q.next(total); next != "" {
-			if _, err := parseQuery(url.Values{"cursor": {next}}); err != nil {
-				t.Errorf("cursor %q: %v", next, err)
-			}
-		}
-	})
-}
-
-// BenchmarkQuery asks 5,000 offers by HTTP, without the network.
-func BenchmarkQuery(b *testing.B) {
-	d := New("relay.example:4433")
-	for n := range uint32(5000) {
-		publish(b, d, n, func(o *agent.Offer) { o.Price.Down = channel.Amount(500_000 + n%100) })
-	}
-	for name, q := range map[string]string{"all": "limit=100", "narrow": "country=DE&carrier=telekom&tech=lte&max-price=0.60&limit=20"} {
-		b.Run(name, func(b *testing.B) {
-			for b.Loop() {
-				w := httptest.NewRecorder()
-				d.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/v1/offers?"+q, nil))
-				if w.Code != http.StatusOK {
-					b.Fatal(w.Body)
+				_ = d.Publish(k.Address(), b) // two find no room
+				d.Seen(k.Address(), seq%3 != 0)
+				for _, url := range []string{market.OffersPath + "?country=de&limit=3", discoveryPath} {
+					if w := get(d, url); w.Code != http.StatusOK {
+						t.Error(w.Code, w.Body)
+					}
 				}
 			}
 		})
+	}
+	wg.Wait()
+	if n := d.Len(); n == 0 || n > 6 {
+		t.Errorf("%d offers", n)
+	}
+}
+
+func TestDraw(t *testing.T) {
+	// Over salts every agent comes first as often as the others, however near
+	// to each other their addresses are.
+	const agents, salts = 8, 8000
+	first := make([]int, agents)
+	for salt := range uint64(salts) {
+		best := 0
+		for n := range agents {
+			if a, b := (channel.Address{19: byte(n)}), (channel.Address{19: byte(best)}); draw(salt, a) < draw(salt, b) {
+				best = n
+			}
+		}
+		first[best]++
+	}
+	for n, times := range first {
+		if times < salts/agents*8/10 || times > salts/agents*12/10 {
+			t.Errorf("agent %d is first in %d of %d", n, times, salts)
+		}
+	}
+	seen := map[uint64]string{}
+	for i := range 20 {
+		for v := range 256 {
+			a := channel.Address{}
+			a[i] = byte(v)
+			x := draw(1, a)
+			if before, ok := seen[x]; ok && before != fmt.Sprint(a) {
+				t.Fatalf("%s and %s have one place", before, a)
+			}
+			seen[x] = fmt.Sprint(a)
+		}
 	}
 }

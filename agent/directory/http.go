@@ -1,176 +1,128 @@
 package directory
 
 import (
+	"cmp"
 	"encoding/json"
 	"net/http"
-	"net/url"
+	"slices"
+	"strconv"
 	"time"
 
-	"github.com/depinsim/x402/agent"
-	"github.com/depinsim/x402/channel"
-	"github.com/depinsim/x402/channel/x402"
 	"github.com/depinsim/x402/tunnel/relay/market"
 )
 
-// Paths that a directory answers.
-const (
-	offersPath    = "/v1/offers"
-	discoveryPath = "/discovery/resources"
-)
+// maxPage is the size at which an answer ends: no more than market.Client
+// takes, with room for what comes around and after.
+const maxPage = 1 << 20
 
-// ServeHTTP answers GET /v1/offers, whose offers are signed, and
-// GET /discovery/resources, the same in the form of the x402 standard.
+// discoveryPath is where the x402 standard has resources listed.
+const discoveryPath = "/discovery/resources"
+
+// ServeHTTP answers queries.
 func (d *Directory) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	switch r.URL.Path {
-	case offersPath:
-		d.serveOffers(w, r)
-	case discoveryPath:
-		d.serveDiscovery(w, r)
-	default:
-		http.NotFound(w, r)
-	}
-}
-
-func write(w http.ResponseWriter, status int, v any) {
-	b, err := json.Marshal(v)
-	if err != nil {
-		http.Error(w, "internal error", http.StatusInternalServerError)
+	if r.Method != http.MethodGet && r.Method != http.MethodHead {
+		w.Header().Set("Allow", "GET, HEAD")
+		refuse(w, http.StatusMethodNotAllowed, "ask with GET")
 		return
 	}
+	var body []byte
+	var err error
+	switch r.URL.Path {
+	case market.OffersPath:
+		body, err = d.offers(r.URL.RawQuery)
+	case discoveryPath:
+		body, err = d.resources(r.URL.RawQuery)
+	default:
+		refuse(w, http.StatusNotFound, "there are "+market.OffersPath+" and "+discoveryPath)
+		return
+	}
+	if err != nil {
+		refuse(w, http.StatusBadRequest, err.Error())
+		return
+	}
+	answer(w, http.StatusOK, body)
+}
+
+func answer(w http.ResponseWriter, status int, body []byte) {
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", "no-store")
 	w.WriteHeader(status)
-	_, _ = w.Write(append(b, '\n')) // a client that is gone is no news
+	_, _ = w.Write(append(body, '\n')) // a client that is gone is no news
 }
 
-func refuse(w http.ResponseWriter, err error) {
-	write(w, http.StatusBadRequest, struct {
+func refuse(w http.ResponseWriter, status int, text string) {
+	answer(w, status, marshal(struct {
 		Error string `json:"error"`
-	}{err.Error()})
+	}{text}))
 }
 
-// values reads a request's parameters strictly.
-func values(r *http.Request) (url.Values, error) { return url.ParseQuery(r.URL.RawQuery) }
-
-func (d *Directory) serveOffers(w http.ResponseWriter, r *http.Request) {
-	v, err := values(r)
+// marshal encodes a value of ours, which always can be.
+func marshal(v any) []byte {
+	b, err := json.Marshal(v)
 	if err != nil {
-		refuse(w, err)
-		return
+		panic("directory: " + err.Error())
 	}
-	q, err := parseQuery(v)
+	return b
+}
+
+// A placed entry is one in the order of a query.
+type placed struct {
+	*entry
+	draw uint64
+}
+
+// compare orders by price, that of the dearer direction first of all, and then
+// as drawn.
+func (p placed) compare(o placed) int {
+	return cmp.Or(cmp.Compare(p.price, o.price), cmp.Compare(p.both, o.both), cmp.Compare(p.draw, o.draw))
+}
+
+// offers answers a query with a market.Page: what is cheapest, and where to go
+// on. Between the pages of one answer prices may change: then an offer may be
+// in two of them, or in none.
+func (d *Directory) offers(raw string) ([]byte, error) {
+	q, err := parseQuery(raw)
 	if err != nil {
-		refuse(w, err)
-		return
+		return nil, err
 	}
-	found, total := d.find(q, time.Now())
-	p := market.Page{Offers: make([]market.Listing, 0, len(found)), Next: q.next(total)}
-	for _, e := range found {
-		p.Offers = append(p.Offers, market.Listing{Offer: e.raw, Seen: e.seen.Load() / int64(time.Second), Country: e.country()})
+	page := make([]placed, 0, defaultLimit)
+	for _, e := range d.matching(q.matches) {
+		p := placed{e, draw(q.after.salt, e.offer.Agent)}
+		if !q.after.next || q.after.before(p) {
+			page = append(page, p)
+		}
 	}
-	write(w, http.StatusOK, p)
+	slices.SortFunc(page, placed.compare)
+	return appendPage(page, &q), nil
 }
 
-// country is the one that has most subscribers of those that share the code.
-func (e *entry) country() string {
-	if len(e.countries) == 0 {
-		return ""
-	}
-	return e.countries[0]
+// before says whether p comes behind the position.
+func (a position) before(p placed) bool {
+	return cmp.Or(cmp.Compare(a.price, p.price), cmp.Compare(a.both, p.both), cmp.Compare(a.draw, p.draw)) < 0
 }
 
-// The x402 standard's discovery answer.
-type (
-	resources struct {
-		Version    int        `json:"x402Version"`
-		Items      []resource `json:"items"`
-		Pagination pagination `json:"pagination"`
+// appendPage writes a market.Page by hand: json.Marshal would write "&" in an
+// operator's name otherwise than its agent, who signed it.
+func appendPage(all []placed, q *query) []byte {
+	b := []byte(`{"offers":[`)
+	for i, p := range all {
+		if i == q.limit || i > 0 && len(b)+len(p.signed) > maxPage {
+			last := all[i-1]
+			next := position{salt: q.after.salt, price: last.price, both: last.both, draw: last.draw}
+			b = append(append(b, `],"next":"`...), next.String()...)
+			return append(b, `"}`...)
+		}
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = append(append(b, `{"offer":`...), p.signed...)
+		b = append(b, `,"seen":`...)
+		b = strconv.AppendInt(b, p.seen.Load()/int64(time.Second), 10)
+		if p.country != "" {
+			b = append(append(b, `,"country":"`...), p.country[:2]...)
+			b = append(b, '"')
+		}
+		b = append(b, '}')
 	}
-	resource struct {
-		Resource    string              `json:"resource"`
-		Type        string              `json:"type"`
-		Version     int                 `json:"x402Version"`
-		Accepts     []x402.Requirements `json:"accepts"`
-		LastUpdated time.Time           `json:"lastUpdated"`
-		Metadata    metadata            `json:"metadata"`
-	}
-	pagination struct {
-		Limit  int `json:"limit"`
-		Offset int `json:"offset"`
-		Total  int `json:"total"`
-	}
-	// metadata is ours: what the standard has no words for.
-	metadata struct {
-		Description string          `json:"description"`
-		Agent       channel.Address `json:"agent"`
-		Country     string          `json:"country,omitempty"`
-		SIM         agent.SIM       `json:"sim"`
-		PricePerGB  agent.Price     `json:"pricePerGB"` // atomic units per 1e9 bytes
-		Facilitator string          `json:"facilitator"`
-		Endpoints   []string        `json:"endpoints,omitempty"`
-		Relays      []string        `json:"relays,omitempty"`
-	}
-)
-
-// resourceType is the only type of resource that there is here, "http": what is
-// bought is a tunnel that is opened by an HTTP request.
-const resourceType = "http"
-
-// hourSeed decides between resources of one price, for an hour: the standard's
-// pages have an offset and no seed.
-func hourSeed(now time.Time) uint64 { return uint64(now.Unix() / 3600) }
-
-func (d *Directory) serveDiscovery(w http.ResponseWriter, r *http.Request) {
-	v, err := values(r)
-	if err != nil {
-		refuse(w, err)
-		return
-	}
-	now := time.Now()
-	q := query{limit: defaultLimit, seed: hourSeed(now)}
-	if s := v.Get("limit"); s != "" {
-		q.limit, err = number(s, 1, maxLimit)
-	}
-	if s := v.Get("offset"); s != "" && err == nil {
-		q.offset, err = number(s, 0, maxOffset)
-	}
-	if err != nil {
-		refuse(w, err)
-		return
-	}
-	var found []*entry
-	var total int
-	if t := v.Get("type"); t == "" || t == resourceType {
-		found, total = d.find(q, now)
-	}
-	answer := resources{Version: x402.Version, Items: make([]resource, 0, len(found)), Pagination: pagination{q.limit, q.offset, total}}
-	for _, e := range found {
-		answer.Items = append(answer.Items, d.resource(e))
-	}
-	write(w, http.StatusOK, answer)
+	return append(b, `]}`...)
 }
-
-// resource is an offer in the standard's words. Its URL is where its signed
-// offer is; the amount is the smallest deposit, for which a channel is opened.
-func (d *Directory) resource(e *entry) resource {
-	o := &e.offer
-	where := url.URL{Scheme: "https", Host: d.name, Path: offersPath, RawQuery: url.Values{"agent": {o.Agent.String()}}.Encode()}
-	return resource{
-		Resource: where.String(), Type: resourceType, Version: x402.Version, LastUpdated: time.Unix(0, e.seen.Load()).UTC().Truncate(time.Second),
-		Accepts: []x402.Requirements{{
-			Scheme: x402.SchemeBatch, Network: o.Payment.Network, Amount: o.Payment.MinDeposit, Asset: o.Payment.Asset,
-			PayTo: o.Payment.PayTo, MaxTimeoutSeconds: maxTimeout,
-			Extra: x402.Extra{
-				Name: o.Payment.AssetName, Version: o.Payment.AssetVersion,
-				ReceiverAuthorizer: &o.Agent, WithdrawDelay: &o.Payment.WithdrawDelay, MinDeposit: &o.Payment.MinDeposit,
-			},
-		}},
-		Metadata: metadata{
-			Description: "Mobile traffic of one SIM, by the byte", Agent: o.Agent, Country: e.country(), SIM: o.SIM,
-			PricePerGB: o.Price, Facilitator: o.Payment.Facilitator, Endpoints: o.Endpoints, Relays: o.Relays,
-		},
-	}
-}
-
-// maxTimeout is the standard's maxTimeoutSeconds: how long a payment may take.
-const maxTimeout = 300

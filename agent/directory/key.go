@@ -9,8 +9,10 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"sync"
 	"time"
 
@@ -30,14 +32,13 @@ func loadKey(path string) (tls.Certificate, error) {
 	if err != nil {
 		return tls.Certificate{}, err
 	}
-	b := make([]byte, maxKeyFile)
-	n, err := f.Read(b)
+	b, err := io.ReadAll(io.LimitReader(f, maxKeyFile))
 	if err = errors.Join(err, f.Close()); err != nil {
-		return tls.Certificate{}, fmt.Errorf("%s: %w", path, err)
+		return tls.Certificate{}, err
 	}
-	block, _ := pem.Decode(b[:n])
+	block, _ := pem.Decode(b)
 	if block == nil || block.Type != pemKey {
-		return tls.Certificate{}, fmt.Errorf("%s: want a PEM block %q", path, pemKey)
+		return tls.Certificate{}, fmt.Errorf("%s: want a PEM block %q: restore it from a backup; with another key it is another relay", path, pemKey)
 	}
 	k, err := x509.ParsePKCS8PrivateKey(block.Bytes)
 	if err != nil {
@@ -52,6 +53,9 @@ func loadKey(path string) (tls.Certificate, error) {
 
 // makeKey writes a new key for the relay.
 func makeKey(path string) (tls.Certificate, error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return tls.Certificate{}, err
+	}
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return tls.Certificate{}, err

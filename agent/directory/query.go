@@ -1,113 +1,143 @@
 package directory
 
 import (
-	"cmp"
+	"encoding/base64"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"net/url"
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/depinsim/x402/channel"
 )
 
-// Bounds of queries and answers.
+// How many offers one answer has.
 const (
-	maxValue     = 100 // bytes of a parameter
-	defaultLimit = 20
-	maxLimit     = 100
-	maxOffset    = 1 << 20
+	defaultLimit = 100
+	maxLimit     = 1000 // what market.Client takes
 )
 
-// A query is what a buyer looks for. Zero fields do not narrow it.
-type query struct {
-	country  string
-	carrier  string   // lower case
-	tech     []string // any of them, lower case
-	network  string
-	agent    channel.Address
-	priced   bool
-	maxPrice channel.Amount
-	limit    int
+// maxCarrier bounds the part of an operator's name that is looked for: no name
+// in an offer is longer.
+const maxCarrier = 64
 
-	seed   uint64 // decides between offers of one price
-	offset int
+// A query says which offers are asked for. Zero fields do not narrow it.
+type query struct {
+	country string          // upper case
+	carrier string          // lower case: part of a name
+	plmn    string          // or MCC and MNC
+	tech    []string        // any of them, lower case
+	price   *channel.Amount // the most, of either direction
+	agent   *channel.Address
+	network string
+
+	limit int
+	after position // of the first page: the salt alone
 }
 
-// parseQuery reads the parameters of GET /v1/offers. One that is not known is
-// an error: an answer that ignored it would be wrong.
-func parseQuery(v url.Values) (query, error) {
-	q := query{limit: defaultLimit, seed: rand.Uint64()}
-	for key, values := range v {
-		if len(values) != 1 {
-			return query{}, fmt.Errorf("%.20q is given %d times", key, len(values))
-		}
-		value := values[0]
-		if value == "" {
+// A position is a place in the order of one query's answers: by price, and
+// among equals as the salt draws, so that nobody is always first. The salt is
+// drawn for the first page and goes on in the cursors.
+type position struct {
+	salt              uint64
+	price, both, draw uint64
+	next              bool // what follows it is asked for
+}
+
+// parseQuery reads the parameters of /v1/offers. What is not known is refused:
+// a filter that is overlooked would list what the buyer does not want.
+func parseQuery(raw string) (query, error) {
+	q := query{limit: defaultLimit, after: position{salt: rand.Uint64()}}
+	return q, parameters(raw, map[string]func(string) error{
+		"country": q.setCountry,
+		"carrier": q.setCarrier,
+		"tech":    q.setTech,
+		"network": q.setNetwork,
+		"max-price": func(s string) (err error) {
+			q.price = new(channel.Amount)
+			*q.price, err = channel.ParseUSD(s)
+			return err
+		},
+		"agent": func(s string) (err error) {
+			q.agent = new(channel.Address)
+			*q.agent, err = channel.ParseAddress(s)
+			return err
+		},
+		"limit":  func(s string) error { return setNumber(&q.limit, s, 1, maxLimit) },
+		"cursor": func(s string) error { return q.after.parse(s) },
+	})
+}
+
+// parameters hands each parameter of a URL's query to the function of its name.
+// An empty one counts as absent.
+func parameters(raw string, take map[string]func(string) error) error {
+	values, err := url.ParseQuery(raw)
+	if err != nil {
+		return errors.New("the query is not well-formed")
+	}
+	for _, name := range slices.Sorted(maps.Keys(values)) {
+		set, known := take[name]
+		switch {
+		case !known:
+			return fmt.Errorf("unknown parameter %.40q: there are %s", name, strings.Join(slices.Sorted(maps.Keys(take)), ", "))
+		case len(values[name]) > 1:
+			return fmt.Errorf("%s: given twice", name)
+		case values[name][0] == "":
 			continue
 		}
-		if len(value) > maxValue {
-			return query{}, fmt.Errorf("%.20q has %d bytes, at most %d are allowed", key, len(value), maxValue)
-		}
-		if err := q.set(key, value); err != nil {
-			return query{}, fmt.Errorf("%.20q: %w", key, err)
+		if err := set(values[name][0]); err != nil {
+			return fmt.Errorf("%s: %w", name, err)
 		}
 	}
-	return q, nil
+	return nil
 }
 
-func (q *query) set(key, value string) (err error) {
-	switch key {
-	case "country":
-		if q.country = strings.ToUpper(value); len(q.country) != 2 || strings.Trim(q.country, "ABCDEFGHIJKLMNOPQRSTUVWXYZ") != "" {
-			return errors.New("want two letters, such as DE")
-		}
-	case "carrier":
-		q.carrier = strings.ToLower(value)
-	case "tech":
-		q.tech = technologies(value)
-	case "network":
-		q.network = value
-		_, err = channel.ParseNetwork(value)
-	case "agent":
-		q.agent, err = channel.ParseAddress(value)
-	case "max-price":
-		q.priced = true
-		q.maxPrice, err = channel.ParseUSD(value)
-	case "limit":
-		q.limit, err = number(value, 1, maxLimit)
-	case "cursor":
-		seed, offset, ok := strings.Cut(value, "-")
-		if !ok {
-			return errors.New("want what \"next\" said")
-		}
-		if q.seed, err = strconv.ParseUint(seed, 16, 64); err == nil {
-			q.offset, err = number(offset, 0, maxOffset)
-		}
-	default:
-		return errors.New("not known; there are country, carrier, tech, max-price, network, agent, limit and cursor")
+func setNumber(n *int, s string, least, most int) error {
+	v, err := strconv.ParseUint(s, 10, 31)
+	if err != nil || int(v) < least || int(v) > most {
+		return fmt.Errorf("%.40q, want a number from %d to %d", s, least, most)
 	}
-	return err
+	*n = int(v)
+	return nil
 }
 
-func number(s string, least, most int) (int, error) {
-	n, err := strconv.Atoi(s)
-	if err != nil || n < least || n > most {
-		return 0, fmt.Errorf("want a number from %d to %d", least, most)
+func (q *query) setCountry(s string) error {
+	if q.country = strings.ToUpper(s); !isCountry(q.country) {
+		return fmt.Errorf("%.40q, want a country's two letters (ISO 3166-1), such as DE", s)
 	}
-	return n, nil
+	return nil
+}
+
+func (q *query) setCarrier(s string) error {
+	if len(s) > maxCarrier {
+		return fmt.Errorf("longer than %d bytes", maxCarrier)
+	}
+	q.carrier = strings.ToLower(s)
+	code := strings.Replace(s, "-", "", 1) // 262-01
+	if n := len(code); (n == 5 || n == 6) && strings.Trim(code, "0123456789") == "" {
+		q.plmn = code
+	}
+	return nil
+}
+
+func (q *query) setTech(s string) error {
+	if len(s) > maxCarrier {
+		return fmt.Errorf("longer than %d bytes", maxCarrier)
+	}
+	q.tech = technologies(strings.ToLower(s))
+	return nil
 }
 
 // technologies are the names of package modem that a buyer's word for a radio
 // technology means, in lower case: people say 4G, and modems LTE.
-func technologies(s string) []string {
-	switch s = strings.ToLower(s); s {
-	case "5g", "nr":
-		return []string{"5g"} // and 5G NSA
+func technologies(word string) []string {
+	switch word {
+	case "nr":
+		return []string{"5g"}
 	case "4g":
 		return []string{"lte"}
 	case "3g":
@@ -115,68 +145,54 @@ func technologies(s string) []string {
 	case "2g":
 		return []string{"gsm", "edge"}
 	}
-	return []string{s}
+	return []string{word}
 }
 
-// speaks says whether a technology is one of those that are looked for.
-func (q *query) speaks(technology string) bool {
-	technology = strings.ToLower(technology)
-	return slices.ContainsFunc(q.tech, func(t string) bool { return strings.Contains(technology, t) })
+func (q *query) setNetwork(s string) error {
+	_, err := channel.ParseNetwork(s)
+	q.network = s
+	return err
 }
 
-// matches says whether an offer is what is looked for.
+// matches says whether an offer is what is asked for.
 func (q *query) matches(e *entry) bool {
 	o := &e.offer
 	switch {
-	case q.priced && o.Price.Max() > q.maxPrice:
-	case q.country != "" && !slices.Contains(e.countries, q.country):
-	case q.carrier != "" && !strings.Contains(e.carrier, q.carrier) && e.network != strings.ReplaceAll(q.carrier, "-", ""):
-	case q.tech != nil && !q.speaks(o.SIM.Technology):
-	case q.network != "" && o.Payment.Network != q.network:
-	case q.agent != channel.Address{} && o.Agent != q.agent:
-	default:
-		return true
+	case q.agent != nil && o.Agent != *q.agent,
+		q.country != "" && !strings.Contains(e.country, q.country),
+		q.price != nil && e.price > uint64(*q.price),
+		q.network != "" && o.Payment.Network != q.network:
+		return false
+	case q.carrier != "" && !strings.Contains(e.carrier, q.carrier) && (q.plmn == "" || o.SIM.MCC+o.SIM.MNC != q.plmn):
+		return false
 	}
-	return false
-}
-
-// find returns a page of what is looked for, cheapest first; of one price in an
-// order that the seed decides, so that no agent is always first. total is how
-// many there are on all pages.
-func (d *Directory) find(q query, now time.Time) (page []*entry, total int) {
-	type ranked struct {
-		e    *entry
-		rank uint64
-	}
-	var found []ranked
-	for _, e := range d.list(now) {
-		if !e.gone(now) && q.matches(e) {
-			found = append(found, ranked{e, rank(q.seed, e.agent)})
-		}
-	}
-	slices.SortFunc(found, func(a, b ranked) int {
-		return cmp.Or(cmp.Compare(a.e.offer.Price.Max(), b.e.offer.Price.Max()), cmp.Compare(a.rank, b.rank))
+	return q.tech == nil || slices.ContainsFunc(q.tech, func(t string) bool {
+		return e.tech == t || strings.HasPrefix(e.tech, t+" ") // "5g" is also "5G NSA"
 	})
-	from := min(q.offset, len(found))
-	for _, r := range found[from:min(from+q.limit, len(found))] {
-		page = append(page, r.e)
-	}
-	return page, len(found)
 }
 
-// rank is an agent's place among those of its price (SplitMix64's mixing of
-// the seed and its address).
-func rank(seed uint64, a channel.Address) uint64 {
-	x := seed ^ binary.BigEndian.Uint64(a[:]) ^ binary.BigEndian.Uint64(a[12:])
-	x = (x ^ x>>30) * 0xbf58476d1ce4e5b9
-	x = (x ^ x>>27) * 0x94d049bb133111eb
-	return x ^ x>>31
+// cursorSize is that of a position but for next.
+const cursorSize = 4 * 8
+
+// String is the cursor of the page that begins behind p.
+func (p position) String() string {
+	b := make([]byte, 0, cursorSize)
+	for _, v := range [...]uint64{p.salt, p.price, p.both, p.draw} {
+		b = binary.BigEndian.AppendUint64(b, v)
+	}
+	return base64.RawURLEncoding.EncodeToString(b)
 }
 
-// next is the cursor of the page after q's; "" if there is none.
-func (q *query) next(total int) string {
-	if q.offset+q.limit >= total {
-		return ""
+// parse reads what String writes. Whoever makes up a cursor gets a page that
+// begins elsewhere, and nothing more.
+func (p *position) parse(s string) error {
+	b, err := base64.RawURLEncoding.Strict().DecodeString(s)
+	if err != nil || len(b) != cursorSize {
+		return errors.New("not one of this relay's")
 	}
-	return fmt.Sprintf("%x-%d", q.seed, q.offset+q.limit)
+	*p = position{next: true}
+	for i, v := range [...]*uint64{&p.salt, &p.price, &p.both, &p.draw} {
+		*v = binary.BigEndian.Uint64(b[8*i:])
+	}
+	return nil
 }

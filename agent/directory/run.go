@@ -5,7 +5,6 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
@@ -18,178 +17,213 @@ import (
 	"github.com/depinsim/x402/tunnel/relay/server"
 )
 
-// Config says how a relay runs. ReadConfigFile makes one.
+// Config says how a relay runs.
 type Config struct {
-	// Listen is the address of UDP and TCP.
+	// Listen is the address of the relay's port, UDP and TCP.
 	Listen netip.AddrPort
-	// Public are the addresses that others reach; see server.Config.
-	Public []netip.Addr
-	// Host is the host in the relay's name. Default: the first public address.
+	// Host is what agents and buyers know the relay by, in its name.
 	Host string
-	// KeyFile is the relay's own key, which is made if it is not there; or, with
-	// CertFile, the key of that certificate.
+	// Addresses are those of Host that session ports are reached at, at most
+	// one of IPv4 and one of IPv6. Default: what Host resolves to.
+	Addresses []netip.Addr
+	// KeyFile is the relay's own key, made on first use: the relay's name ends
+	// in its hash. Or, with CertFile, a certificate for Host that browsers
+	// accept, it is that certificate's. Both are read again when they have
+	// changed.
 	KeyFile, CertFile string
-	Ports             server.Ports
-	Limits            server.Limits
-	Drain             time.Duration
-	// Metrics is a listener for Prometheus; "" is none.
-	Metrics string
+
+	Ports   server.Ports  // of sessions; zero: the kernel's choice
+	Limits  server.Limits // zero fields: the server's defaults
+	Offers  int           // the most that are listed; 0: 20,000
+	Drain   time.Duration // how long sessions go on after the end was asked for
+	Metrics string        // address of the listener for Prometheus; "": none
 	Logger  *slog.Logger
-	// Ready is called when the relay serves, with its name and the address of
-	// the metrics, if there are any.
-	Ready func(name relay.Name, metrics net.Addr) error
+	// Ready is called once agents and buyers can come, with the relay's name and
+	// the address of the metrics, "" if there are none.
+	Ready func(name relay.Name, metrics string) error
 }
 
-// relayName is what agents and buyers call the relay.
-func (c *Config) relayName(cert tls.Certificate, port uint16) (relay.Name, error) {
-	host := c.Host
-	switch {
-	case host != "":
-	case len(c.Public) > 0:
-		host = c.Public[0].String()
-	default:
-		host = c.Listen.Addr().String()
-	}
-	n := relay.Name{Host: host, Port: port}
-	if c.CertFile != "" {
-		return n, nil // whose key changes; browsers accept it
-	}
-	var err error
-	n.Pin, err = server.Pin(cert)
-	n.Pinned = true
-	return n, err
-}
-
-// certificate returns what the relay shows. make says whether a missing key is
-// made.
-func (c *Config) certificate(own func(string) (tls.Certificate, error)) (tls.Certificate, *renewal, error) {
-	if c.CertFile == "" {
-		cert, err := own(c.KeyFile)
-		return cert, nil, err
-	}
-	r := &renewal{cert: c.CertFile, key: c.KeyFile}
-	cert, err := r.current(nil)
-	if err != nil {
-		return tls.Certificate{}, nil, err
-	}
-	return *cert, r, nil
-}
-
-// Name returns the relay's name without running it. It Is fs.ErrNotExist if the
-// relay's key has not been made.
-func (c Config) Name() (relay.Name, error) {
-	cert, _, err := c.certificate(loadKey)
-	if err != nil {
-		return relay.Name{}, err
-	}
-	return c.relayName(cert, c.Listen.Port())
-}
-
-// Run runs a relay until ctx is cancelled.
+// Run runs a relay until ctx is cancelled, lets sessions go on for the time of
+// Config.Drain, and returns nil.
 func Run(ctx context.Context, c Config) error {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
-	cert, renewed, err := c.certificate(ownKey)
+	id, name, err := c.identity()
 	if err != nil {
 		return err
 	}
-	name, err := c.relayName(cert, c.Listen.Port())
+	addresses, err := c.addresses(ctx)
+	if err != nil {
+		return fmt.Errorf("public: %w", err)
+	}
+	metrics, err := c.listenMetrics(ctx)
 	if err != nil {
 		return err
 	}
-	sc := server.Config{
-		Listen: c.Listen, Public: c.Public, Certificate: cert, Ports: c.Ports, Limits: c.Limits, Drain: c.Drain, Logger: c.Logger,
-	}
-	if renewed != nil {
-		sc.Renewed = renewed.current
-	}
-	dir := New(name.Address())
-	sc.Directory = dir
-	s, err := server.Listen(ctx, sc)
+	d := New(Options{Name: name, Offers: c.Offers})
+	s, err := server.Listen(ctx, server.Config{
+		Listen: c.Listen, Public: addresses, Certificate: id.Certificate, Renewed: id.renewed, Directory: d,
+		Ports: c.Ports, Limits: c.Limits, Drain: c.Drain, Logger: c.Logger,
+	})
 	if err != nil {
-		return err
+		return errors.Join(err, metrics.Close())
 	}
-	name.Port = s.Port()
-	dir.name = name.Address()
-	g, gctx := errgroup.WithContext(ctx)
-	metrics, err := c.serveMetrics(gctx, g, s)
-	if err == nil && c.Ready != nil {
-		err = c.Ready(name, metrics)
-	}
-	if err != nil {
-		g.Go(func() error { return err })
-	}
-	c.Logger.Info("relay runs", "relay", name.String())
-	g.Go(func() error { return s.Run(gctx) })
-	return g.Wait()
+	d.name.Port = s.Port() // nobody has come yet
+	life, end := context.WithCancel(context.WithoutCancel(ctx))
+	g, gctx := errgroup.WithContext(life)
+	sctx, stop := context.WithCancel(ctx)
+	g.Go(func() error {
+		defer end()
+		return s.Run(sctx)
+	})
+	g.Go(func() error {
+		<-gctx.Done()
+		stop() // an error elsewhere ends the relay
+		return nil
+	})
+	g.Go(func() error { return metrics.serve(gctx, s.Metrics()) })
+	g.Go(func() error {
+		c.Logger.Info("relay runs", "name", d.name, "listen", c.Listen.Addr(), "port", s.Port(), "addresses", addresses)
+		if c.Ready == nil {
+			return nil
+		}
+		return c.Ready(d.name, metrics.address())
+	})
+	err = g.Wait()
+	c.Logger.Info("stopped", "offers", d.Len())
+	return err
 }
 
-// serveMetrics serves Prometheus, if that is wanted.
-func (c *Config) serveMetrics(ctx context.Context, g *errgroup.Group, s *server.Server) (net.Addr, error) {
-	if c.Metrics == "" {
-		return nil, nil
+// Name returns the relay's name, and makes its key if there is none yet.
+func (c Config) Name() (relay.Name, error) {
+	_, name, err := c.identity()
+	if err == nil && name.Port == 0 {
+		err = errors.New("the port is chosen at the start, so the relay has no name yet: set listen")
 	}
-	l, err := new(net.ListenConfig).Listen(ctx, "tcp", c.Metrics)
+	return name, err
+}
+
+// An identity is what a relay shows, and is known by.
+type identity struct {
+	tls.Certificate
+	renewed func(*tls.ClientHelloInfo) (*tls.Certificate, error) // nil: never
+}
+
+// identity returns what the relay shows, and the name that follows from it.
+func (c Config) identity() (identity, relay.Name, error) {
+	name := relay.Name{Host: c.Host, Port: c.Listen.Port()}
+	if c.CertFile != "" {
+		r := &renewal{cert: c.CertFile, key: c.KeyFile}
+		cert, err := r.current(nil)
+		if err != nil {
+			return identity{}, name, fmt.Errorf("certificate: %w", err)
+		}
+		return identity{*cert, r.current}, name, nil
+	}
+	cert, err := ownKey(c.KeyFile)
 	if err != nil {
-		return nil, fmt.Errorf("metrics: %w", err)
+		return identity{}, name, fmt.Errorf("key: %w", err)
+	}
+	name.Pinned = true
+	name.Pin, err = server.Pin(cert)
+	return identity{cert, nil}, name, err
+}
+
+// lookupTime bounds the look-up of the relay's own name.
+const lookupTime = 15 * time.Second
+
+// addresses are those that buyers and agents are told: one of each family that
+// the relay listens on.
+func (c Config) addresses(ctx context.Context) ([]netip.Addr, error) {
+	found := c.Addresses
+	if a, err := netip.ParseAddr(c.Host); len(found) == 0 && err == nil {
+		found = []netip.Addr{a}
+	}
+	if len(found) == 0 {
+		ctx, cancel := context.WithTimeout(ctx, lookupTime)
+		defer cancel()
+		var err error
+		if found, err = net.DefaultResolver.LookupNetIP(ctx, "ip", c.Host); err != nil {
+			return nil, err
+		}
+	}
+	var four, six netip.Addr
+	for _, a := range found {
+		switch a = a.Unmap(); {
+		case a.Is4() && !four.IsValid() && c.hears(a):
+			four = a
+		case a.Is6() && !six.IsValid() && c.hears(a):
+			six = a
+		}
+	}
+	var told []netip.Addr
+	for _, a := range [...]netip.Addr{four, six} {
+		if a.IsValid() {
+			told = append(told, a)
+		}
+	}
+	if told == nil {
+		return nil, fmt.Errorf("%s is at %s, of another kind than listen's %s", c.Host, found, c.Listen.Addr())
+	}
+	return told, nil
+}
+
+// hears says whether the relay's sockets receive what is sent to an address of
+// that family: [::] is of both.
+func (c Config) hears(a netip.Addr) bool {
+	l := c.Listen.Addr()
+	return l == netip.IPv6Unspecified() || l.Unmap().Is4() == a.Is4()
+}
+
+// metricsListener is where Prometheus comes to; it may be none.
+type metricsListener struct{ net.Listener }
+
+func (c Config) listenMetrics(ctx context.Context) (metricsListener, error) {
+	if c.Metrics == "" {
+		return metricsListener{}, nil
+	}
+	var lc net.ListenConfig
+	l, err := lc.Listen(ctx, "tcp", c.Metrics)
+	if err != nil {
+		return metricsListener{}, fmt.Errorf("metrics: %w", err)
+	}
+	return metricsListener{l}, nil
+}
+
+// Close closes the listener, if there is one.
+func (m metricsListener) Close() error {
+	if m.Listener == nil {
+		return nil
+	}
+	return m.Listener.Close()
+}
+
+func (m metricsListener) address() string {
+	if m.Listener == nil {
+		return ""
+	}
+	return m.Addr().String()
+}
+
+// serve serves until ctx ends, and closes the listener.
+func (m metricsListener) serve(ctx context.Context, h http.Handler) error {
+	if m.Listener == nil {
+		return nil
 	}
 	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", s.Metrics())
-	web := &http.Server{Handler: mux, ReadTimeout: 10 * time.Second, WriteTimeout: 20 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 8 << 10}
+	mux.Handle("GET /metrics", h)
+	s := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second, WriteTimeout: 20 * time.Second, MaxHeaderBytes: 8 << 10}
+	var g errgroup.Group
 	g.Go(func() error {
-		if err := web.Serve(l); !errors.Is(err, http.ErrServerClosed) {
-			return err
+		<-ctx.Done()
+		return s.Close()
+	})
+	g.Go(func() error {
+		if err := s.Serve(m.Listener); !errors.Is(err, http.ErrServerClosed) {
+			return fmt.Errorf("metrics: %w", err)
 		}
 		return nil
 	})
-	g.Go(func() error {
-		<-ctx.Done()
-		return web.Close()
-	})
-	return l.Addr(), nil
-}
-
-// A Finding is one thing that Check looked at.
-type Finding struct {
-	Result string // ok, warning or failed
-	Name   string
-	Text   string
-}
-
-// Results of findings.
-const (
-	CheckOK      = "ok"
-	CheckWarning = "warning"
-	CheckFailed  = "failed"
-)
-
-// Check looks at what a configuration needs, without serving.
-func Check(c Config) []Finding {
-	var found []Finding
-	add := func(result, name, format string, args ...any) {
-		found = append(found, Finding{result, name, fmt.Sprintf(format, args...)})
-	}
-	switch name, err := c.Name(); {
-	case errors.Is(err, fs.ErrNotExist) && c.CertFile == "":
-		add(CheckWarning, "key", "%s does not exist: `x402-relay run` makes it", c.KeyFile)
-	case err != nil:
-		add(CheckFailed, "key", "%v", err)
-	default:
-		add(CheckOK, "name", "%s", name)
-	}
-	for _, a := range append([]netip.Addr{c.Listen.Addr()}, c.Public...) {
-		if a.IsLoopback() || a.IsPrivate() || a.IsLinkLocalUnicast() {
-			add(CheckWarning, "address", "%s is not reached from the internet", a)
-		}
-	}
-	if need, have := c.Limits.Files(), server.OpenFiles(); have > 0 && uint64(need) > have {
-		add(CheckWarning, "files", "the limits allow %d open files, the system %d: raise LimitNOFILE or lower limits.sessions", need, have)
-	} else {
-		add(CheckOK, "files", "%d may be needed", need)
-	}
-	if n := int(c.Ports.Last) - int(c.Ports.First) + 1; c.Ports.First > 0 && n < 2*max(c.Limits.Sessions, 1) {
-		add(CheckWarning, "ports", "%d ports are enough for %d sessions", n, n/2)
-	}
-	return found
+	return g.Wait()
 }

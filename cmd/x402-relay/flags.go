@@ -22,6 +22,7 @@ func (std stdio) commands() []command {
 	return []command{
 		{"run", runHelp, std.run},
 		{"check", checkHelp, std.check},
+		{"name", nameHelp, std.name},
 		{"version", versionHelp, std.version},
 	}
 }

@@ -1,5 +1,5 @@
-// X402-relay makes agents without a public address known and reachable: it
-// lists their offers and copies packets that it cannot read. See --help.
+// X402-relay lets buyers find agents that have no public address, and passes
+// their packets on without being able to read them. See --help.
 package main
 
 import (
@@ -12,8 +12,6 @@ import (
 	"os/signal"
 	"strings"
 	"syscall"
-
-	"github.com/depinsim/x402/agent/directory"
 )
 
 // version is set by the linker.
@@ -26,10 +24,14 @@ const (
 	exitUsage  = 2 // wrong flags or config
 )
 
-// A usageError is the caller's mistake, in flags or config.
-type usageError struct{ error }
+// A usageError is a wrong flag, a configError a wrong config: the caller's
+// mistakes.
+type (
+	usageError  struct{ error }
+	configError struct{ error }
+)
 
-func (e usageError) Unwrap() error { return e.error }
+func (e configError) Unwrap() error { return e.error }
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -50,29 +52,37 @@ func execute(ctx context.Context, args []string, std stdio) int {
 	if h := hint(err); h != "" {
 		fmt.Fprintln(std.err, "hint:", h)
 	}
-	if _, ok := errors.AsType[usageError](err); ok {
+	_, isUsage := errors.AsType[usageError](err)
+	_, isConfig := errors.AsType[configError](err)
+	if isUsage || isConfig {
 		return exitUsage
 	}
 	return exitFailed
 }
 
-// hint says what to do about an error, if we know.
+// hint says what to do about an error, "" if we do not know.
 func hint(err error) string {
-	_, config := errors.AsType[*directory.ConfigError](err)
-	_, wrong := errors.AsType[usageError](err)
+	_, isUsage := errors.AsType[usageError](err)
+	_, isConfig := errors.AsType[configError](err)
 	switch {
-	case config:
-		return "the relay.toml that came with the program explains every key"
-	case wrong && errors.Is(err, fs.ErrNotExist):
-		return "copy the relay.toml that came with the program, or name yours with --config"
-	case wrong && !errors.Is(err, fs.ErrPermission):
-		return "x402-relay help lists the commands, x402-relay help COMMAND its flags"
+	case isUsage:
+		return "`x402-relay help` lists the commands, `x402-relay help COMMAND` their flags"
+	case isConfig && errors.Is(err, fs.ErrNotExist):
+		return "name the file with --config; the relay.toml that came with the program explains every key"
+	case isConfig && errors.Is(err, fs.ErrPermission):
+		return "run this as the relay's user, who must be able to read the file"
+	case isConfig:
+		return "the relay.toml that came with the program explains every key; `x402-relay check` checks yours"
+	case errors.Is(err, errChecks):
+		return "" // each check says what to do
 	case errors.Is(err, syscall.EADDRINUSE):
-		return "another program has the port; set another in listen, or stop it"
+		return "another program uses the port; stop it, or set another in the config file"
 	case errors.Is(err, syscall.EADDRNOTAVAIL):
-		return "listen names an address that this machine does not have; public is for those that others see"
+		return "this machine has no such address; set listen in the config file, and addresses if it is behind a translator"
+	case errors.Is(err, syscall.EACCES) && strings.Contains(err.Error(), "bind"):
+		return "ports below 1024 need the capability CAP_NET_BIND_SERVICE"
 	case errors.Is(err, fs.ErrPermission), errors.Is(err, syscall.EROFS):
-		return "the user of this command must be able to read the config and key files, and to make the key at the first start"
+		return "run this as the relay's user, who must be able to read key_file, and to make it at the first start"
 	}
 	return ""
 }

@@ -1,29 +1,29 @@
 package main
 
 import (
-	"bufio"
 	"bytes"
 	"encoding/json"
 	"errors"
 	"flag"
+	"fmt"
 	"io"
+	"io/fs"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/depinsim/x402/tunnel/relay"
-	"github.com/depinsim/x402/tunnel/relay/market"
 )
 
 // TestMain makes x402-relay a command on PATH for every test here.
@@ -68,113 +68,119 @@ func TestHelp(t *testing.T) {
 }
 
 func TestScripts(t *testing.T) {
-	testscript.Run(t, testscript.Params{Dir: "testdata", Cmds: map[string]func(*testscript.TestScript, bool, []string){
-		// `code N ARGS` runs x402-relay and wants the exit code N.
-		"code": func(ts *testscript.TestScript, _ bool, args []string) {
-			want, err := strconv.Atoi(args[0])
-			ts.Check(err)
-			err = ts.Exec("x402-relay", args[1:]...)
-			got := 0
-			if e, ok := errors.AsType[*exec.ExitError](err); ok {
-				got = e.ExitCode()
-			} else {
-				ts.Check(err)
-			}
-			if got != want {
-				ts.Fatalf("exit code %d, want %d", got, want)
-			}
+	testscript.Run(t, testscript.Params{
+		Dir: "testdata",
+		Setup: func(env *testscript.Env) error {
+			env.Values[processKey{}] = new(process)
+			return nil
 		},
-		// `mode FILE MODE`
-		"mode": func(ts *testscript.TestScript, _ bool, args []string) {
-			info, err := os.Stat(ts.MkAbs(args[0]))
-			ts.Check(err)
-			if got := strconv.FormatUint(uint64(info.Mode().Perm()), 8); got != args[1] {
-				ts.Fatalf("%s has mode %s, want %s", args[0], got, args[1])
-			}
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){
+			"serve": scriptServe, "end": scriptEnd, "get": scriptGet, "mode": scriptMode, "code": scriptCode,
 		},
-	}})
+	})
 }
 
-// serve runs the relay as a process until stop; it returns what it says of
-// itself in the ready file.
-func serve(t *testing.T, config string) (name relay.Name, r readiness, stop func()) {
-	t.Helper()
-	ready := filepath.Join(t.TempDir(), "ready")
-	cmd := exec.Command("x402-relay", "run", "--config", config, "--ready-file", ready)
-	var log bytes.Buffer
-	cmd.Stderr = &log
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { cmd.Process.Kill(); cmd.Wait() })
-	lines := bufio.NewReader(out)
-	line, err := lines.ReadString('\n')
-	if err != nil {
-		t.Fatalf("%v: %s", err, log.String())
-	}
-	b, err := os.ReadFile(ready)
-	if err != nil || json.Unmarshal(b, &r) != nil || line != "relay "+r.Relay+"\n" {
-		t.Fatalf("printed %q, ready file %q, %v", line, b, err)
-	}
-	if name, err = relay.ParseName(r.Relay); err != nil {
-		t.Fatal(err)
-	}
-	return name, r, func() {
-		t.Helper()
-		if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
-			t.Fatal(err)
+// process is a relay that runs as a process of its own.
+type process struct {
+	cmd            *exec.Cmd
+	name           relay.Name
+	stdout, stderr bytes.Buffer
+}
+
+type processKey struct{}
+
+// patience bounds what should happen at once.
+const patience = 20 * time.Second
+
+// scriptServe starts `x402-relay run --ready-file ready ARGS` and waits until it
+// runs. $NAME, $PORT and $METRICS are its.
+func scriptServe(ts *testscript.TestScript, _ bool, args []string) {
+	p := ts.Value(processKey{}).(*process)
+	*p = process{cmd: exec.Command("x402-relay", append([]string{"run", "--ready-file", "ready"}, args...)...)}
+	p.cmd.Dir, p.cmd.Stdout, p.cmd.Stderr = ts.Getenv("WORK"), &p.stdout, &p.stderr
+	ts.Check(p.cmd.Start())
+	ts.Defer(func() { p.cmd.Process.Kill() }) // an error says that it has ended
+	tick, end := time.NewTicker(10*time.Millisecond), time.After(patience)
+	defer tick.Stop()
+	for {
+		var r readiness
+		b, err := os.ReadFile(filepath.Join(p.cmd.Dir, "ready"))
+		if err == nil {
+			ts.Check(json.Unmarshal(b, &r))
+		} else if !errors.Is(err, fs.ErrNotExist) {
+			ts.Check(err)
 		}
-		if _, err := io.Copy(io.Discard, lines); err != nil {
-			t.Error(err)
+		if r.PID == p.cmd.Process.Pid { // not what a relay left that was killed
+			p.name, err = relay.ParseName(r.Relay)
+			ts.Check(err)
+			ts.Setenv("NAME", r.Relay)
+			ts.Setenv("PORT", fmt.Sprint(p.name.Port))
+			ts.Setenv("METRICS", "http://"+r.Metrics)
+			return
 		}
-		if err := cmd.Wait(); err != nil {
-			t.Errorf("stopped: %v: %s", err, log.String())
-		}
-		if _, err := os.Stat(ready); err == nil {
-			t.Error("the ready file is still there")
+		select {
+		case <-tick.C:
+		case <-end:
+			ts.Check(p.cmd.Process.Kill())
+			p.cmd.Wait() // says that it was killed
+			ts.Fatalf("not running: %s", &p.stderr)
 		}
 	}
 }
 
-// TestRun runs the program twice: the name stays.
-func TestRun(t *testing.T) {
-	config := filepath.Join(t.TempDir(), "relay.toml")
-	if err := os.WriteFile(config, []byte("listen = \"127.0.0.1:0\"\nmetrics = \"127.0.0.1:0\"\n"), 0o600); err != nil {
-		t.Fatal(err)
+// scriptEnd sends SIGTERM; `! end` sends SIGKILL. $WORK/log and $WORK/out are
+// what it said.
+func scriptEnd(ts *testscript.TestScript, neg bool, _ []string) {
+	p := ts.Value(processKey{}).(*process)
+	sig := syscall.SIGTERM
+	if neg {
+		sig = syscall.SIGKILL
 	}
-	var pin [32]byte
-	for range 2 {
-		name, r, stop := serve(t, config)
-		if !name.Pinned || name.Host != "127.0.0.1" || pin != [32]byte{} && pin != name.Pin {
-			t.Errorf("name %s, and %x before", name, pin)
-		}
-		pin = name.Pin
-		c := market.New(market.Config{Name: name})
-		if p, err := c.Offers(t.Context(), market.Query{Country: "de"}); err != nil || len(p.Offers) != 0 {
-			t.Errorf("%+v, %v", p, err)
-		}
-		_, err := c.Session(t.Context(), market.Request{Agent: relay.Address{1}})
-		if e, ok := errors.AsType[*market.RefusedError](err); !ok || e.Status != http.StatusNotFound {
-			t.Errorf("session with nobody: %v", err)
-		}
-		c.Close()
-		resp, err := http.Get("http://" + r.Metrics + "/metrics")
-		if err != nil {
-			t.Fatal(err)
-		}
-		b, err := io.ReadAll(resp.Body)
-		if err = errors.Join(err, resp.Body.Close()); err != nil {
-			t.Fatal(err)
-		}
-		for _, want := range []string{"\nx402_relay_agents 0\n", "\nx402_relay_requests_total 2\n", "\nx402_relay_sessions 0\n"} {
-			if !strings.Contains(string(b), want) {
-				t.Errorf("metrics lack %q", want)
-			}
-		}
-		stop()
+	ts.Check(p.cmd.Process.Signal(sig))
+	if err := p.cmd.Wait(); (err != nil) != neg {
+		ts.Fatalf("after %v: %v: %s", sig, err, &p.stderr)
+	}
+	ts.Check(errors.Join(os.WriteFile(ts.MkAbs("log"), p.stderr.Bytes(), 0o600), os.WriteFile(ts.MkAbs("out"), p.stdout.Bytes(), 0o600)))
+}
+
+// scriptGet is `get PATH`, at the relay that the ready file names, or `get URL`.
+// The answer is printed; with ! its status must not be 200.
+func scriptGet(ts *testscript.TestScript, neg bool, args []string) {
+	p := ts.Value(processKey{}).(*process)
+	c := &http.Client{Timeout: patience, Transport: &http.Transport{TLSClientConfig: p.name.TLS(), DisableKeepAlives: true}}
+	url := args[0]
+	if strings.HasPrefix(url, "/") {
+		url = "https://" + p.name.Address() + url
+	}
+	resp, err := c.Get(url)
+	ts.Check(err)
+	body, err := io.ReadAll(resp.Body)
+	ts.Check(errors.Join(err, resp.Body.Close()))
+	fmt.Fprintf(ts.Stdout(), "%s", body)
+	if neg != (resp.StatusCode != http.StatusOK) {
+		ts.Fatalf("status %s: %s", resp.Status, body)
+	}
+}
+
+// scriptMode is `mode PATH MODE`.
+func scriptMode(ts *testscript.TestScript, _ bool, args []string) {
+	info, err := os.Lstat(ts.MkAbs(args[0]))
+	ts.Check(err)
+	if got := fmt.Sprintf("%04o", info.Mode().Perm()); got != args[1] {
+		ts.Fatalf("%s has mode %s, want %s", args[0], got, args[1])
+	}
+}
+
+// scriptCode is `code N ARGS`: x402-relay must exit with N.
+func scriptCode(ts *testscript.TestScript, _ bool, args []string) {
+	err := ts.Exec("x402-relay", args[1:]...)
+	got := 0
+	if e, ok := errors.AsType[*exec.ExitError](err); ok {
+		got = e.ExitCode()
+	} else {
+		ts.Check(err)
+	}
+	if fmt.Sprint(got) != args[0] {
+		ts.Fatalf("exit status %d, want %s", got, args[0])
 	}
 }

@@ -5,8 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"log/slog"
-	"net"
 	"os"
 
 	"github.com/depinsim/x402/agent"
@@ -22,14 +20,12 @@ func (std stdio) run(ctx context.Context, f *flags, args []string) (err error) {
 	}
 	file, err := directory.ReadConfigFile(*config)
 	if err != nil {
-		return usageError{err}
+		return configError{err}
 	}
-	c := file.Config
-	c.Logger = slog.New(file.Handler(std.err))
-	for _, found := range directory.Check(c) {
-		if found.Result == directory.CheckWarning {
-			c.Logger.Warn("config", "check", found.Name, "warning", found.Text)
-		}
+	cfg := file.Config
+	cfg.Logger = file.Log.Logger(std.err)
+	for _, w := range file.Warnings {
+		cfg.Logger.Warn("config", "file", file.Path, "warning", w)
 	}
 	if *ready != "" {
 		if err := agent.RemoveReady(*ready); err != nil { // one of a relay that was killed
@@ -37,8 +33,8 @@ func (std stdio) run(ctx context.Context, f *flags, args []string) (err error) {
 		}
 		defer func() { err = errors.Join(err, agent.RemoveReady(*ready)) }()
 	}
-	c.Ready = func(name relay.Name, metrics net.Addr) error { return std.announce(*ready, name, metrics) }
-	return directory.Run(ctx, c)
+	cfg.Ready = func(name relay.Name, metrics string) error { return std.announce(*ready, name, metrics) }
+	return directory.Run(ctx, cfg)
 }
 
 // A readiness is the content of the ready file.
@@ -48,14 +44,10 @@ type readiness struct {
 	PID     int    `json:"pid"`
 }
 
-// announce says that the relay serves.
-func (std stdio) announce(path string, name relay.Name, metrics net.Addr) error {
+// announce says that the relay runs.
+func (std stdio) announce(path string, name relay.Name, metrics string) error {
 	if path != "" {
-		r := readiness{Relay: name.String(), PID: os.Getpid()}
-		if metrics != nil {
-			r.Metrics = metrics.String()
-		}
-		b, err := json.Marshal(r)
+		b, err := json.Marshal(readiness{name.String(), metrics, os.Getpid()})
 		if err == nil {
 			err = agent.WriteReady(path, append(b, '\n'))
 		}
@@ -67,33 +59,47 @@ func (std stdio) announce(path string, name relay.Name, metrics net.Addr) error 
 	return err
 }
 
-// errChecks says that some checks failed.
-var errChecks = errors.New("a check failed")
-
-func (std stdio) check(_ context.Context, f *flags, args []string) error {
+func (std stdio) name(_ context.Context, f *flags, args []string) error {
 	config := f.String("config", defaultConfig, "")
 	if err := f.parse(args); err != nil {
 		return err
 	}
 	file, err := directory.ReadConfigFile(*config)
-	if e, ok := errors.AsType[*directory.ConfigError](err); ok {
-		for _, p := range e.Problems {
-			fmt.Fprintf(std.out, "%-8s %-8s %s\n", directory.CheckFailed, "config", p)
-		}
-		return usageError{fmt.Errorf("%s: %d problems", e.Path, len(e.Problems))}
-	}
 	if err != nil {
-		return usageError{err}
+		return configError{err}
 	}
-	failed := false
-	for _, found := range directory.Check(file.Config) {
-		failed = failed || found.Result == directory.CheckFailed
-		if _, err := fmt.Fprintf(std.out, "%-8s %-8s %s\n", found.Result, found.Name, found.Text); err != nil {
+	name, err := file.Config.Name()
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintln(std.out, name)
+	return err
+}
+
+// errChecks says that some checks failed.
+var errChecks = errors.New("failed")
+
+func (std stdio) check(ctx context.Context, f *flags, args []string) error {
+	config := f.String("config", defaultConfig, "")
+	if err := f.parse(args); err != nil {
+		return err
+	}
+	file, err := directory.ReadConfigFile(*config)
+	found := directory.Check(ctx, file, err)
+	bad := 0
+	for _, c := range found {
+		if _, err := fmt.Fprintf(std.out, "%-8s %-12s %s\n", c.Result, c.Name, c.Text); err != nil {
 			return err
 		}
+		if c.Do != "" {
+			fmt.Fprintf(std.out, "%22sdo: %s\n", "", c.Do)
+		}
+		if c.Result == directory.CheckFailed {
+			bad++
+		}
 	}
-	if failed {
-		return errChecks
+	if bad > 0 {
+		return fmt.Errorf("%d of %d checks %w", bad, len(found), errChecks)
 	}
 	return nil
 }
