@@ -107,7 +107,7 @@ func (c Config) checkCertificate(now time.Time) Finding {
 	if err != nil {
 		return failed("certificate", err.Error(), "")
 	}
-	if err := leaf.VerifyHostname(c.Host); err != nil {
+	if err := leaf.VerifyHostname(c.host()); err != nil {
 		return failed("certificate", err.Error(), "get one for the host in public")
 	}
 	until := leaf.NotAfter.UTC().Format(time.DateOnly)
@@ -134,7 +134,7 @@ func (c Config) checkAddresses(ctx context.Context) Finding {
 			return warning("public", a.String()+" is not reached from the internet", "set addresses to those that are")
 		}
 	}
-	return passed("public", c.Host+" is at "+strings.Join(told, " and "))
+	return passed("public", c.host()+" is at "+strings.Join(told, " and "))
 }
 
 // checkListen takes the ports for a moment. In a running relay's place it finds

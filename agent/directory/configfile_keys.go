@@ -63,7 +63,7 @@ func (r *rawFile) keys() []key {
 			r.public.host, r.public.port, err = splitPublic(s)
 			return err
 		}},
-		{"addresses", "a list of at most two IP addresses, such as ['192.0.2.1', '2001:db8::1']", func(v any) error { return takeAddresses(&c.Addresses, v) }},
+		{"addresses", "a list of at most two IP addresses, such as ['192.0.2.1', '2001:db8::1']", func(v any) error { return takeAddresses(&c.Public, v) }},
 		{"key_file", "the path of a PEM file", r.path(&c.KeyFile)},
 		{"cert_file", "the path of a PEM file", r.path(&c.CertFile)},
 		{"session_ports", "a range of ports such as '20000-29999'", func(v any) error { return takePorts(&c.Ports, v) }},
@@ -235,11 +235,10 @@ func (r *rawFile) readPlace(keys []key) {
 	named := func(name string) key { return keys[slices.IndexFunc(keys, func(k key) bool { return k.name == name })] }
 	c.Listen, c.Host = r.listen, r.public.host
 	port := c.Listen.Port()
-	switch listen := c.Listen.Addr(); {
-	case c.Host == "" && !r.faulty["listen"] && !listen.IsUnspecified():
-		c.Host = listen.String()
-	case c.Host == "":
+	switch {
+	case c.Host == "" && (r.faulty["listen"] || c.Listen.Addr().IsUnspecified()):
 		r.fault(named("public"), errMissing)
+	case c.Host == "": // it is listen's address
 	case !r.faulty["listen"] && r.public.port != port:
 		r.fault(named("public"), fmt.Errorf("port %d, and listen has port %d", r.public.port, port))
 	}

@@ -77,7 +77,7 @@ func TestConfigShipped(t *testing.T) {
 	}
 	c := full.Config
 	if c.Offers != maxOffers || c.Drain != defaultDrain || c.Metrics != "" || full.Log != plain.Log || c.Listen != plain.Config.Listen ||
-		c.Ports != (server.Ports{First: 20000, Last: 29999}) || len(c.Addresses) != 2 || c.CertFile == "" || c.KeyFile == "" {
+		c.Ports != (server.Ports{First: 20000, Last: 29999}) || len(c.Public) != 2 || c.CertFile == "" || c.KeyFile == "" {
 		t.Errorf("%+v", c)
 	}
 	table, documented := "", []string(nil)
@@ -123,8 +123,8 @@ format = "json"
 	}
 	want := ConfigFile{Path: "relay.toml", Config: Config{
 		Listen: netip.MustParseAddrPort("192.0.2.7:443"), Host: "2001:db8::1",
-		Addresses: []netip.Addr{netip.MustParseAddr("2001:db8::1"), netip.MustParseAddr("192.0.2.1")},
-		CertFile:  "cert.pem", KeyFile: "/key.pem", Ports: server.Ports{First: 1000, Last: 1009},
+		Public:   []netip.Addr{netip.MustParseAddr("2001:db8::1"), netip.MustParseAddr("192.0.2.1")},
+		CertFile: "cert.pem", KeyFile: "/key.pem", Ports: server.Ports{First: 1000, Last: 1009},
 		Limits: server.Limits{Sessions: 7, SessionBytes: 1_000_000}, Metrics: "[::]:9403",
 	}, Log: LogConfig{slog.LevelWarn, true}, Warnings: []string{
 		"session_ports: 10 ports are enough for 5 sessions, and limits.sessions is 7: each takes two",
@@ -198,7 +198,7 @@ func FuzzConfig(f *testing.F) {
 		if e, ok := errors.AsType[*ConfigError](err); err != nil && (!ok || len(e.Problems) == 0) {
 			t.Fatal(err)
 		}
-		if err == nil && (c.Config.Host == "" || !c.Config.Listen.IsValid()) {
+		if err == nil && (c.Config.host() == "" || !c.Config.Listen.IsValid()) {
 			t.Fatalf("%+v", c)
 		}
 	})

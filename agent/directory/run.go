@@ -21,11 +21,12 @@ import (
 type Config struct {
 	// Listen is the address of the relay's port, UDP and TCP.
 	Listen netip.AddrPort
-	// Host is what agents and buyers know the relay by, in its name.
+	// Host is what agents and buyers know the relay by, in its name. Default:
+	// the first of Public, or Listen's address.
 	Host string
-	// Addresses are those of Host that session ports are reached at, at most
-	// one of IPv4 and one of IPv6. Default: what Host resolves to.
-	Addresses []netip.Addr
+	// Public are the addresses that agents and buyers reach, at most one of IPv4
+	// and one of IPv6. Default: what Host resolves to.
+	Public []netip.Addr
 	// KeyFile is the relay's own key, made on first use: the relay's name ends
 	// in its hash. Or, with CertFile, a certificate for Host that browsers
 	// accept, it is that certificate's. Both are read again when they have
@@ -39,8 +40,8 @@ type Config struct {
 	Metrics string        // address of the listener for Prometheus; "": none
 	Logger  *slog.Logger
 	// Ready is called once agents and buyers can come, with the relay's name and
-	// the address of the metrics, "" if there are none.
-	Ready func(name relay.Name, metrics string) error
+	// the address of the metrics, nil if there are none.
+	Ready func(name relay.Name, metrics net.Addr) error
 }
 
 // Run runs a relay until ctx is cancelled, lets sessions go on for the time of
@@ -104,6 +105,17 @@ func (c Config) Name() (relay.Name, error) {
 	return name, err
 }
 
+// host is what stands in the relay's name.
+func (c Config) host() string {
+	switch {
+	case c.Host != "":
+		return c.Host
+	case len(c.Public) > 0:
+		return c.Public[0].String()
+	}
+	return c.Listen.Addr().String()
+}
+
 // An identity is what a relay shows, and is known by.
 type identity struct {
 	tls.Certificate
@@ -112,7 +124,7 @@ type identity struct {
 
 // identity returns what the relay shows, and the name that follows from it.
 func (c Config) identity() (identity, relay.Name, error) {
-	name := relay.Name{Host: c.Host, Port: c.Listen.Port()}
+	name := relay.Name{Host: c.host(), Port: c.Listen.Port()}
 	if c.CertFile != "" {
 		r := &renewal{cert: c.CertFile, key: c.KeyFile}
 		cert, err := r.current(nil)
@@ -136,15 +148,15 @@ const lookupTime = 15 * time.Second
 // addresses are those that buyers and agents are told: one of each family that
 // the relay listens on.
 func (c Config) addresses(ctx context.Context) ([]netip.Addr, error) {
-	found := c.Addresses
-	if a, err := netip.ParseAddr(c.Host); len(found) == 0 && err == nil {
+	found := c.Public
+	if a, err := netip.ParseAddr(c.host()); len(found) == 0 && err == nil {
 		found = []netip.Addr{a}
 	}
 	if len(found) == 0 {
 		ctx, cancel := context.WithTimeout(ctx, lookupTime)
 		defer cancel()
 		var err error
-		if found, err = net.DefaultResolver.LookupNetIP(ctx, "ip", c.Host); err != nil {
+		if found, err = net.DefaultResolver.LookupNetIP(ctx, "ip", c.host()); err != nil {
 			return nil, err
 		}
 	}
@@ -164,7 +176,7 @@ func (c Config) addresses(ctx context.Context) ([]netip.Addr, error) {
 		}
 	}
 	if told == nil {
-		return nil, fmt.Errorf("%s is at %s, of another kind than listen's %s", c.Host, found, c.Listen.Addr())
+		return nil, fmt.Errorf("%s is at %s, of another kind than listen's %s", c.host(), found, c.Listen.Addr())
 	}
 	return told, nil
 }
@@ -199,11 +211,11 @@ func (m metricsListener) Close() error {
 	return m.Listener.Close()
 }
 
-func (m metricsListener) address() string {
+func (m metricsListener) address() net.Addr {
 	if m.Listener == nil {
-		return ""
+		return nil
 	}
-	return m.Addr().String()
+	return m.Addr()
 }
 
 // serve serves until ctx ends, and closes the listener.

@@ -31,7 +31,7 @@ const patience = 20 * time.Second
 // A running relay.
 type running struct {
 	name    relay.Name
-	metrics string
+	metrics net.Addr
 	stop    func() error // and wait
 }
 
@@ -44,7 +44,7 @@ func run(t *testing.T, c Config) *running {
 	t.Helper()
 	r := new(running)
 	ready, errc := make(chan struct{}), make(chan error, 1) // ready is closed when r is filled
-	c.Ready = func(n relay.Name, metrics string) error {
+	c.Ready = func(n relay.Name, metrics net.Addr) error {
 		r.name, r.metrics = n, metrics
 		close(ready)
 		return nil
@@ -248,7 +248,7 @@ func TestMetrics(t *testing.T) {
 	}
 	c.Metrics = "127.0.0.1:0"
 	r := run(t, c)
-	resp, err := http.Get("http://" + r.metrics + "/metrics")
+	resp, err := http.Get("http://" + r.metrics.String() + "/metrics")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -277,7 +277,7 @@ func TestCannotRun(t *testing.T) {
 		"public: ":                        func(c *Config) { c.Host = "2001:db8::1" },
 		"address already in use":          func(c *Config) { c.Listen = netip.MustParseAddrPort(l.Addr().String()) },
 		"cannot assign requested address": func(c *Config) { c.Listen = netip.MustParseAddrPort("192.0.2.1:0") },
-		"not ready":                       func(c *Config) { c.Ready = func(relay.Name, string) error { return errors.New("not ready") } },
+		"not ready":                       func(c *Config) { c.Ready = func(relay.Name, net.Addr) error { return errors.New("not ready") } },
 	} {
 		c := loopback(t)
 		change(&c)
@@ -320,7 +320,7 @@ func TestAddresses(t *testing.T) {
 		{"[::]:1", "none.invalid", []netip.Addr{six, four}, []netip.Addr{four, six}},
 		{"10.0.0.1:1", "none.invalid", []netip.Addr{six, four}, []netip.Addr{four}},
 	} {
-		c := Config{Listen: netip.MustParseAddrPort(test.listen), Host: test.host, Addresses: test.given}
+		c := Config{Listen: netip.MustParseAddrPort(test.listen), Host: test.host, Public: test.given}
 		got, err := c.addresses(t.Context())
 		if !slices.Equal(got, test.want) || (err == nil) != (test.want != nil) {
 			t.Errorf("%+v: %v, %v", test, got, err)

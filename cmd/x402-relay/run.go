@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 
 	"github.com/depinsim/x402/agent"
@@ -33,7 +34,7 @@ func (std stdio) run(ctx context.Context, f *flags, args []string) (err error) {
 		}
 		defer func() { err = errors.Join(err, agent.RemoveReady(*ready)) }()
 	}
-	cfg.Ready = func(name relay.Name, metrics string) error { return std.announce(*ready, name, metrics) }
+	cfg.Ready = func(name relay.Name, metrics net.Addr) error { return std.announce(*ready, name, metrics) }
 	return directory.Run(ctx, cfg)
 }
 
@@ -45,9 +46,13 @@ type readiness struct {
 }
 
 // announce says that the relay runs.
-func (std stdio) announce(path string, name relay.Name, metrics string) error {
+func (std stdio) announce(path string, name relay.Name, metrics net.Addr) error {
 	if path != "" {
-		b, err := json.Marshal(readiness{name.String(), metrics, os.Getpid()})
+		r := readiness{Relay: name.String(), PID: os.Getpid()}
+		if metrics != nil {
+			r.Metrics = metrics.String()
+		}
+		b, err := json.Marshal(r)
 		if err == nil {
 			err = agent.WriteReady(path, append(b, '\n'))
 		}
