@@ -155,6 +155,20 @@ func (m *Meter) take(cost uint64) bool {
 	}
 }
 
+// takeSome is take of as many times weight as fit, at most n times.
+func (m *Meter) takeSome(n int, weight uint64) int {
+	for {
+		spent, limit := m.spent.Load(), m.limit.Load()
+		if spent >= limit {
+			return 0
+		}
+		some := min(uint64(n), (limit-spent)/weight)
+		if some == 0 || m.spent.CompareAndSwap(spent, spent+some*weight) {
+			return int(some)
+		}
+	}
+}
+
 func (m *Meter) wait(ctx context.Context, cost uint64) error {
 	m.waiting.Add(1)
 	defer m.waiting.Add(-1)
@@ -215,6 +229,21 @@ func (l *Lane) Reserve(ctx context.Context, n int) error {
 	default:
 		return l.m.wait(ctx, cost)
 	}
+}
+
+// ReserveUpTo sets aside up to n bytes, as many as the credit still covers, and
+// returns how many. While that is none it waits like Reserve. n is above zero.
+func (l *Lane) ReserveUpTo(ctx context.Context, n int) (int, error) {
+	if l.weight == 0 {
+		return n, l.m.open()
+	}
+	if some := l.m.takeSome(n, l.weight); some > 0 {
+		return some, nil
+	}
+	if err := l.m.wait(ctx, l.weight); err != nil {
+		return 0, err
+	}
+	return 1 + l.m.takeSome(n-1, l.weight), nil
 }
 
 func (m *Meter) open() error {

@@ -224,3 +224,46 @@ func BenchmarkPacket(b *testing.B) {
 		m.DownUDP.Deliver(1228, 1228)
 	}
 }
+
+// TestReserveUpTo takes what is left, waits while that is nothing, and never goes
+// past the limit.
+func TestReserveUpTo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := New(Config{WeightUp: 3, WeightDown: 1, Limit: 10})
+		for _, want := range []int{2, 1} {
+			if n, err := m.UpTCP.ReserveUpTo(t.Context(), want); n != want || err != nil {
+				t.Fatalf("%d, %v, want %d", n, err, want)
+			}
+			m.UpTCP.Deliver(want, want)
+		}
+		if n, err := m.DownTCP.ReserveUpTo(t.Context(), 5); n != 1 || err != nil {
+			t.Fatalf("%d, %v of the last byte", n, err)
+		}
+		var got int
+		var wg sync.WaitGroup
+		wg.Go(func() { got, _ = m.UpTCP.ReserveUpTo(t.Context(), 100) })
+		synctest.Wait()
+		m.DownTCP.Deliver(1, 0) // one unit back, of three that are needed
+		synctest.Wait()
+		if got != 0 || !m.Blocked() {
+			t.Errorf("%d bytes of nothing", got)
+		}
+		m.Extend(20) // 11 are left
+		wg.Wait()
+		if got != 3 {
+			t.Errorf("%d bytes of 11 units, want 3", got)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if n, err := m.UpTCP.ReserveUpTo(ctx, 1); n != 0 || err == nil {
+			t.Errorf("%d, %v with a context that has ended", n, err)
+		}
+		m.Close(errors.New("over"))
+		if n, err := m.DownTCP.ReserveUpTo(t.Context(), 1); n != 0 || err == nil {
+			t.Errorf("%d, %v after the end", n, err)
+		}
+		if n, err := New(Config{}).UpTCP.ReserveUpTo(t.Context(), 7); n != 7 || err != nil {
+			t.Errorf("%d, %v where bytes weigh nothing", n, err)
+		}
+	})
+}

@@ -37,13 +37,13 @@ type leg struct {
 	store    *store
 }
 
-func (s *Session) serveTCP(h Header, c Call) {
+func (s *Session) serveTCP(h Header, c Call, e entry) {
 	host, port, err := parseAuthority(h.Authority)
 	if err != nil {
 		s.refuse(c, http.StatusBadRequest, err.Error())
 		return
 	}
-	str, target := s.reach(c, nil, func(ctx context.Context) (net.Conn, error) {
+	str, target := s.reach(e.ctx, c, nil, func(ctx context.Context) (net.Conn, error) {
 		return s.cfg.Dialer.DialTCP(ctx, host, port)
 	})
 	if str == nil {
@@ -51,14 +51,14 @@ func (s *Session) serveTCP(h Header, c Call) {
 	}
 	defer target.Close()
 	l := &leg{stream: str, target: target, store: &s.store}
-	l.ctx, l.end = context.WithCancel(s.ctx)
+	l.ctx, l.end = context.WithCancel(e.ctx)
 	defer l.end()
-	defer context.AfterFunc(s.ctx, l.kill)()
-	lanes := s.enlist(str.ID(), flow{gate: &l.gate, cancel: l.cancel})
+	defer context.AfterFunc(e.ctx, l.kill)()
+	s.enlist(str.ID(), flow{gate: &l.gate, cancel: l.cancel})
 	defer s.delist(str.ID())
 	var wg sync.WaitGroup
-	wg.Go(func() { l.down(lanes.DownTCP) })
-	l.up(lanes.UpTCP)
+	wg.Go(func() { l.down(e.lanes.DownTCP) })
+	l.up(e.lanes.UpTCP)
 	wg.Wait()
 }
 
@@ -96,15 +96,16 @@ const stall = 100 * time.Millisecond
 func (l *leg) deliver(lane Lane, b []byte) error {
 	pause := stall
 	for len(b) > 0 {
-		if err := lane.Reserve(l.ctx, len(b)); err != nil {
+		size, err := reserve(l.ctx, lane, len(b))
+		if err != nil {
 			return err
 		}
 		if err := l.target.SetWriteDeadline(time.Now().Add(stall)); err != nil {
-			lane.Deliver(len(b), 0)
+			lane.Deliver(size, 0)
 			return err
 		}
-		n, err := l.target.Write(b)
-		lane.Deliver(len(b), n)
+		n, err := l.target.Write(b[:size])
+		lane.Deliver(size, n)
 		b = b[n:]
 		switch {
 		case err == nil:
@@ -157,21 +158,29 @@ func (l *leg) down(lane Lane) {
 }
 
 // send sends what is behind [Headroom] in b.
-func (l *leg) send(lane Lane, b []byte) (err error) {
+func (l *leg) send(lane Lane, b []byte) error {
 	if err := l.gate.pass(l.ctx); err != nil {
 		return err
 	}
-	size, n := len(b)-Headroom, 0
-	if err := lane.Reserve(l.ctx, size); err != nil {
-		return err
+	f, framed := l.stream.(Framer)
+	for len(b) > Headroom {
+		size, err := reserve(l.ctx, lane, len(b)-Headroom)
+		if err != nil {
+			return err
+		}
+		var n int
+		if framed {
+			n, err = f.WriteFramed(b[:Headroom+size])
+		} else {
+			n, err = l.stream.Write(b[Headroom : Headroom+size])
+		}
+		lane.Deliver(size, n)
+		if err != nil {
+			return err
+		}
+		b = b[size:] // what was sent is the next piece's headroom
 	}
-	if f, ok := l.stream.(Framer); ok {
-		n, err = f.WriteFramed(b)
-	} else {
-		n, err = l.stream.Write(b[Headroom:])
-	}
-	lane.Deliver(size, n)
-	return err
+	return nil
 }
 
 // fail ends both directions after a fault of the target's connection.

@@ -30,6 +30,11 @@ type Config struct {
 	// Unpaid gives the header fields of the 402 answer to a client that opens
 	// no control stream. Nil means none.
 	Unpaid func() http.Header
+	// Pass decides about a flow that no session pays for, by the values of its
+	// request's Proxy-Authorization fields (RFC 9110 §11.7.2). It is asked on
+	// connections without a control stream; a refusal is a *[PassError]. Nil
+	// ignores such fields.
+	Pass func(ctx context.Context, credentials []string) (Pass, error)
 	// Plain answers requests other than CONNECT, such as one for the offer.
 	// It returns the status, media type and body. Nil means 404.
 	Plain func(h Header) (status int, mediaType string, body []byte)
@@ -66,6 +71,7 @@ type Session struct {
 	cfg  Config
 
 	control  chan *Control   // one value, sent when the control stream opens
+	passed   chan struct{}   // closed when a flow got in by a Pass
 	admitted chan struct{}   // closed by Admit
 	ctx      context.Context // of all flows; ends with the connection or Drain
 	end      context.CancelCauseFunc
@@ -75,6 +81,7 @@ type Session struct {
 	mu       sync.Mutex
 	lanes    Lanes           // set before admitted is closed
 	opened   bool            // the control stream came
+	pay      bool            // passed is closed: flows bring what they are paid by
 	draining bool            // no new flows
 	flows    map[uint64]flow // established ones, by stream
 	early    recent          // streams canceled that were not among them
@@ -116,6 +123,7 @@ func NewSession(conn ServerConn, c Config) *Session {
 		conn:     conn,
 		cfg:      c.withDefaults(),
 		control:  make(chan *Control, 1),
+		passed:   make(chan struct{}),
 		admitted: make(chan struct{}),
 		store:    store{most: sessionBuffers},
 		flows:    make(map[uint64]flow),
@@ -132,11 +140,14 @@ func (s *Session) Run() error {
 	return context.Cause(s.conn.Context())
 }
 
-// Control waits for the buyer's control stream.
+// Control waits for the buyer's control stream. It returns [ErrPassed] for one
+// who needs none.
 func (s *Session) Control(ctx context.Context) (*Control, error) {
 	select {
 	case c := <-s.control:
 		return c, nil
+	case <-s.passed:
+		return nil, ErrPassed
 	case <-s.conn.Context().Done():
 		return nil, context.Cause(s.conn.Context())
 	case <-ctx.Done():
@@ -195,16 +206,16 @@ func (s *Session) handle(h Header, c Call) {
 	case h.Method == http.MethodConnect && h.Protocol == protocolControl:
 		s.acceptControl(c)
 	case h.Method == http.MethodConnect && (h.Protocol == "" || h.Protocol == protocolUDP):
-		release, status := s.enter()
-		if status != 0 {
-			s.refuseEntry(c, status)
+		e, err := s.enter(h)
+		if err != nil {
+			s.refuseEntry(c, err)
 			return
 		}
-		defer release()
+		defer e.leave()
 		if h.Protocol == protocolUDP {
-			s.serveUDP(h, c)
+			s.serveUDP(h, c, e)
 		} else {
-			s.serveTCP(h, c)
+			s.serveTCP(h, c, e)
 		}
 	case h.Method == http.MethodConnect:
 		s.refuse(c, http.StatusNotImplemented, "unknown protocol "+h.Protocol)
@@ -225,11 +236,15 @@ func (s *Session) servePlain(h Header, c Call) error {
 
 func (s *Session) acceptControl(c Call) {
 	s.mu.Lock()
-	again := s.opened
-	s.opened = true
+	again, pay := s.opened, s.pay
+	s.opened = again || !pay
 	s.mu.Unlock()
-	if again {
+	switch {
+	case again:
 		s.refuse(c, http.StatusConflict, "a control stream is open already")
+		return
+	case pay:
+		s.refuse(c, http.StatusConflict, "this connection is paid for by tokens")
 		return
 	}
 	str, err := c.Accept(http.Header{"Capsule-Protocol": {"?1"}}) // RFC 9297 §3.4
@@ -242,38 +257,74 @@ func (s *Session) acceptControl(c Call) {
 	<-s.conn.Context().Done()
 }
 
-// enter waits for admission and takes a place among the flows. It returns the
-// status to refuse with when there is none.
-func (s *Session) enter() (release func(), status int) {
+// An entry is a flow's place in the session: what it is counted in, what ends
+// it, and leave, for when it has ended.
+type entry struct {
+	lanes Lanes
+	ctx   context.Context
+	leave func()
+}
+
+// enter waits for admission, or asks Pass, and takes a place among the flows.
+// The error is a *PassError.
+func (s *Session) enter(h Header) (entry, error) {
+	credentials := h.Fields.Values("Proxy-Authorization")
+	s.mu.Lock()
+	pass := s.cfg.Pass != nil && !s.opened && len(credentials) > 0
+	s.mu.Unlock()
+	if pass {
+		return s.enterByPass(credentials)
+	}
+	if err := s.admission(); err != nil {
+		return entry{}, err
+	}
+	return s.place(Pass{Lanes: s.lanes, Context: s.ctx, Leave: func() {}})
+}
+
+// admission waits until the session is admitted.
+func (s *Session) admission() error {
 	select {
 	case <-s.admitted:
+		return nil
 	default:
-		t := time.NewTimer(s.cfg.Admission)
-		defer t.Stop()
-		select {
-		case <-s.admitted:
-		case <-t.C:
-			return nil, http.StatusPaymentRequired
-		case <-s.conn.Context().Done():
-			return nil, http.StatusServiceUnavailable
-		}
 	}
+	t := time.NewTimer(s.cfg.Admission)
+	defer t.Stop()
+	select {
+	case <-s.admitted:
+		return nil
+	case <-s.conn.Context().Done():
+		return errNoFlows
+	case <-t.C:
+	}
+	unpaid := &PassError{Status: http.StatusPaymentRequired, Text: "payment required: open a payment channel first"}
+	if s.cfg.Unpaid != nil {
+		unpaid.Fields = s.cfg.Unpaid()
+	}
+	return unpaid
+}
+
+// place takes one for a flow that is let in.
+func (s *Session) place(p Pass) (entry, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	switch {
 	case s.draining:
-		return nil, http.StatusServiceUnavailable
+		return entry{}, errNoFlows
 	case s.running.count() >= s.cfg.MaxFlows:
-		return nil, http.StatusTooManyRequests
+		return entry{}, errManyFlows
 	}
 	s.running.add()
-	return s.running.done, 0
+	return entry{p.Lanes, p.Context, func() {
+		s.running.done()
+		p.Leave()
+	}}, nil
 }
 
 // reach connects a flow to its target and accepts it, or refuses it and
 // returns nil. The caller owns both; it enlists the flow next.
-func (s *Session) reach(c Call, fields http.Header, dial func(context.Context) (net.Conn, error)) (Stream, net.Conn) {
-	ctx, cancel := context.WithTimeout(s.ctx, s.cfg.DialTimeout)
+func (s *Session) reach(ctx context.Context, c Call, fields http.Header, dial func(context.Context) (net.Conn, error)) (Stream, net.Conn) {
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.DialTimeout)
 	target, err := dial(ctx)
 	cancel()
 	if err != nil {
@@ -290,15 +341,14 @@ func (s *Session) reach(c Call, fields http.Header, dial func(context.Context) (
 }
 
 // enlist makes a flow known to steer and Drain.
-func (s *Session) enlist(id uint64, f flow) Lanes {
+func (s *Session) enlist(id uint64, f flow) {
 	s.mu.Lock()
 	s.flows[id] = f
-	lanes, canceled := s.lanes, s.early.take(id)
+	canceled := s.early.take(id)
 	s.mu.Unlock()
 	if canceled {
 		f.cancel()
 	}
-	return lanes
 }
 
 func (s *Session) delist(id uint64) {
@@ -307,20 +357,22 @@ func (s *Session) delist(id uint64) {
 	s.mu.Unlock()
 }
 
-func (s *Session) refuseEntry(c Call, status int) {
-	switch status {
-	case http.StatusPaymentRequired:
-		var fields http.Header
-		if s.cfg.Unpaid != nil {
-			fields = s.cfg.Unpaid()
+// refuseEntry answers a flow that does not get in.
+func (s *Session) refuseEntry(c Call, err error) {
+	p, ok := errors.AsType[*PassError](err)
+	if !ok {
+		s.cfg.Logger.Debug("pass", "err", err)
+		p = errNoFlows
+	}
+	fields := maps.Clone(p.Fields)
+	if p.Kind != "" {
+		if fields == nil {
+			fields = http.Header{}
 		}
-		if err := c.Refuse(status, fields, "payment required: open a payment channel first\n"); err != nil {
-			s.cfg.Logger.Debug("answer", "err", err)
-		}
-	case http.StatusTooManyRequests:
-		s.refuse(c, status, "too many flows in this session")
-	default:
-		s.refuse(c, status, "the agent takes no new flows")
+		fields.Set("Proxy-Status", proxyStatus(p.Kind, p.Text))
+	}
+	if err := c.Refuse(p.Status, fields, p.Text+"\n"); err != nil {
+		s.cfg.Logger.Debug("answer", "err", err)
 	}
 }
 
@@ -373,7 +425,7 @@ func (s *Session) refuseDial(c Call, err error) {
 }
 
 func (s *Session) refuse(c Call, status int, text string) {
-	s.refuseAs(c, status, "proxy_internal_response", text)
+	s.refuseAs(c, status, kindInternal, text)
 }
 
 func (s *Session) refuseAs(c Call, status int, kind, text string) {

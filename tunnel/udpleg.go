@@ -29,13 +29,13 @@ type udpLeg struct {
 	active  atomic.Bool // a packet has passed since down last looked
 }
 
-func (s *Session) serveUDP(h Header, c Call) {
+func (s *Session) serveUDP(h Header, c Call, e entry) {
 	host, port, err := parseUDPTarget(h.Path)
 	if err != nil {
 		s.refuse(c, http.StatusBadRequest, err.Error())
 		return
 	}
-	str, target := s.reach(c, http.Header{"Capsule-Protocol": {"?1"}}, func(ctx context.Context) (net.Conn, error) {
+	str, target := s.reach(e.ctx, c, http.Header{"Capsule-Protocol": {"?1"}}, func(ctx context.Context) (net.Conn, error) {
 		return s.cfg.Dialer.DialUDP(ctx, host, port)
 	})
 	if str == nil {
@@ -45,14 +45,14 @@ func (s *Session) serveUDP(h Header, c Call) {
 		_ = c.SetReadBuffer(targetBuffer) // what the kernel allows is good enough
 	}
 	l := &udpLeg{stream: str, packets: newPackets(str), target: target, store: &s.store, idle: s.cfg.UDPIdle}
-	l.ctx, l.end = context.WithCancel(s.ctx)
-	defer context.AfterFunc(s.ctx, l.finish)()
-	lanes := s.enlist(str.ID(), flow{cancel: l.finish})
+	l.ctx, l.end = context.WithCancel(e.ctx)
+	defer context.AfterFunc(e.ctx, l.finish)()
+	s.enlist(str.ID(), flow{cancel: l.finish})
 	defer s.delist(str.ID())
-	up := func(payload []byte) error { return l.up(lanes.UpUDP, payload) }
+	up := func(payload []byte) error { return l.up(e.lanes.UpUDP, payload) }
 	var wg sync.WaitGroup
 	wg.Go(func() { s.ended(l, l.packets.receiveDatagrams(l.ctx, up)) })
-	wg.Go(func() { s.ended(l, l.down(lanes.DownUDP)) })
+	wg.Go(func() { s.ended(l, l.down(e.lanes.DownUDP)) })
 	s.ended(l, l.packets.receiveCapsules(up))
 	wg.Wait()
 }

@@ -69,6 +69,8 @@ func Run(t *testing.T, tr Transport) {
 		{"BadRequests", testBadRequests},
 		{"ExportedKeys", testExportedKeys},
 		{"UnpaidClientGets402", testUnpaidClientGets402},
+		{"Pass", testPass},
+		{"Ration", testRation},
 	} {
 		t.Run(row.name, func(t *testing.T) { row.test(t, tr) })
 	}
