@@ -105,6 +105,12 @@ type Tally struct {
 	// Ended says that the session ended and its totals are complete on the
 	// side that keeps this tally.
 	Ended bool
+	// Prepaid is how many bytes a token may carry that was sold for the channel;
+	// zero: none was. Then the channel's sessions carry nothing, Up and Down are
+	// the token's, and it is the agent alone that keeps such a tally.
+	Prepaid uint64
+	// Void says that the token carries no more.
+	Void bool
 }
 
 // Owed is what the channel owes: the base and the session's running totals at
@@ -146,11 +152,27 @@ func (t Tally) Merge(o Tally) Tally {
 const (
 	tallyVersion = 1
 	tallySize    = 1 + 9*8 + 1
+
+	prepaidVersion = 2 // that of a token's: Prepaid follows
+	prepaidSize    = tallySize + 8
+	flagEnded      = 1
+	flagVoid       = 2
 )
 
 // MarshalBinary encodes t in fixed size, to stand in a voucher's record.
-func (t Tally) MarshalBinary() ([]byte, error) { return t.append(make([]byte, 0, tallySize)), nil }
+func (t Tally) MarshalBinary() ([]byte, error) {
+	b := t.append(make([]byte, 0, prepaidSize))
+	if t.Prepaid == 0 {
+		return b, nil
+	}
+	b[0] = prepaidVersion
+	if t.Void {
+		b[tallySize-1] |= flagVoid
+	}
+	return binary.BigEndian.AppendUint64(b, t.Prepaid), nil
+}
 
+// append encodes all of t but what is a token's.
 func (t Tally) append(b []byte) []byte {
 	b = append(b, tallyVersion)
 	for _, v := range [...]uint64{
@@ -160,7 +182,7 @@ func (t Tally) append(b []byte) []byte {
 		b = binary.BigEndian.AppendUint64(b, v)
 	}
 	if t.Ended {
-		return append(b, 1)
+		return append(b, flagEnded)
 	}
 	return append(b, 0)
 }
@@ -172,10 +194,15 @@ func (t *Tally) UnmarshalBinary(b []byte) error {
 		*t = Tally{}
 		return nil
 	}
-	if b[0] != tallyVersion {
-		return fmt.Errorf("tally: version %d, this program knows %d", b[0], tallyVersion)
+	size, flags := tallySize, byte(flagEnded)
+	switch b[0] {
+	case tallyVersion:
+	case prepaidVersion:
+		size, flags = prepaidSize, flagEnded|flagVoid
+	default:
+		return fmt.Errorf("tally: version %d, this program knows %d", b[0], prepaidVersion)
 	}
-	if len(b) != tallySize || b[tallySize-1] > 1 {
+	if len(b) != size || b[tallySize-1] > flags {
 		return errors.New("tally: malformed")
 	}
 	var v [9]uint64
@@ -185,7 +212,13 @@ func (t *Tally) UnmarshalBinary(b []byte) error {
 	got := Tally{
 		Session: v[0], Price: Price{Up: channel.Amount(v[1]), Down: channel.Amount(v[2])},
 		Base: channel.Amount(v[3]), BaseUp: v[4], BaseDown: v[5], Up: v[6], Down: v[7], Lost: v[8],
-		Ended: b[tallySize-1] == 1,
+		Ended: b[tallySize-1]&flagEnded != 0, Void: b[tallySize-1]&flagVoid != 0,
+	}
+	if size == prepaidSize {
+		got.Prepaid = binary.BigEndian.Uint64(b[tallySize:])
+		if got.Prepaid == 0 || got.Prepaid > MaxTokenBytes {
+			return errors.New("tally: a token's without its bytes")
+		}
 	}
 	if got.Up < got.BaseUp || got.Down < got.BaseDown || got.Price.Check() != nil {
 		return errors.New("tally: totals below their base, or a price out of range")

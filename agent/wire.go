@@ -28,10 +28,12 @@ const (
 	CapsuleClose   = 0x7402_0016 // buyer: claim, then refund what is left
 	CapsuleClosed  = 0x7402_0017 // agent: what came of it
 	CapsuleNotice  = 0x7402_0018 // agent: something the buyer should know
+	CapsuleRequest = 0x7402_0019 // buyer: a token for the channel, please
+	CapsuleToken   = 0x7402_001a // agent: here it is
 )
 
 // KnownCapsule reports whether typ is one of the above.
-func KnownCapsule(typ uint64) bool { return typ >= CapsuleHello && typ <= CapsuleNotice }
+func KnownCapsule(typ uint64) bool { return typ >= CapsuleHello && typ <= CapsuleToken }
 
 // ExporterLabel is the label of the TLS exporter (RFC 8446 §7.5) whose value a
 // hello signs.
@@ -137,6 +139,7 @@ const (
 	NoticeVoucher     = "voucher_refused"
 	NoticeDraining    = "shutting_down"
 	NoticeHeld        = "loss_held"
+	NoticeToken       = "token_refused"
 )
 
 // A Notice tells the buyer why it is not served, or not as it asked.
@@ -161,7 +164,7 @@ type Closed struct {
 }
 
 // decodeJSON reads one JSON value and nothing behind it.
-func decodeJSON[T Terms | Notice | Closing | Closed](b []byte) (v T, err error) {
+func decodeJSON[T Terms | Notice | Closing | Closed | TokenRequest | TokenGrant](b []byte) (v T, err error) {
 	if err := json.Unmarshal(b, &v); err != nil {
 		return v, fmt.Errorf("capsule: %w", err)
 	}

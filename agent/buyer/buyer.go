@@ -30,6 +30,9 @@ type Config struct {
 	Key   *channel.Key
 	Store channel.Store // the channels' records; the caller's to close
 	Offer agent.Offer
+	// Salt is that of the channel. Zero: the one that all runs of this payer with
+	// this agent share. Others are those of tokens, which the agent alone counts.
+	Salt channel.Hash
 	// Budget bounds what this run signs for.
 	Budget channel.Amount
 	// MaxPrice bounds the price of a GB in either direction.
@@ -103,6 +106,13 @@ func (c Config) withDefaults() (Config, error) {
 	return c, nil
 }
 
+// channel is what is paid into.
+func (c Config) channel() channel.Config {
+	config := c.Offer.Channel(c.Key.Address())
+	config.Salt = c.Salt
+	return config
+}
+
 func priceError(p agent.Price, most channel.Amount) error {
 	return fmt.Errorf("%w: the agent asks %s USD per GB, at most %s are allowed", ErrPrice, p.Max().USD(), most.USD())
 }
@@ -146,8 +156,8 @@ func Run(ctx context.Context, c Config) (Result, error) {
 	if err != nil {
 		return Result{}, err
 	}
-	b := &Buyer{cfg: c, log: c.Logger, fac: c.Facilitator, price: c.Offer.Price, ready: make(chan struct{})}
-	if err := b.open(); err != nil {
+	b, err := open(c)
+	if err != nil {
 		return Result{}, err
 	}
 	wctx, stop := context.WithCancel(ctx)
@@ -163,6 +173,11 @@ func Run(ctx context.Context, c Config) (Result, error) {
 		return err
 	})
 	return result, err
+}
+
+func open(c Config) (*Buyer, error) {
+	b := &Buyer{cfg: c, log: c.Logger, fac: c.Facilitator, price: c.Offer.Price, ready: make(chan struct{})}
+	return b, b.open()
 }
 
 // open opens the channel's record, which asks nobody.
@@ -182,7 +197,7 @@ func (b *Buyer) open() (err error) {
 	if b.payer, err = channel.NewPayer(b.cfg.Store); err != nil {
 		return err
 	}
-	state, err := b.payer.Open(b.domain, b.cfg.Offer.Channel(b.cfg.Key.Address()))
+	state, err := b.payer.Open(b.domain, b.cfg.channel())
 	if err != nil {
 		return err
 	}

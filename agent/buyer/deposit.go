@@ -293,7 +293,7 @@ func (b *Buyer) signDeposit(d draft) x402.Deposit {
 	state, _ := b.payer.Get(b.id)
 	covered := max(state.Claimed, min(state.Max, state.Balance+d.amount))
 	return x402.DepositRequest{
-		Domain: b.domain, Token: b.token, Config: b.cfg.Offer.Channel(b.cfg.Key.Address()), Amount: d.amount,
+		Domain: b.domain, Token: b.token, Config: b.cfg.channel(), Amount: d.amount,
 		Voucher: b.domain.SignVoucher(b.cfg.Key, b.id, covered), ValidBefore: d.validBefore, Salt: d.salt(b.id),
 	}.Sign(b.cfg.Key)
 }

@@ -262,7 +262,10 @@ func (b *Buyer) withdraw(ctx context.Context) (uint64, error) {
 		return info.FinalizeAfter, nil
 	}
 	state, _ := b.payer.Get(b.id)
-	keep := max(state.Max, info.TotalClaimed)
+	keep := info.TotalClaimed
+	if b.cfg.Salt == (channel.Hash{}) { // what was paid for a token is owed once it was used, which the agent knows
+		keep = max(state.Max, keep)
+	}
 	if info.Balance <= keep {
 		return 0, nil
 	}

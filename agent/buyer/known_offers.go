@@ -26,13 +26,34 @@ func (k KnownOffers) path(id channel.ID) string {
 	return filepath.Join(k.Dir, id.String()+".json")
 }
 
+// A knownOffer is the form of the files.
+type knownOffer struct {
+	agent.Offer
+	Salt channel.Hash `json:"salt,omitzero"` // of a token's channel
+}
+
+func (k knownOffer) channel(payer channel.Address) channel.Config {
+	c := k.Channel(payer)
+	c.Salt = k.Salt
+	return c
+}
+
 // Save stores the offer of payer's channel and returns the channel's id.
 func (k KnownOffers) Save(payer channel.Address, o agent.Offer) (channel.ID, error) {
+	return k.save(payer, knownOffer{Offer: o})
+}
+
+// SaveToken stores the offer of a channel with a salt: of a token.
+func (k KnownOffers) SaveToken(payer channel.Address, o agent.Offer, salt channel.Hash) (channel.ID, error) {
+	return k.save(payer, knownOffer{o, salt})
+}
+
+func (k KnownOffers) save(payer channel.Address, o knownOffer) (channel.ID, error) {
 	d, err := o.Payment.Domain()
 	if err != nil {
 		return channel.ID{}, err
 	}
-	id := d.ID(o.Channel(payer))
+	id := d.ID(o.channel(payer))
 	text, err := json.MarshalIndent(o, "", "\t")
 	if err != nil {
 		return id, err
@@ -46,25 +67,25 @@ func (k KnownOffers) Save(payer channel.Address, o agent.Offer) (channel.ID, err
 // Load returns the offer of a channel. It fails with ErrNoOffer if there is
 // none, and if the file is of another channel.
 func (k KnownOffers) Load(s channel.State) (agent.Offer, error) {
-	var o agent.Offer
+	var o knownOffer
 	text, err := os.ReadFile(k.path(s.ID))
 	if errors.Is(err, fs.ErrNotExist) {
-		return o, fmt.Errorf("channel %.10s: %w", s.ID, ErrNoOffer)
+		return o.Offer, fmt.Errorf("channel %.10s: %w", s.ID, ErrNoOffer)
 	}
 	if err != nil {
-		return o, err
+		return o.Offer, err
 	}
 	if err := json.Unmarshal(text, &o); err != nil {
-		return o, fmt.Errorf("%s: %w", k.path(s.ID), err)
+		return o.Offer, fmt.Errorf("%s: %w", k.path(s.ID), err)
 	}
 	d, err := o.Payment.Domain()
 	if err != nil {
-		return o, fmt.Errorf("%s: %w", k.path(s.ID), err)
+		return o.Offer, fmt.Errorf("%s: %w", k.path(s.ID), err)
 	}
-	if d != s.Domain || d.ID(o.Channel(s.Config.Payer)) != s.ID {
-		return o, fmt.Errorf("%s: is the offer of another channel", k.path(s.ID))
+	if d != s.Domain || d.ID(o.channel(s.Config.Payer)) != s.ID {
+		return o.Offer, fmt.Errorf("%s: is the offer of another channel", k.path(s.ID))
 	}
-	return o, nil
+	return o.Offer, nil
 }
 
 // Channels returns payer's channels as their offers describe them: without what
@@ -77,7 +98,7 @@ func (k KnownOffers) Channels(payer channel.Address) ([]channel.State, error) {
 	}
 	var states []channel.State
 	for _, f := range files {
-		var o agent.Offer
+		var o knownOffer
 		text, rerr := os.ReadFile(filepath.Join(k.Dir, f.Name()))
 		if rerr != nil || json.Unmarshal(text, &o) != nil {
 			continue // not one of ours; Load says what is wrong with one that is
@@ -86,7 +107,7 @@ func (k KnownOffers) Channels(payer channel.Address) ([]channel.State, error) {
 		if derr != nil {
 			continue
 		}
-		s, serr := channel.NewState(d, o.Channel(payer))
+		s, serr := channel.NewState(d, o.channel(payer))
 		if serr == nil && k.path(s.ID) == filepath.Join(k.Dir, f.Name()) {
 			states = append(states, s)
 		}

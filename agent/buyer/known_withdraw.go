@@ -20,8 +20,12 @@ type Holding struct {
 	nonce x402.Decimal // for the next withdrawal
 }
 
-// Left is what neither is claimed nor can be: the payer's own.
+// Left is what neither is claimed nor can be: the payer's own. What was paid for
+// a token is so until the agent claims it.
 func (h Holding) Left() channel.Amount {
+	if h.State.Config.Salt != (channel.Hash{}) {
+		return h.State.Balance - min(h.State.Balance, h.State.Claimed)
+	}
 	return h.State.Balance - min(h.State.Balance, max(h.State.Max, h.State.Claimed))
 }
 

@@ -173,7 +173,7 @@ func (x *session) hello(ctx context.Context) error {
 	}
 	h, err := agent.SealHello(b.cfg.Key, exporter, agent.Hello{
 		Versions: []int{agent.ProtocolVersion}, Network: b.cfg.Offer.Payment.Network,
-		Config: b.cfg.Offer.Channel(b.cfg.Key.Address()), Price: b.price,
+		Config: b.cfg.channel(), Price: b.price,
 		Own:   agent.Counts{Session: b.mem.tally.Session, Up: b.mem.ceiling, Down: b.mem.tally.Down},
 		Proof: b.proof,
 	})
@@ -345,7 +345,11 @@ func (x *session) accept(t agent.Terms) error {
 		}
 		proven = t.Voucher.Max
 	}
-	if err := b.mem.check(t, b.price, state.Max, proven); err != nil {
+	known, shown := state.Max, proven
+	if b.cfg.Salt != (channel.Hash{}) { // a token's: the agent alone counts, up to what was paid
+		known, shown = 0, max(state.Max, proven)
+	}
+	if err := b.mem.check(t, b.price, known, shown); err != nil {
 		return &overError{fmt.Errorf("%w: %w", errOvercount, err)}
 	}
 	if _, err := b.payer.Thaw(b.id); err != nil { // it was not closed after all

@@ -177,22 +177,29 @@ func (s *Seller) acceptable(h agent.Hello) *agent.Notice {
 	return s.sim.refuses()
 }
 
-// replace ends the session that the channel has now, if any: its buyer has
-// come back on a new connection.
+// replace ends the session that the channel has now, or the use of its token, if
+// any: its buyer has come back on a new connection.
 func (s *Seller) replace(ctx context.Context, id channel.ID) *agent.Notice {
 	s.mu.Lock()
-	old := s.sessions[id]
+	old, use := s.sessions[id], s.uses[id]
 	closing := s.closing
 	s.mu.Unlock()
 	if closing {
 		return &agent.Notice{Code: agent.NoticeDraining, Text: "the agent stops"}
 	}
-	if old == nil {
+	var done <-chan struct{}
+	switch {
+	case old != nil:
+		_ = old.conn.Close(tunnel.ReasonReplaced, "a newer session of the same channel") // it may have ended already
+		done = old.done
+	case use != nil:
+		use.stop()
+		done = use.done
+	default:
 		return nil
 	}
-	_ = old.conn.Close(tunnel.ReasonReplaced, "a newer session of the same channel") // it may have ended already
 	select {
-	case <-old.done:
+	case <-done:
 		return nil
 	case <-ctx.Done():
 	case <-time.After(helloTime):
@@ -213,9 +220,9 @@ func (s *Seller) enlist(id channel.ID, h agent.Hello, conn tunnel.ServerConn) (*
 	switch {
 	case s.closing:
 		return nil, fmt.Errorf("the agent stops; %w", errLater)
-	case s.sessions[id] != nil:
+	case s.sessions[id] != nil || s.uses[id] != nil:
 		return nil, fmt.Errorf("another session of the channel has just begun; %w", errLater)
-	case len(s.sessions) >= s.cfg.MaxSessions:
+	case len(s.sessions)+len(s.uses) >= s.cfg.MaxSessions:
 		return nil, fmt.Errorf("the agent serves %d buyers already; %w", s.cfg.MaxSessions, errLater)
 	case state.Phase != channel.Open:
 		return nil, fmt.Errorf("the channel is being settled; %w", errLater)
@@ -228,14 +235,17 @@ func (s *Seller) enlist(id channel.ID, h agent.Hello, conn tunnel.ServerConn) (*
 	if own.Session == 0 && state.Claimed > own.Base {
 		own.Base = state.Claimed
 	}
-	tally, err := resume(own, s.secret, state.ID, h).Next(h.Price)
+	if own.Prepaid == 0 { // a token's totals are the agent's alone
+		own = resume(own, s.secret, state.ID, h)
+	}
+	tally, err := own.Next(h.Price)
 	if err != nil {
 		return nil, err
 	}
 	up, down := tally.Price.Weights()
 	now := time.Now()
 	x := &session{
-		s: s, conn: conn, id: state.ID, state: state,
+		s: s, conn: conn, id: state.ID, state: state, prepaid: own.Prepaid > 0,
 		account: account{policy: s.cfg.Credit, tally: tally, paid: max(state.Max, state.Claimed), balance: state.Balance, total: s.cfg.TotalCredit},
 		meter:   meter.New(meter.Config{WeightUp: up, WeightDown: down}),
 		inbox:   make(chan tunnel.Capsule), leaving: make(chan struct{}), done: make(chan struct{}),
@@ -250,7 +260,7 @@ func (s *Seller) enlist(id channel.ID, h agent.Hello, conn tunnel.ServerConn) (*
 // flows in.
 func (x *session) start() error {
 	t := x.account.tally
-	note, err := t.MarshalBinary()
+	note, err := x.note()
 	if err != nil {
 		return err
 	}
@@ -269,9 +279,12 @@ func (x *session) start() error {
 	if err := x.ctl.Send(agent.CapsuleTerms, terms); err != nil {
 		return err
 	}
+	x.log.Info("session opened", "session", t.Session, "price_up", t.Price.Up, "price_down", t.Price.Down, "balance", x.account.balance)
+	if x.prepaid {
+		return nil
+	}
 	x.meter.Extend(x.account.limit())
 	x.tun.Admit(tunnel.Lanes{UpTCP: x.meter.UpTCP, DownTCP: x.meter.DownTCP, UpUDP: x.meter.UpUDP, DownUDP: x.meter.DownUDP})
-	x.log.Info("session opened", "session", t.Session, "price_up", t.Price.Up, "price_down", t.Price.Down, "balance", x.account.balance, "cipher", x.cipher())
 	return nil
 }
 

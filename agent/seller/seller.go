@@ -47,6 +47,7 @@ type Seller struct {
 	key    *channel.Key // the device's
 	tls    *ecdsa.PrivateKey
 	secret [32]byte // seals proofs
+	tokens [32]byte // seals tokens
 	domain channel.Domain
 	token  channel.Token
 	fac    Facilitator
@@ -67,10 +68,14 @@ type Seller struct {
 	serving chan struct{} // closed by serves
 	serves  func()        // buyers are served; again does nothing
 
+	unused chan struct{} // one token: a token is void and has a deposit left
+
 	mu       sync.Mutex
-	sessions map[channel.ID]*session // serving
-	closing  bool                    // no new sessions
-	offer    []byte                  // signed
+	sessions map[channel.ID]*session  // serving
+	uses     map[channel.ID]*tokenUse // tokens that flows use; a channel has a session or a use
+	usedAt   map[channel.ID]time.Time // when the use of a token ended
+	closing  bool                     // no new sessions
+	offer    []byte                   // signed
 	offerSeq uint64
 	// unsettled is why the last settlement failed, nil if it did not.
 	unsettled error
@@ -96,7 +101,7 @@ func open(c Config) (*Seller, error) {
 	s := &Seller{
 		cfg: c, log: c.Logger, fac: c.Facilitator, dialer: c.Dialer,
 		started: time.Now(), sessions: make(map[channel.ID]*session), settle: make(chan settleRequest), due: make(chan struct{}, 1),
-		serving: make(chan struct{}),
+		serving: make(chan struct{}), unused: make(chan struct{}, 1), uses: make(map[channel.ID]*tokenUse), usedAt: make(map[channel.ID]time.Time),
 	}
 	s.serves = sync.OnceFunc(func() { close(s.serving) })
 	if s.domain, err = c.Payment.Domain(); err != nil {
@@ -118,7 +123,7 @@ func open(c Config) (*Seller, error) {
 	if err := s.loadKeys(); err != nil {
 		return nil, err
 	}
-	s.secret = s.key.Derive("x402 proof v1")
+	s.secret, s.tokens = s.key.Derive("x402 proof v1"), s.key.Derive("x402 token v1")
 	s.rate.Set(c.Rate)
 	if s.journal, err = channel.OpenJournal(filepath.Join(c.StateDir, "channels")); err != nil {
 		return nil, err
@@ -157,10 +162,12 @@ func (s *Seller) run(ctx context.Context) error {
 	g.Go(func() error { return s.serveControl(gctx, control) })
 	g.Go(func() error { return s.sayReady(gctx) })
 	g.Go(func() error { return s.settleLoop(gctx) })
+	g.Go(func() error { return s.tokenLoop(gctx) })
 	g.Go(func() error { return r.run(gctx, sctx) })
 	err = g.Wait()
 
 	s.stop()
+	s.stopUses()
 	endSessions()
 	err = errors.Join(err, r.sessions.Wait(), r.close())
 	if ctx.Err() == nil {
@@ -272,8 +279,8 @@ func (s *Seller) plain(h tunnel.Header) (int, string, []byte) {
 	return http.StatusOK, "application/json", s.signedOffer()
 }
 
-// unpaid is the 402 answer's PAYMENT-REQUIRED field for a client without a
-// channel (x402 v2, HTTP transport).
+// unpaid are the fields of the 402 answer to a client without a channel:
+// PAYMENT-REQUIRED (x402 v2, HTTP transport), and that a token will do.
 func (s *Seller) unpaid() http.Header {
 	cfg := s.offerConfig()
 	req := x402.BatchRequirements(s.cfg.Payment.Network, s.token, cfg)
@@ -285,7 +292,7 @@ func (s *Seller) unpaid() http.Header {
 		s.log.Error("payment required", "err", err)
 		return nil
 	}
-	return http.Header{"Payment-Required": {v}}
+	return http.Header{"Payment-Required": {v}, "Proxy-Authenticate": {agent.TokenRealm}}
 }
 
 // offerConfig is the agent's part of a channel's config.

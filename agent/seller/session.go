@@ -40,6 +40,7 @@ type session struct {
 	state   channel.State
 	meter   *meter.Meter
 	account account
+	prepaid bool // the channel is a token's: the session carries nothing
 
 	inbox   chan tunnel.Capsule // from receive; unbuffered
 	drained chan struct{}       // closed when all flows have ended after a drain
@@ -75,7 +76,7 @@ func (s *Seller) serve(ctx context.Context, conn tunnel.ServerConn, remote net.A
 	log := s.log.With("remote", remote.String())
 	tun := tunnel.NewSession(conn, tunnel.Config{
 		Dialer: s.dialer, Logger: s.log, MaxFlows: s.cfg.MaxFlows,
-		Unpaid: s.unpaid, Plain: s.plain, Known: agent.KnownCapsule,
+		Unpaid: s.unpaid, Pass: s.pass, Plain: s.plain, Known: agent.KnownCapsule,
 	})
 	var wg sync.WaitGroup
 	wg.Go(func() {
@@ -87,6 +88,10 @@ func (s *Seller) serve(ctx context.Context, conn tunnel.ServerConn, remote net.A
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close(tunnel.ReasonShutdown, "the agent stops") })
 	defer stop()
 	x, err := s.begin(ctx, conn, tun, log)
+	if errors.Is(err, tunnel.ErrPassed) {
+		s.servePassed(ctx, conn, tun)
+		return
+	}
 	if err != nil && conn.Context().Err() != nil {
 		log.Debug("connection without a session", "err", err)
 		return
@@ -211,6 +216,8 @@ func (x *session) handle(ctx context.Context, wg *sync.WaitGroup, c tunnel.Capsu
 		x.refresh(ctx)
 	case agent.CapsuleDrain:
 		x.drain(ctx, wg)
+	case agent.CapsuleRequest:
+		return x.sellToken(c.Value)
 	case agent.CapsuleClose:
 		closing, err := agent.ParseClosing(c.Value)
 		if err != nil {
@@ -235,7 +242,7 @@ func (x *session) pay(ctx context.Context, b []byte) error {
 		x.refresh(ctx) // the deposit may have grown
 	}
 	x.account.update(x.meter.Reading())
-	note, err := x.account.tally.MarshalBinary()
+	note, err := x.note()
 	if err != nil {
 		return err
 	}
@@ -383,11 +390,21 @@ func (x *session) sayReading(now time.Time) error {
 // notify sends a notice; a connection that is gone is noticed elsewhere.
 func (x *session) notify(n agent.Notice) { notify(x.ctl, x.log, n) }
 
+// note is what to store of the session beside the channel's state. Nil is
+// nothing: what a token came to is not the session's.
+func (x *session) note() ([]byte, error) {
+	if x.prepaid {
+		return nil, nil
+	}
+	return x.account.tally.MarshalBinary()
+}
+
 // end stores what the session came to and takes it off the list.
 func (x *session) end(cause error) {
 	x.account.update(x.meter.Reading())
 	t := x.account.close()
-	note, err := t.MarshalBinary()
+	x.account.tally = t
+	note, err := x.note()
 	if err == nil {
 		_, err = x.s.payee.Note(x.id, note)
 	}

@@ -297,69 +297,78 @@ func (x *session) settleFor(ctx context.Context, c agent.Closing) error {
 }
 
 func (x *session) closeChannel(ctx context.Context, c agent.Closing) (refunded channel.Amount, err error) {
-	s := x.s
 	x.account.update(x.meter.Reading())
-	note, err := x.account.tally.MarshalBinary()
+	note, err := x.note()
+	if x.prepaid && c.Refund {
+		note, err = x.s.voidNote(x.id)
+	}
 	if err != nil {
 		return 0, err
 	}
-	if x.state, err = s.payee.Note(x.id, note); err != nil {
+	if x.state, err = x.s.payee.Note(x.id, note); err != nil {
 		return 0, err
 	}
-	if x.state, err = s.payee.Freeze(x.id); err != nil {
-		return 0, err
+	x.state, refunded, err = x.s.closeOut(ctx, x.state, c.Refund)
+	return refunded, err
+}
+
+// closeOut claims what a channel owes and, if it is to, refunds the rest. It
+// returns how the channel is then, also with an error.
+func (s *Seller) closeOut(ctx context.Context, was channel.State, refund bool) (state channel.State, refunded channel.Amount, err error) {
+	if state, err = s.payee.Freeze(was.ID); err != nil {
+		return was, 0, err
 	}
 	refunding := false
 	defer func() {
 		if refunding && err != nil {
 			return // how much is left is not known until the ledger is read again: see admit
 		}
-		state, terr := s.payee.Thaw(x.id)
+		thawed, terr := s.payee.Thaw(was.ID)
 		if terr != nil {
 			err = errors.Join(err, terr)
 			return
 		}
-		x.state = state
+		state = thawed
 	}()
-	due, err := charged(x.state)
+	due, err := charged(state)
 	if err != nil {
-		return 0, err
+		return state, 0, err
 	}
-	if due > x.state.Claimed {
-		if _, err := s.claim(ctx, []channel.State{x.state}); err != nil {
-			return 0, err
+	if due > state.Claimed {
+		if _, err := s.claim(ctx, []channel.State{state}); err != nil {
+			return state, 0, err
 		}
 	}
-	if x.state, err = s.observe(ctx, x.id); err != nil {
-		return 0, err
+	fresh, err := s.observe(ctx, was.ID)
+	if err != nil {
+		return state, 0, err
 	}
-	if !c.Refund || x.state.Balance <= due {
-		return 0, nil
+	if state = fresh; !refund || state.Balance <= due {
+		return state, 0, nil
 	}
 	refunding = true
-	return x.refund(ctx, due)
+	refunded, err = s.refund(ctx, state, due)
+	return state, refunded, err
 }
 
 // refund gives back all of the deposit that is not charged.
-func (x *session) refund(ctx context.Context, due channel.Amount) (channel.Amount, error) {
-	s, left := x.s, x.state.Balance-due
-	voucher, ok := x.state.Voucher()
+func (s *Seller) refund(ctx context.Context, state channel.State, due channel.Amount) (channel.Amount, error) {
+	left := state.Balance - due
+	voucher, ok := state.Voucher()
 	if !ok {
-		voucher = channel.Voucher{Channel: x.id}
+		voucher = channel.Voucher{Channel: state.ID}
 	}
 	_, err := s.fac.Refund(ctx, s.cfg.Payment.Network, x402.RefundRequest{
-		Domain: s.domain, Config: x.state.Config, Voucher: voucher,
-		Amount: left, Nonce: x.state.RefundNonce,
+		Domain: s.domain, Config: state.Config, Voucher: voucher,
+		Amount: left, Nonce: state.RefundNonce,
 	}.Sign(s.key))
 	if err != nil {
 		return 0, fmt.Errorf("refund: %w", err)
 	}
-	state, err := s.observe(ctx, x.id)
-	if err != nil {
+	if _, err := s.observe(ctx, state.ID); err != nil {
 		return left, err
 	}
-	x.state = state
-	x.log.Info("refunded", "amount", left)
+	s.log.Info("refunded", "channel", state.ID, "amount", left)
 	return left, nil
 }
 

@@ -58,6 +58,7 @@ type SessionStatus struct {
 	Channel channel.ID      `json:"channel"`
 	Buyer   channel.Address `json:"buyer"`
 	Session uint64          `json:"session"`
+	Token   bool            `json:"token,omitempty"` // not a session: flows that are paid by a token
 	Price   agent.Price     `json:"price"`
 	Cipher  string          `json:"cipher,omitempty"` // of the buyer's connection, as TLS names it
 	Flows   int             `json:"flows"`
@@ -150,9 +151,14 @@ func (s *Seller) sessionViews() []SessionStatus {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	// Sorting pointers shares its code with all others that do, on the router.
-	sorted := make([]*SessionStatus, 0, len(s.sessions))
+	sorted := make([]*SessionStatus, 0, len(s.sessions)+len(s.uses))
 	for _, x := range s.sessions {
 		if v := x.view.Load(); v != nil {
+			sorted = append(sorted, v)
+		}
+	}
+	for _, u := range s.uses {
+		if v := u.view.Load(); v != nil {
 			sorted = append(sorted, v)
 		}
 	}
