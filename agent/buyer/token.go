@@ -111,7 +111,7 @@ func (b *Buyer) askToken(ctx context.Context, bytes uint64, amount channel.Amoun
 // askTokenOnce is one connection to the agent.
 func (b *Buyer) askTokenOnce(ctx context.Context, bytes uint64, amount channel.Amount) (g agent.TokenGrant, err error) {
 	dctx, cancel := context.WithTimeout(ctx, dialTime)
-	conn, err := b.reach.dial(dctx)
+	conn, err := b.reach.dial(dctx, b.reach.tries())
 	cancel()
 	if err != nil {
 		return g, err
