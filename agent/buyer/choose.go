@@ -32,14 +32,20 @@ type Want struct {
 }
 
 // A Found is an offer that relays list. The agent has signed it, and says of
-// itself what is in it; that it is there, and Country, the relays say.
+// itself what is in it; that it is there the relays say.
 type Found struct {
-	Offer   agent.Offer
-	Country string    // of the SIM's MCC; with spaces between, if they share it
-	Relays  []string  // addresses of those that list it
-	Seen    time.Time // when a relay last heard of the agent
+	Offer  agent.Offer
+	Relays []string  // addresses of those that list it
+	Seen   time.Time // when a relay last heard of the agent
 
 	signed []byte // the offer as it came
+}
+
+// Country is that of the SIM's MCC (ISO 3166-1 alpha-2), the first if several
+// share it; "" if it is none's.
+func (f Found) Country() string {
+	first, _, _ := strings.Cut(agent.CountriesOf(f.Offer.SIM.MCC), " ")
+	return first
 }
 
 // Signed is the offer as the agent signed it.
@@ -145,7 +151,7 @@ func (w Want) ask(ctx context.Context, name relay.Name) (a answer) {
 				a.bad++
 				continue
 			}
-			f := Found{o, plainCountry(x.Country), []string{name.Address()}, time.Unix(x.Seen, 0), x.Offer}
+			f := Found{o, []string{name.Address()}, time.Unix(x.Seen, 0), x.Offer}
 			if w.misses(f) == "" {
 				wanted++
 			}
@@ -174,13 +180,6 @@ func (f Found) merge(old Found) Found {
 	return f
 }
 
-// plainCountry leaves of a relay's word what may be countries.
-func plainCountry(s string) string {
-	f := strings.FieldsFunc(strings.ToUpper(s), func(r rune) bool { return r < 'A' || r > 'Z' })
-	f = slices.DeleteFunc(f, func(code string) bool { return len(code) != 2 })
-	return strings.Join(f[:min(len(f), 8)], " ")
-}
-
 // Conditions of a Want, as the flags are called.
 const (
 	byAgent       = "agent"
@@ -202,6 +201,8 @@ func (w Want) misses(f Found) string {
 	switch {
 	case !strings.HasPrefix(strings.ToLower(o.Agent.String()), strings.ToLower(w.Agent)):
 		return byAgent
+	case w.Country != "" && !slices.Contains(strings.Fields(agent.CountriesOf(sim.MCC)), strings.ToUpper(w.Country)):
+		return byCountry
 	case !carrier:
 		return byCarrier
 	case w.Network != "" && o.Payment.Network != w.Network:

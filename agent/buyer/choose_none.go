@@ -112,7 +112,7 @@ func (e *NoOfferError) others() string {
 		case byCarrier:
 			word = f.Offer.SIM.Operator
 		case byCountry:
-			word = f.Country
+			word = f.Country()
 		case byNetwork:
 			word = f.Offer.Payment.Network
 		}

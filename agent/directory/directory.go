@@ -138,7 +138,7 @@ func (d *Directory) newEntry(who channel.Address, signed []byte) (*entry, error)
 	e := &entry{
 		offer: o, signed: compact.Bytes(), published: time.Now(),
 		price: uint64(o.Price.Max()), both: uint64(o.Price.Up) + uint64(o.Price.Down), // each at most agent.MaxPrice
-		country: countriesOf(o.SIM.MCC), carrier: strings.ToLower(o.SIM.Operator), tech: strings.ToLower(o.SIM.Technology),
+		country: agent.CountriesOf(o.SIM.MCC), carrier: strings.ToLower(o.SIM.Operator), tech: strings.ToLower(o.SIM.Technology),
 	}
 	e.seen.Store(e.published.UnixNano())
 	return e, nil

@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/depinsim/x402/agent"
 	"github.com/depinsim/x402/channel"
 )
 
@@ -106,7 +107,7 @@ func setNumber(n *int, s string, least, most int) error {
 }
 
 func (q *query) setCountry(s string) error {
-	if q.country = strings.ToUpper(s); !isCountry(q.country) {
+	if q.country = strings.ToUpper(s); !agent.IsCountry(q.country) {
 		return fmt.Errorf("%.40q, want a country's two letters (ISO 3166-1), such as DE", s)
 	}
 	return nil

@@ -103,7 +103,7 @@ func tellListing(stderr io.Writer, l buyer.Listing) {
 func printOffersJSON(w io.Writer, l buyer.Listing) error {
 	out := shownOffers{Offers: []shownOffer{}, Skipped: l.Bad}
 	for _, f := range l.Offers {
-		out.Offers = append(out.Offers, shownOffer{f.Offer.Agent, f.Country, f.Relays, f.Seen.Unix(), f.Signed()})
+		out.Offers = append(out.Offers, shownOffer{f.Offer.Agent, f.Country(), f.Relays, f.Seen.Unix(), f.Signed()})
 	}
 	for _, err := range l.Failed {
 		out.Failed = append(out.Failed, plain(err.Error()))
@@ -133,7 +133,7 @@ func printOffers(w io.Writer, all []buyer.Found, now time.Time) error {
 		if carrier == "" {
 			carrier = sim.MCC + sim.MNC
 		}
-		fmt.Fprintf(t, "%.10s\t%s\t%s\t%s\t%s\t%s\t%s\t%d\t%s\n", f.Offer.Agent, dash(f.Country), dash(clip(carrier, 25)), dash(clip(sim.Technology, 13)),
+		fmt.Fprintf(t, "%.10s\t%s\t%s\t%s\t%s\t%s\t%s\t%d\t%s\n", f.Offer.Agent, dash(f.Country()), dash(clip(carrier, 25)), dash(clip(sim.Technology, 13)),
 			f.Offer.Price.Down.USD(), f.Offer.Price.Up.USD(), dash(clip(sim.Evidence, 13)), len(f.Offer.Relays), ago(now.Sub(f.Seen)))
 	}
 	return t.Flush()

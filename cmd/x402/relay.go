@@ -9,6 +9,7 @@ import (
 	"os"
 	"strings"
 
+	"github.com/depinsim/x402/agent"
 	"github.com/depinsim/x402/agent/buyer"
 	"github.com/depinsim/x402/channel"
 	"github.com/depinsim/x402/tunnel/relay"
@@ -139,7 +140,7 @@ func (f *marketFlags) used() string {
 
 // check refuses what no offer could match.
 func (f *marketFlags) check() error {
-	if letters := strings.Trim(strings.ToLower(f.country), "abcdefghijklmnopqrstuvwxyz"); f.country != "" && (len(f.country) != 2 || letters != "") {
+	if f.country != "" && !agent.IsCountry(strings.ToUpper(f.country)) {
 		return usage("--country: %q, want its two letters (ISO 3166-1), such as de", f.country)
 	}
 	if f.network != "" {

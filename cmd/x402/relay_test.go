@@ -34,7 +34,7 @@ func startHub(dir string) (*hub, error) {
 	ready, ended := make(chan relay.Name, 1), make(chan error, 1)
 	h.running.Go(func() {
 		ended <- directory.Run(ctx, directory.Config{
-			Listen: netip.MustParseAddrPort("127.0.0.1:0"), KeyFile: filepath.Join(dir, "relay.key"),
+			Listen: netip.MustParseAddrPort("127.0.0.1:0"), Host: "127.0.0.1", KeyFile: filepath.Join(dir, "relay.key"),
 			Ready: func(n relay.Name, _ net.Addr) error { ready <- n; return nil },
 		})
 	})

@@ -1,4 +1,4 @@
-package directory
+package agent
 
 import "strings"
 
@@ -61,12 +61,12 @@ var countries = map[string]string{
 	"738": "GY", "740": "EC", "742": "GF", "744": "PY", "746": "SR", "748": "UY", "750": "FK",
 }
 
-// countriesOf returns the countries of a mobile country code with a space
+// CountriesOf returns the countries of a mobile country code with a space
 // between, "" if it is none's.
-func countriesOf(mcc string) string { return countries[mcc] }
+func CountriesOf(mcc string) string { return countries[mcc] }
 
-// isCountry says whether there may be a SIM of that country.
-func isCountry(code string) bool {
+// IsCountry says whether there may be a SIM of that country.
+func IsCountry(code string) bool {
 	if len(code) != 2 || strings.Contains(code, " ") {
 		return false
 	}
