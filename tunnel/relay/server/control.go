@@ -168,6 +168,9 @@ func (s *Server) serveControl(ctx context.Context, c *caller) error {
 			s.config.Directory.Seen(m.agent, false)
 		}
 	}()
+	if s.draining.Load() { // since it was admitted
+		m.send(relay.Message{Type: relay.TypeDrain})
+	}
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.write(gctx, m, c.link) })
 	g.Go(func() error { return s.read(m, c) })
@@ -178,7 +181,8 @@ func (s *Server) serveControl(ctx context.Context, c *caller) error {
 	return g.Wait()
 }
 
-// admit reads the hello and answers it.
+// admit reads the hello. The welcome is the first that the member will be told,
+// when it can be asked for sessions already.
 func (s *Server) admit(c *caller, drop context.CancelFunc) (*member, error) {
 	if err := c.link.SetReadDeadline(time.Now().Add(s.config.patience)); err != nil {
 		return nil, err
@@ -210,7 +214,8 @@ func (s *Server) admit(c *caller, drop context.CancelFunc) (*member, error) {
 	}
 	from := netip.AddrPortFrom(c.from.Addr().Unmap(), c.from.Port())
 	m := &member{agent: hello.Agent, from: from, out: make(chan relay.Message, outbound), drop: drop}
-	return m, s.say(c.link, relay.Message{Type: relay.TypeWelcome, Version: relay.Version, Observed: from})
+	m.send(relay.Message{Type: relay.TypeWelcome, Version: relay.Version, Observed: from})
+	return m, nil
 }
 
 // say writes one message.

@@ -247,6 +247,8 @@ func TestStrangersPackets(t *testing.T) {
 			t.Errorf("side %d was sent %x", 1-side, got)
 		}
 	}
+	w.send(t, agentSide, packet(4, 10)) // which is handled after all the others were
+	w.read(t, buyerSide, 10*time.Second)
 	if n := w.c.dropped.Load(); n != 3 {
 		t.Errorf("%d dropped, want 3", n)
 	}
