@@ -36,7 +36,8 @@ const (
 //
 //	0 ms   QUIC to the agent's endpoints, one after the other
 //	       QUIC by its relays, if there is no endpoint, else 300 ms later
-//	400 ms TLS to the same, or at once where only TLS got through before
+//	400 ms TLS to the same, or at once where only TLS got through before; by
+//	       a relay 400 ms after QUIC has its port there, or at 1 s
 //
 // Once connected, a QUIC connection moves between relays and the direct path
 // without its flows noticing; see tunnel/path.
@@ -82,12 +83,14 @@ const (
 	nextEndpoint = 250 * time.Millisecond // the pace of RFC 8305 §5
 	nextRelay    = 300 * time.Millisecond
 	headStart    = 400 * time.Millisecond // of QUIC before TLS
+	boundTime    = 600 * time.Millisecond // more, for a relay to answer UDP
 )
 
 // Bounds of the search for QUIC while TLS is used.
 const (
-	probeMin = 30 * time.Second
-	probeMax = 10 * time.Minute
+	probeFirst = 5 * time.Second // QUIC may have been late by a hair
+	probeMin   = 30 * time.Second
+	probeMax   = 10 * time.Minute
 )
 
 // A link is a connection to the agent.
@@ -192,15 +195,42 @@ func (r *reach) tries() []try {
 	}
 	for i, c := range r.relays {
 		at, to := wait+time.Duration(i)*nextRelay, "the agent behind the relay "+c.address
+		bound := make(chan error, 1) // what asking for QUIC's port comes to; taken by TLS
 		all = append(all,
-			try{QUIC, to, at, func(ctx context.Context) (*link, error) { return r.quicRelayed(ctx, c) }},
+			try{QUIC, to, at, func(ctx context.Context) (*link, error) { return r.quicRelayed(ctx, c, bound) }},
 			try{KCP, to, at, func(ctx context.Context) (*link, error) { return r.kcpRelayed(ctx, c) }},
-			try{TLS, to, tlsAt + at, func(ctx context.Context) (*link, error) { return r.tlsRelayed(ctx, c) }})
+			try{TLS, to, tlsAt + at, func(ctx context.Context) (*link, error) {
+				if tlsAt > 0 {
+					yield(ctx, bound)
+				}
+				return r.tlsRelayed(ctx, c)
+			}})
 	}
 	if r.cfg.Transport == "" {
 		return only(all, QUIC, TLS)
 	}
 	return only(all, r.cfg.Transport)
+}
+
+// yield waits for QUIC's head start at a relay, where QUIC has to ask for a port
+// and to show its address first: it counts from then on. A relay that has not
+// answered UDP by then is not waited for, so that TLS is through within 2 s.
+func yield(ctx context.Context, bound <-chan error) {
+	late := time.NewTimer(boundTime)
+	defer late.Stop()
+	select {
+	case err := <-bound:
+		if err != nil {
+			return
+		}
+		late.Reset(headStart)
+		select {
+		case <-late.C:
+		case <-ctx.Done():
+		}
+	case <-late.C:
+	case <-ctx.Done():
+	}
 }
 
 func only(all []try, transports ...string) []try {
@@ -360,7 +390,7 @@ func (r *reach) better(ctx context.Context) error {
 		<-ctx.Done()
 		return context.Cause(ctx)
 	}
-	for wait := probeMin; ; wait = min(2*wait, probeMax) {
+	for wait := probeFirst; ; wait = min(max(2*wait, probeMin), probeMax) {
 		select {
 		case <-ctx.Done():
 			return context.Cause(ctx)

@@ -42,8 +42,10 @@ func (r *reach) quicAt(ctx context.Context, addr net.Addr, by string) (*link, er
 	return l, nil
 }
 
-func (r *reach) quicRelayed(ctx context.Context, c broker) (*link, error) {
+// quicRelayed tells bound, which has room, what asking for a port came to.
+func (r *reach) quicRelayed(ctx context.Context, c broker, bound chan<- error) (*link, error) {
 	b, err := r.bind(ctx, c)
+	bound <- err
 	if err != nil {
 		return nil, err
 	}

@@ -55,7 +55,9 @@ type casting struct {
 	buyerNAT, agentNAT netlab.NAT
 	relays             int
 	rate               uint64 // of both links, both ways, in bits a second
-	agent              string  // more of its config, before the sections
+	agent              string // more of its config, before the sections
+	// What the networks do to UDP, from the beginning.
+	buyerPolicy, agentPolicy netlab.Policy
 }
 
 const (
@@ -116,6 +118,7 @@ func (s *stage) build(c casting) {
 		AgentNAT: c.agentNAT, AgentUp: shape, AgentDown: shape,
 	})
 	s.must(err)
+	s.must(errors.Join(s.w.BuyerRouter.Police(s.ctx, c.buyerPolicy), s.w.AgentRouter.Police(s.ctx, c.agentPolicy)))
 	s.site, err = openSite(s.ctx, s.w, s.hub)
 	s.must(err)
 	s.t.Cleanup(s.site.close)
@@ -160,6 +163,16 @@ func (s *stage) command(at *netlab.Namespace, args ...string) {
 	cmd.Dir = s.dir
 	if out, err := cmd.CombinedOutput(); err != nil {
 		s.t.Fatalf("%q: %v: %s", args, err, out)
+	}
+}
+
+// nft runs a script of nft(8) in a namespace.
+func (s *stage) nft(at *netlab.Namespace, script string) {
+	s.t.Helper()
+	cmd := at.Command(s.ctx, "nft", "-f", "-")
+	cmd.Stdin = strings.NewReader(script)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		s.t.Fatalf("nft: %v: %s", err, out)
 	}
 }
 
@@ -233,6 +246,8 @@ func (s *stage) agentConfig(c casting) string {
 	return fmt.Sprintf(`state_dir = "agent"
 relays = %s
 %s
+[log]
+level = "debug"
 [modem]
 port = "none"
 [price]
@@ -252,14 +267,15 @@ allow_networks = ["198.18.3.0/24"]
 		channel.Address{0xfe}, channel.Amount(creditA).USD())
 }
 
-// startAgent starts it, and waits until all relays know it.
-func (s *stage) startAgent() {
+// startAgent starts it, waits until all relays know it, and returns how long
+// that took.
+func (s *stage) startAgent() time.Duration {
 	s.t.Helper()
 	selling := s.hub.line(s.agent.name, "msg=selling")
 	known := s.known()
 	s.start(s.agent, s.w.Agent, "x402-agent", "run", "--config", "agent.toml")
 	s.begun(s.agent, selling)
-	s.within(soon, "the relays know the agent", known)
+	return s.within(soon, "the relays know the agent", known)
 }
 
 // known is the condition that the agent is known at all relays, from now on.
