@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"log/slog"
 	"math/big"
 	"net"
@@ -268,28 +269,44 @@ func TestCheck(t *testing.T) {
 	if p := results(t, f, nil)["public"]; p.Result != CheckFailed || !strings.Contains(p.Text, "another kind") {
 		t.Errorf("%+v", p)
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
+	l, u := bothPorts(t)
 	defer l.Close()
-	f.Config.Listen = netip.MustParseAddrPort(l.Addr().String())
-	if p := results(t, f, nil)["listen"]; p.Result != CheckFailed || !strings.Contains(p.Text, "in use") {
-		t.Errorf("a port of another program: %+v", p)
-	}
-	u, err := net.ListenPacket("udp", l.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
 	defer u.Close()
+	f.Config.Listen = netip.MustParseAddrPort(l.Addr().String())
 	if p := results(t, f, nil)["listen"]; p.Result != CheckWarning {
 		t.Errorf("a running relay: %+v", p)
+	}
+	if err := u.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if p := results(t, f, nil)["listen"]; p.Result != CheckFailed || !strings.Contains(p.Text, "in use") {
+		t.Errorf("a port of another program: %+v", p)
 	}
 
 	_, err = ReadConfigFile(filepath.Join(dir, "none"))
 	if c := results(t, ConfigFile{}, err)["config"]; c.Result != CheckFailed {
 		t.Errorf("%+v", c)
 	}
+}
+
+// bothPorts listens on a TCP and a UDP port of the same number, below those that
+// the system gives to programs beside this one.
+func bothPorts(t *testing.T) (net.Listener, net.PacketConn) {
+	t.Helper()
+	for port := 20_000; port < 30_000; port++ {
+		at := fmt.Sprintf("127.0.0.1:%d", port)
+		l, err := net.Listen("tcp", at)
+		if err != nil {
+			continue
+		}
+		u, err := net.ListenPacket("udp", at)
+		if err == nil {
+			return l, u
+		}
+		l.Close()
+	}
+	t.Fatal("no port is free")
+	return nil, nil
 }
 
 // certificate writes a certificate for relay.example and its key.
