@@ -18,7 +18,10 @@ const (
 // ControlPath is the path of the control stream's request.
 const ControlPath = "/.well-known/x402/channel"
 
-// udpPath is the URI template of RFC 9298 §3 with its default expansion.
+// UDPTemplate is the default URI template of RFC 9298 §3, behind the authority.
+const UDPTemplate = udpPath + "{target_host}/{target_port}/"
+
+// udpPath is what its expansions begin with.
 const udpPath = "/.well-known/masque/udp/"
 
 // maxHost is the longest name of RFC 1035 §2.3.4 in text form; an IPv6

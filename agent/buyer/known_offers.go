@@ -38,17 +38,10 @@ func (k knownOffer) channel(payer channel.Address) channel.Config {
 	return c
 }
 
-// Save stores the offer of payer's channel and returns the channel's id.
-func (k KnownOffers) Save(payer channel.Address, o agent.Offer) (channel.ID, error) {
-	return k.save(payer, knownOffer{Offer: o})
-}
-
-// SaveToken stores the offer of a channel with a salt: of a token.
-func (k KnownOffers) SaveToken(payer channel.Address, o agent.Offer, salt channel.Hash) (channel.ID, error) {
-	return k.save(payer, knownOffer{o, salt})
-}
-
-func (k KnownOffers) save(payer channel.Address, o knownOffer) (channel.ID, error) {
+// Save stores the offer of payer's channel with a salt, which is zero but for a
+// token's, and returns the channel's id.
+func (k KnownOffers) Save(payer channel.Address, offer agent.Offer, salt channel.Hash) (channel.ID, error) {
+	o := knownOffer{offer, salt}
 	d, err := o.Payment.Domain()
 	if err != nil {
 		return channel.ID{}, err

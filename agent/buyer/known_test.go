@@ -154,7 +154,7 @@ func TestKnownOffers(t *testing.T) {
 		t.Errorf("got %v, want ErrNoOffer", err)
 	}
 	for range 2 { // the second replaces the first
-		id, err := k.Save(payer, o)
+		id, err := k.Save(payer, o, channel.Hash{})
 		if err != nil || id != s.ID {
 			t.Fatalf("%s, %v", id, err)
 		}
@@ -164,14 +164,26 @@ func TestKnownOffers(t *testing.T) {
 		}
 		o.Seq++
 	}
-	if got, err := k.Channels(payer); err != nil || len(got) != 1 || got[0].ID != s.ID {
+	c := o.Channel(payer)
+	c.Salt = channel.Hash{7}
+	token, err := channel.NewState(d, c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if id, err := k.Save(payer, o, c.Salt); err != nil || id != token.ID || id == s.ID {
+		t.Errorf("a token's: %s, %v", id, err)
+	}
+	if got, err := k.Load(token); err != nil || got.Seq != o.Seq {
+		t.Errorf("a token's: %+v, %v", got, err)
+	}
+	if got, err := k.Channels(payer); err != nil || len(got) != 2 || got[0].ID != s.ID && got[1].ID != s.ID || got[0].ID != token.ID && got[1].ID != token.ID {
 		t.Errorf("%+v, %v", got, err)
 	}
 	if got, err := k.Channels(channel.Address{8}); err != nil || len(got) != 0 {
 		t.Errorf("somebody else's: %+v, %v", got, err)
 	}
 	o.Payment.PayTo = channel.Address{6}
-	other, err := k.Save(payer, o)
+	other, err := k.Save(payer, o, channel.Hash{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -30,11 +30,14 @@ const (
 	tokenTime  = 20 * time.Second // for one of them
 )
 
+// ErrKept says that there is no token, and that its deposit may be in the channel.
+var ErrKept = errors.New("the deposit was not given back")
+
 // BuyToken buys a token for so many bytes: it opens the channel with c.Salt, which
 // was never used before, deposits what the bytes cost, pays all of it in advance
 // and asks for the token. Of c it needs Key, Store, Offer, Salt and MaxPrice.
-// After a failure the deposit is asked back; if that fails too the error says so,
-// and the channel is closed like any other by Run with CloseOnly and the salt.
+// After a failure the deposit is asked back; if that fails too the error Is
+// ErrKept, and the channel is closed like any other by Run with CloseOnly.
 func BuyToken(ctx context.Context, c Config, bytes uint64) (Token, error) {
 	if c.Salt == (channel.Hash{}) {
 		return Token{}, errors.New("buyer: Salt: missing")
@@ -52,6 +55,9 @@ func BuyToken(ctx context.Context, c Config, bytes uint64) (Token, error) {
 		return Token{}, err
 	}
 	if err := b.ensureDeposit(ctx); err != nil {
+		if b.draft != (draft{}) { // nobody knows what came of it
+			err = fmt.Errorf("%w; %w", err, ErrKept)
+		}
 		return Token{}, err
 	}
 	t, err := b.buyToken(ctx, bytes, amount)
@@ -62,7 +68,7 @@ func BuyToken(ctx context.Context, c Config, bytes uint64) (Token, error) {
 	cctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTime)
 	defer cancel()
 	if _, cerr := Run(cctx, c); cerr != nil {
-		return Token{}, fmt.Errorf("%w; the deposit was not given back: %w", err, cerr)
+		return Token{}, fmt.Errorf("%w; %w: %w", err, ErrKept, cerr)
 	}
 	return Token{}, fmt.Errorf("%w; the deposit was given back", err)
 }

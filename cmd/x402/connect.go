@@ -128,25 +128,37 @@ func (p *purchase) check() (err error) {
 			return usage("--%s: want more than 0", a.name)
 		}
 	}
-	if f.key != "" {
-		a, err := channel.ParseAddress(f.key)
-		if err != nil {
-			return usage("--agent-key: %w", err)
-		}
-		p.key = &a
-	}
-	p.level = slog.LevelWarn
-	if err := p.level.UnmarshalText([]byte(f.logLevel)); f.logLevel != "" && err != nil {
-		return usage("--log-level: %q, want debug, info, warn or error", f.logLevel)
-	}
 	p.proxy = proxy.Config{Strict: f.strict, User: f.user}
 	if f.passwordFile != "" {
 		if p.proxy.Password, err = readSecret(f.passwordFile); err != nil {
 			return usage("--password-file: %w", err)
 		}
 	}
-	p.reach, err = f.reachFlags.reach(p.places, p.stderr)
+	return p.setWays()
+}
+
+// setWays checks which agent it must be, how it is reached and what is logged.
+func (p *purchase) setWays() (err error) {
+	if text := p.connectFlags.key; text != "" {
+		a, err := channel.ParseAddress(text)
+		if err != nil {
+			return usage("--agent-key: %w", err)
+		}
+		p.key = &a
+	}
+	if err := p.setLevel(); err != nil {
+		return err
+	}
+	p.reach, err = p.reachFlags.reach(p.places, p.stderr)
 	return err
+}
+
+func (p *purchase) setLevel() error {
+	p.level = slog.LevelWarn
+	if err := p.level.UnmarshalText([]byte(p.logLevel)); p.logLevel != "" && err != nil {
+		return usage("--log-level: %q, want debug, info, warn or error", p.logLevel)
+	}
+	return nil
 }
 
 // run buys until ctx ends or the budget is used up.
@@ -213,7 +225,10 @@ func (p *purchase) open(ctx context.Context) (*channel.Key, error) {
 
 // note remembers what a later command needs: the agent, what its channel was
 // opened for, and who keeps the money.
-func (p *purchase) note() (err error) {
+func (p *purchase) note() error { return p.noteWith(channel.Hash{}) }
+
+// noteWith is note for a channel with a salt.
+func (p *purchase) noteWith(salt channel.Hash) (err error) {
 	if p.pin {
 		if err := p.known().Pin(p.agent, p.offer.Agent); err != nil {
 			return err
@@ -222,7 +237,7 @@ func (p *purchase) note() (err error) {
 	if err := p.facilitators().Add(p.offer.Payment.Facilitator); err != nil {
 		return err
 	}
-	p.id, err = p.offers().Save(p.wallet.Address(), p.offer)
+	p.id, err = p.offers().Save(p.wallet.Address(), p.offer, salt)
 	return err
 }
 

@@ -17,6 +17,7 @@ COMMANDS
     connect     buy from an agent
     offers      list the agents that relays know
     relay       the relays where they are looked for
+    token       buy bytes for a program that speaks to agents by itself
     wallet      the key that pays: make it, look at it, get deposits back
     demo        the whole story on this machine: sell, buy, crash, settle, refund
     modemsim    play a modem with a SIM card, to try an agent without one

@@ -38,6 +38,7 @@ func commands() []command {
 		{"connect", connect},
 		{"offers", offers},
 		{"relay", relayCommand},
+		{"token", token},
 		{"wallet", wallet},
 		{"demo", runDemo},
 		{"modemsim", modemsim},

@@ -42,7 +42,7 @@ func TestScripts(t *testing.T) {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"market": scriptMarket, "agent": scriptAgent, "facilitator": scriptFacilitator, "age": scriptAge, "spent": scriptSpent,
 			"begin": scriptBegin, "await": scriptAwait, "end": scriptEnd, "fetch": scriptFetch, "put": scriptPut,
-			"code": scriptCode, "agentkey": scriptAgentKey, "mode": scriptMode, "jsonline": scriptJSON,
+			"code": scriptCode, "agentkey": scriptAgentKey, "mode": scriptMode, "jsonline": scriptJSON, "jsonfield": scriptJSONField,
 			"relay": scriptRelay, "listed": scriptListed, "ghost": scriptGhost,
 		},
 	})

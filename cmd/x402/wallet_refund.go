@@ -93,7 +93,7 @@ func (r refunder) refund(ctx context.Context, d drawer) error {
 	}
 	rctx, cancel := context.WithTimeout(ctx, closeTime)
 	defer cancel()
-	result, err := buyer.Run(rctx, buyer.Config{Key: r.key, Store: r.store, Offer: offer, CloseOnly: true, Reach: r.ways, Logger: r.log})
+	result, err := buyer.Run(rctx, buyer.Config{Key: r.key, Store: r.store, Offer: offer, Salt: d.State.Config.Salt, CloseOnly: true, Reach: r.ways, Logger: r.log})
 	if err != nil {
 		return err
 	}
