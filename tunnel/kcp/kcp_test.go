@@ -268,3 +268,43 @@ func TestManyConnections(t *testing.T) {
 		l.close(t)
 	})
 }
+
+// TestRedial opens and closes connections from one socket to one agent, as many
+// as there are numbers in a minute; one that lives is not disturbed.
+func TestRedial(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := newLab(t, tunneltest.Path{Delay: time.Millisecond})
+		key, hash := newKey(t)
+		ln, err := kcp.Listen(kcp.ListenConfig{Conn: l.server, Key: key})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			for {
+				if _, _, err := ln.Accept(context.Background()); err != nil {
+					return
+				}
+			}
+		})
+		dialer := kcp.NewDialer(l.client)
+		lives, err := dialer.Dial(t.Context(), l.server.LocalAddr(), &hash)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for i := range 126 {
+			c, err := dialer.Dial(t.Context(), l.server.LocalAddr(), &hash)
+			if err != nil {
+				t.Fatalf("connection %d: %v", i, err)
+			}
+			c.Close(tunnel.ReasonDone, "")
+		}
+		if lives.Context().Err() != nil {
+			t.Errorf("the first has ended: %v", context.Cause(lives.Context()))
+		}
+		dialer.Close()
+		ln.Close()
+		wg.Wait()
+		l.close(t)
+	})
+}

@@ -31,6 +31,7 @@ type mux struct {
 	hellos   map[[8]byte]chan uint32 // each takes one answer
 	former   [256]key                // sessions that were here, the newest of them
 	next     int                     // of former
+	index    byte                    // of the next conversation to be opened
 }
 
 // A key names a session: a peer's address and the conversation.
@@ -46,6 +47,7 @@ func newMux(conn net.PacketConn, receive, accepts int) *mux {
 	}
 	m.free.New = func() any { return new(packet) }
 	_, _ = rand.Read(m.secret[:]) // it has no errors
+	m.index = m.secret[0]
 	m.wg.Go(m.readAll)
 	return m
 }
@@ -206,6 +208,8 @@ func (m *mux) dial(ctx context.Context, addr net.Addr) (*session, error) {
 	_, _ = rand.Read(nonce[:]) // it has no errors
 	answer := make(chan uint32, 1)
 	m.mu.Lock()
+	m.index++ // in turn: one that was used a moment ago is still known at the peer
+	nonce[0] = m.index
 	m.hellos[nonce] = answer
 	m.mu.Unlock()
 	defer func() {

@@ -26,10 +26,11 @@ func TestRateFollowsThePath(t *testing.T) {
 		duration time.Duration
 	}{
 		{"clean", 50, 0, 0, deep, 44, 1.10, 8 * time.Second},
-		{"loss of 1%", 50, 10, 0, deep, 42, 1.15, 8 * time.Second},
-		{"loss of 5%", 50, 50, 0, deep, 30, 1.27, 8 * time.Second},
-		{"jitter", 50, 5, 30 * time.Millisecond, deep, 38, 1.20, 8 * time.Second},
-		{"slow", 2, 10, 0, deep, 1.6, 1.20, 20 * time.Second},
+		{"loss of 1%", 50, 10, 0, deep, 44, 1.13, 8 * time.Second},
+		{"loss of 5%", 50, 50, 0, deep, 36, 1.25, 8 * time.Second},
+		{"jitter", 50, 5, 30 * time.Millisecond, deep, 42, 1.17, 8 * time.Second},
+		{"slow", 2, 10, 0, deep, 1.8, 1.12, 20 * time.Second},
+		{"fast", 200, 0, 0, deep, 180, 1.05, 4 * time.Second},
 		{"policer", 10, 0, 0, 8 * time.Millisecond, 4, 1.30, 20 * time.Second},
 	} {
 		t.Run(row.name, func(t *testing.T) {
