@@ -182,14 +182,15 @@ func TestTokenHidden(t *testing.T) {
 	m := Message{Type: TypeSession, Allotment: &a}
 	var log bytes.Buffer
 	slog.New(slog.NewTextHandler(&log, nil)).Info("x", "token", tok, "allotment", a, "message", m)
-	text := log.String()
+	var text strings.Builder
+	text.WriteString(log.String())
 	for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%x", "%X", "%d", "%q"} {
-		text += fmt.Sprintf(verb, tok) + fmt.Sprintf(verb, a) + fmt.Sprintf(verb, &a)
+		text.WriteString(fmt.Sprintf(verb, tok) + fmt.Sprintf(verb, a) + fmt.Sprintf(verb, &a))
 	}
-	text += fmt.Sprintf("%v %+v %#v", m, m, m)
+	text.WriteString(fmt.Sprintf("%v %+v %#v", m, m, m))
 	for _, leak := range []string{"dead", "DEAD", "222 173", "222, 173", "0xde"} {
-		if strings.Contains(text, leak) {
-			t.Errorf("%q in %s", leak, text)
+		if strings.Contains(text.String(), leak) {
+			t.Errorf("%q in %s", leak, text.String())
 		}
 	}
 }

@@ -29,7 +29,11 @@ var errBusy = errors.New("relay: too many handshakes")
 
 // attempt takes a place for a connection before its handshake has cost
 // anything; one without a place is refused.
-func (s *Server) attempt(ctx context.Context, _ *quicgo.ClientInfo) (context.Context, error) {
+func (s *Server) attempt(ctx context.Context, c *quicgo.ClientInfo) (context.Context, error) {
+	if c.AddrVerified && !s.proven.allow(sourceOf(c.RemoteAddr), time.Now()) {
+		s.counts.refused.Add(1)
+		return nil, errBusy
+	}
 	a := &attempt{places: s.attempts}
 	select {
 	case s.attempts <- struct{}{}:
@@ -40,6 +44,15 @@ func (s *Server) attempt(ctx context.Context, _ *quicgo.ClientInfo) (context.Con
 		return nil, errBusy
 	}
 }
+
+// doubts says whether an address first has to show that it hears what it is
+// sent (RFC 9000 §8.1.2): when much goes on, or much comes from there. Only
+// then is its source held to a rate, so that nobody uses up another's.
+func (s *Server) doubts(a net.Addr) bool {
+	return len(s.attempts) > crowded || !s.callers.allow(sourceOf(a), time.Now())
+}
+
+func sourceOf(a net.Addr) netip.Prefix { return source(a.(*net.UDPAddr).AddrPort().Addr()) }
 
 // An attempt is a handshake's place; it is given back once.
 type attempt struct {

@@ -474,6 +474,56 @@ func (r *recorder) WriteTo(b []byte, _ net.Addr) (int, error) {
 	return len(b), nil
 }
 
+// TestManyHandshakes: a source that has finished many handshakes is refused
+// more, over QUIC and over TCP; another is not.
+func TestManyHandshakes(t *testing.T) {
+	r := startRelay(t, func(c *Config) { c.Limits.Hellos = Rate{5, time.Hour} })
+	dial := func(from string) error {
+		u, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.ParseIP(from)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer u.Close()
+		tr := &quicgo.Transport{Conn: u}
+		defer tr.Close()
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		defer cancel()
+		conn, err := tr.Dial(ctx, r.addr(), r.name.TLS(relay.ALPN), nil)
+		if err == nil {
+			err = conn.CloseWithError(0, "")
+		}
+		return err
+	}
+	done := 0
+	for range 20 {
+		if dial("127.0.0.66") == nil {
+			done++
+		}
+	}
+	if done != 10 { // five, and five with a proven address
+		t.Errorf("%d handshakes", done)
+	}
+	if err := dial("127.0.0.67"); err != nil {
+		t.Errorf("another source: %v", err)
+	}
+	tcp := 0
+	for range dialRate().N + 50 {
+		d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.IPv4(127, 0, 0, 68)}}
+		c, err := d.DialContext(t.Context(), "tcp", r.name.Address())
+		if err != nil {
+			continue
+		}
+		if tls.Client(c, r.name.TLS("http/1.1")).HandshakeContext(t.Context()) == nil {
+			tcp++
+		}
+		_ = c.Close()
+	}
+	if tcp < dialRate().N || tcp > dialRate().N+40 {
+		t.Errorf("%d handshakes over TCP", tcp)
+	}
+	r.tlsFrom(t, "127.0.0.1", "http/1.1")
+}
+
 // TestHandshakes: thousands of handshakes that nobody finishes are bounded, and
 // an agent gets in all the same.
 func TestHandshakes(t *testing.T) {

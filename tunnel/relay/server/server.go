@@ -55,7 +55,7 @@ type Limits struct {
 	SourceConnections int // 256
 
 	Sessions       int // 4,000
-	AgentSessions  int // 128
+	AgentSessions  int // 128, of which a source has a quarter
 	SourceSessions int // 64
 
 	Requests        Rate // HTTP, of a source; 60 in 10 s
@@ -97,6 +97,10 @@ func (l Limits) Files() int {
 	return 2*l.Sessions + l.Connections + 64
 }
 
+// dialRate bounds the TLS handshakes over TCP of a source, which cost more than
+// what is asked for behind them.
+func dialRate() Rate { return Rate{200, 10 * time.Second} }
+
 // Config says how a relay runs.
 type Config struct {
 	// Listen is the address of both ports, UDP and TCP.
@@ -137,6 +141,7 @@ type Server struct {
 
 	agents, conns              *crowd
 	requests, sessions, hellos *limiter
+	callers, proven, dials     *limiter      // of handshakes: QUIC, QUIC with a proven address, TCP
 	attempts                   chan struct{} // a token for each QUIC handshake
 	draining                   atomic.Bool
 	counts                     counts
@@ -173,6 +178,7 @@ func Listen(ctx context.Context, c Config) (*Server, error) {
 		members: members{by: map[relay.Address]*member{}},
 		agents:  newCrowd(l.SourceAgents, l.Agents), conns: newCrowd(l.SourceConnections, l.Connections),
 		requests: newLimiter(l.Requests), sessions: newLimiter(l.SessionRequests), hellos: newLimiter(l.Hellos),
+		callers: newLimiter(l.Hellos), proven: newLimiter(l.Hellos), dials: newLimiter(dialRate()),
 		attempts: make(chan struct{}, handshakes),
 		packets: packetConfig{
 			ip: c.Listen.Addr(), four: c.Listen.Addr().Is4(), ports: c.Ports, limitBytes: l.SessionBytes, log: c.Logger, cookies: &cookies{},
@@ -211,7 +217,7 @@ func (s *Server) listen(ctx context.Context) (err error) {
 	}
 	s.quic = &quicgo.Transport{
 		Conn: s.udp, ConnContext: s.attempt, StatelessResetKey: &resets,
-		VerifySourceAddress: func(net.Addr) bool { return len(s.attempts) > crowded },
+		VerifySourceAddress: s.doubts,
 	}
 	return nil
 }

@@ -188,7 +188,7 @@ func TestDeadlines(t *testing.T) {
 		if over() {
 			t.Error("over after 60 s exactly")
 		}
-		time.Sleep(1)
+		time.Sleep(time.Nanosecond)
 		if !over() {
 			t.Error("an allotment that only one side came to lasts for ever")
 		}
@@ -271,6 +271,20 @@ func TestTableLimits(t *testing.T) {
 	_, err = put(4, "192.0.2.9")
 	want(err, "the relay has no room for more sessions")
 
+	crowded := newTable(Limits{AgentSessions: 16, SourceSessions: 100}.withDefaults())
+	for i := range 6 {
+		s := testSession(t)
+		if err := crowded.add(s); (err == nil) != (i < 4) {
+			t.Errorf("session %d of one source with one agent: %v", i, err)
+		}
+	}
+	for _, s := range crowded.all() {
+		crowded.remove(s)
+	}
+	if len(crowded.perPair) != 0 {
+		t.Error("pairs stay")
+	}
+
 	// Quotas: what is booked once counts once, also when the session ends.
 	now := time.Now()
 	first.bytes.Store(600)
@@ -344,8 +358,16 @@ func TestLimiter(t *testing.T) {
 	}
 	c := newCrowd(2, 3)
 	other := source(netip.MustParseAddr("192.0.2.2"))
-	if !c.enter(src) || !c.enter(src) || c.enter(src) || !c.enter(other) || c.enter(other) || c.count() != 3 {
-		t.Error("crowd")
+	for i, want := range []bool{true, true, false} {
+		if c.enter(src) != want {
+			t.Errorf("place %d of a source: not %v", i, want)
+		}
+	}
+	if !c.enter(other) || c.count() != 3 {
+		t.Error("another source has no place")
+	}
+	if c.enter(source(netip.MustParseAddr("192.0.2.3"))) {
+		t.Error("more than there is room for")
 	}
 	c.leave(src)
 	if !c.enter(other) || len(c.by) != 2 {

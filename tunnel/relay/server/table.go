@@ -33,14 +33,25 @@ type table struct {
 	sessions  map[relay.SessionID]*session
 	perAgent  map[relay.Address]int
 	perSource map[netip.Prefix]int
+	perPair   map[pair]int
 	agents    map[relay.Address]budget // only with a quota
 	sources   map[netip.Prefix]budget
 }
 
+// A pair is a source and the agent that it asks for.
+type pair struct {
+	agent  relay.Address
+	source netip.Prefix
+}
+
+// pairSessions is how many of an agent's sessions one source may have: a few
+// sources must not take all, used or not.
+func (t *table) pairSessions() int { return max(t.limits.AgentSessions/4, 4) }
+
 func newTable(l Limits) *table {
 	return &table{
 		limits: l, sessions: map[relay.SessionID]*session{},
-		perAgent: map[relay.Address]int{}, perSource: map[netip.Prefix]int{},
+		perAgent: map[relay.Address]int{}, perSource: map[netip.Prefix]int{}, perPair: map[pair]int{},
 		agents: map[relay.Address]budget{}, sources: map[netip.Prefix]budget{},
 	}
 }
@@ -54,7 +65,7 @@ func (t *table) add(s *session) error {
 		return limitError("the relay has no room for more sessions")
 	case t.perAgent[s.agent] >= t.limits.AgentSessions:
 		return limitError("the agent has too many sessions")
-	case t.perSource[s.source] >= t.limits.SourceSessions:
+	case t.perSource[s.source] >= t.limits.SourceSessions, t.perPair[pair{s.agent, s.source}] >= t.pairSessions():
 		return limitError("you have too many sessions")
 	case over(t.agents[s.agent], t.limits.AgentQuota, s.created):
 		return limitError("the agent has used up its quota of the day")
@@ -64,6 +75,7 @@ func (t *table) add(s *session) error {
 	t.sessions[s.id] = s
 	t.perAgent[s.agent]++
 	t.perSource[s.source]++
+	t.perPair[pair{s.agent, s.source}]++
 	return nil
 }
 
@@ -87,6 +99,11 @@ func (t *table) remove(s *session) bool {
 	}
 	if t.perSource[s.source]--; t.perSource[s.source] == 0 {
 		delete(t.perSource, s.source)
+	}
+	if p := (pair{s.agent, s.source}); t.perPair[p] > 1 {
+		t.perPair[p]--
+	} else {
+		delete(t.perPair, p)
 	}
 	t.account(s, time.Now())
 	return true

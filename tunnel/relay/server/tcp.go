@@ -40,7 +40,7 @@ func (s *Server) acceptTCP(ctx context.Context) error {
 		}
 		from := conn.RemoteAddr().(*net.TCPAddr).AddrPort()
 		src := source(from.Addr())
-		if !s.conns.enter(src) {
+		if !s.dials.allow(src, time.Now()) || !s.conns.enter(src) {
 			s.counts.refused.Add(1)
 			_ = conn.SetLinger(0) // nor does it leave anything behind
 			_ = conn.Close()
