@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -96,7 +97,7 @@ func (c *crossing) share(ctx context.Context, name string, w way, other *way) er
 		var each []uint64
 		if other == nil {
 			y, err := doJob(ctx, c.load, j)
-			if err != nil {
+			if err != nil && !errors.Is(err, errNothing) {
 				return fmt.Errorf("%s, %s: %w", name, w.name, err)
 			}
 			each = y.Each
@@ -107,7 +108,7 @@ func (c *crossing) share(ctx context.Context, name string, w way, other *way) er
 			j.Flows = 1
 			y, errs := c.both(ctx, j, two)
 			for _, err := range errs {
-				if err != nil {
+				if err != nil && !errors.Is(err, errNothing) { // to get nothing is a share, too
 					return fmt.Errorf("%s, %s: %w", name, w.name, err)
 				}
 			}
@@ -162,7 +163,7 @@ func (b *bench) paused(ctx context.Context) error {
 			j := w.job
 			j.Op, j.Lasts, j.Within = "busy", b.length, b.length
 			y, err := doJob(ctx, c.load, j)
-			if err != nil {
+			if err != nil && !errors.Is(err, errNothing) {
 				return fmt.Errorf("%s: %w", w.name, err)
 			}
 			c.did(w, "down", y.Bytes)
@@ -187,7 +188,11 @@ func (b *bench) paused(ctx context.Context) error {
 				return context.Cause(ctx)
 			}
 		}
-		b.report.Paused = append(b.report.Paused, Paused{w.name, pausedFlows, median(alone), median(beside), median(beside) / median(alone)})
+		row := Paused{Way: w.name, Flows: pausedFlows, Alone: median(alone), Beside: median(beside)}
+		if row.Alone > 0 {
+			row.Ratio = row.Beside / row.Alone
+		}
+		b.report.Paused = append(b.report.Paused, row)
 	}
 	return c.close(ctx)
 }
