@@ -210,4 +210,3 @@ func (p *purchase) closeToken(ctx context.Context, name string) (err error) {
 	}
 	return refunder{c, ways, p.stdout, p.timeout, slog.New(p.handler(p.stderr))}.refund(ctx, d)
 }
-
