@@ -86,6 +86,42 @@ func TestPlainLine(t *testing.T) {
 	}
 }
 
+func TestWayNews(t *testing.T) {
+	direct, relayed := way{buyer.QUIC, ""}, way{buyer.QUIC, "r:1"}
+	tls, tlsRelayed := way{buyer.TLS, ""}, way{buyer.TLS, "r:1"}
+	const blocked = "UDP does not get through here: using TLS; QUIC is tried again; "
+	for _, tt := range []struct {
+		before, now way
+		forced      bool
+		want        string
+	}{
+		{way{}, direct, false, ""},
+		{way{}, relayed, false, "the agent is reached by the relay r:1"},
+		{relayed, relayed, false, ""},
+		{relayed, direct, false, "the agent is reached directly"},
+		{direct, way{buyer.QUIC, "s:2"}, false, "the agent is reached by the relay s:2"},
+		{way{}, tls, false, blocked + "the agent is reached directly"},
+		{way{}, tls, true, ""},
+		{way{}, tlsRelayed, true, "the agent is reached by the relay r:1"},
+		{relayed, tlsRelayed, false, blocked + "the agent is reached by the relay r:1"},
+		{tls, tlsRelayed, false, "the agent is reached by the relay r:1"},
+		{tlsRelayed, direct, false, "UDP gets through: using QUIC again; the agent is reached directly"},
+	} {
+		if got := wayNews(tt.before, tt.now, tt.forced); got != tt.want {
+			t.Errorf("%v to %v: got %q, want %q", tt.before, tt.now, got, tt.want)
+		}
+	}
+	s := running()
+	s.Transport, s.Relay = buyer.TLS, "r:1"
+	if got := plainLine(s, 2_000_000); !strings.HasSuffix(got, ", flows 12, TLS by relay") {
+		t.Error(got)
+	}
+	s.Relay, s.Direct = "", true
+	if got := liveLines(s, 2_000_000, 80)[0]; got != "connected       1.23 MB/s  down 1.23 GB  up 4.50 MB  flows 12   TLS direct" {
+		t.Error(got)
+	}
+}
+
 func TestOfferTexts(t *testing.T) {
 	sim := agent.SIM{Operator: "Example Mobile", MCC: "262", MNC: "01", Technology: "LTE", Roaming: true, Evidence: agent.EvidenceClaimed}
 	carrier := agent.SIM{Operator: "Example", Evidence: "carrier"}

@@ -10,6 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/depinsim/x402/agent/buyer"
@@ -82,6 +83,42 @@ func TestJSONView(t *testing.T) {
 	}
 	if n != 4 || err != nil { // at 1, 2, 3 s and at the end
 		t.Errorf("%d objects, %v:\n%s", n, err, got)
+	}
+}
+
+// TestViewTellsWays is about the way to the agent: once for each change, and
+// beside JSON.
+func TestViewTellsWays(t *testing.T) {
+	change := func(v *view) {
+		s := running()
+		for _, w := range []way{{buyer.TLS, "r:1"}, {buyer.TLS, "r:1"}, {buyer.QUIC, "r:1"}, {buyer.QUIC, ""}} {
+			s.Transport, s.Relay, s.Direct = w.transport, w.relay, w.relay == ""
+			v.status(s)
+			synctest.Wait()
+		}
+	}
+	want := []string{
+		"UDP does not get through here: using TLS; QUIC is tried again; the agent is reached by the relay r:1",
+		"UDP gets through: using QUIC again; the agent is reached by the relay r:1",
+		"the agent is reached directly",
+	}
+	plain, err := showing(t, func(*view) {}, change)
+	var told []string
+	for line := range strings.Lines(plain) {
+		if !strings.HasPrefix(line, "connected: ") {
+			told = append(told, strings.TrimSuffix(line, "\n"))
+		}
+	}
+	if diff := cmp.Diff(want, told); diff != "" || err != nil {
+		t.Error(err, diff)
+	}
+	var aside bytes.Buffer
+	out, err := showing(t, func(v *view) { v.json, v.aside = true, &aside }, change)
+	if diff := cmp.Diff(strings.Join(want, "\n")+"\n", aside.String()); diff != "" || err != nil {
+		t.Error(err, diff)
+	}
+	if !strings.HasPrefix(out, `{"state":"connected","transport":"quic","direct":true,`) || strings.Count(out, "\n") != 1 {
+		t.Error(out)
 	}
 }
 
