@@ -29,6 +29,8 @@ type crook struct {
 	terms func(agent.Hello) agent.Terms
 	// lie may change a reading before it is sent.
 	lie func(*agent.Reading)
+	// sell answers a wish for a token on a channel; nil: it does not.
+	sell func(channel.ID, agent.TokenRequest) agent.TokenGrant
 
 	mu       sync.Mutex
 	vouchers []channel.Amount
@@ -118,7 +120,8 @@ func (c *crook) serve(t *testing.T, conn tunnel.ServerConn) {
 	mt := meter.New(meter.Config{})
 	defer mt.Close(nil)
 	s.Admit(tunnel.Lanes{UpTCP: mt.UpTCP, DownTCP: mt.DownTCP, UpUDP: mt.UpUDP, DownUDP: mt.DownUDP})
-	wg.Go(func() { c.read(ctl, conn) })
+	id := must(c.offer.Payment.Domain()).ID(h.Config)
+	wg.Go(func() { c.read(ctl, conn, id) })
 	for {
 		r := mt.Reading()
 		reading := agent.Reading{
@@ -137,8 +140,7 @@ func (c *crook) serve(t *testing.T, conn tunnel.ServerConn) {
 }
 
 // read remembers what is signed, and runs away when the buyer wants to end.
-func (c *crook) read(ctl *tunnel.Control, conn tunnel.ServerConn) {
-	id := channel.ID{}
+func (c *crook) read(ctl *tunnel.Control, conn tunnel.ServerConn, id channel.ID) {
 	for {
 		capsule, err := ctl.Receive()
 		if err != nil {
@@ -147,6 +149,11 @@ func (c *crook) read(ctl *tunnel.Control, conn tunnel.ServerConn) {
 		if capsule.Type == agent.CapsuleDrain {
 			conn.Close(tunnel.ReasonDone, "")
 			return
+		}
+		if r, err := agent.ParseTokenRequest(capsule.Value); capsule.Type == agent.CapsuleRequest && err == nil && c.sell != nil {
+			if ctl.Send(agent.CapsuleToken, must(json.Marshal(c.sell(id, r)))) != nil {
+				return
+			}
 		}
 		if capsule.Type != agent.CapsuleVoucher {
 			continue

@@ -26,6 +26,7 @@ type cheat struct {
 	m      *market
 	key    *channel.Key
 	offer  agent.Offer
+	salt   channel.Hash // of the channel; zero but for a token's
 	domain channel.Domain
 	id     channel.ID
 	conn   *quic.ClientConn
@@ -40,7 +41,12 @@ type cheat struct {
 // newCheat has a funded channel with the market's agent.
 func newCheat(m *market, deposit channel.Amount) *cheat {
 	m.t.Helper()
-	c := &cheat{t: m.t, m: m, offer: m.offer()}
+	return newSaltedCheat(m, deposit, channel.Hash{})
+}
+
+func newSaltedCheat(m *market, deposit channel.Amount, salt channel.Hash) *cheat {
+	m.t.Helper()
+	c := &cheat{t: m.t, m: m, offer: m.offer(), salt: salt}
 	var err error
 	if c.key, err = channel.GenerateKey(); err != nil {
 		m.t.Fatal(err)
@@ -48,14 +54,19 @@ func newCheat(m *market, deposit channel.Amount) *cheat {
 	if c.domain, err = c.offer.Payment.Domain(); err != nil {
 		m.t.Fatal(err)
 	}
-	cfg := c.offer.Channel(c.key.Address())
-	c.id = c.domain.ID(cfg)
+	c.id = c.domain.ID(c.config())
 	ref := channel.Hash(c.id)
 	if _, err := m.fac.Faucet(m.t.Context(), x402.FaucetRequest{Address: c.key.Address(), Amount: deposit, Ref: ref}); err != nil {
 		m.t.Fatal(err)
 	}
 	c.deposit(deposit)
 	return c
+}
+
+func (c *cheat) config() channel.Config {
+	cfg := c.offer.Channel(c.key.Address())
+	cfg.Salt = c.salt
+	return cfg
 }
 
 func (c *cheat) deposit(amount channel.Amount) {
@@ -67,7 +78,7 @@ func (c *cheat) deposit(amount channel.Amount) {
 	var salt channel.Hash
 	rand.Read(salt[:])
 	d := x402.DepositRequest{
-		Domain: c.domain, Token: token, Config: c.offer.Channel(c.key.Address()), Amount: amount,
+		Domain: c.domain, Token: token, Config: c.config(), Amount: amount,
 		Voucher: c.domain.SignVoucher(c.key, c.id, 0), ValidBefore: uint64(time.Now().Add(time.Hour).Unix()), Salt: salt,
 	}.Sign(c.key)
 	if _, err := c.m.fac.Deposit(c.t.Context(), c.offer.Payment.Network, token, d); err != nil {
@@ -106,7 +117,7 @@ func (c *cheat) connect(change func(*agent.Hello)) {
 	}
 	h := agent.Hello{
 		Versions: []int{agent.ProtocolVersion}, Network: c.offer.Payment.Network,
-		Config: c.offer.Channel(c.key.Address()), Price: c.offer.Price,
+		Config: c.config(), Price: c.offer.Price,
 	}
 	if change != nil {
 		change(&h)

@@ -172,7 +172,11 @@ func FuzzTally(f *testing.F) {
 	}
 	f.Add(b)
 	f.Add([]byte{})
-	f.Add([]byte{2})
+	f.Add([]byte{3})
+	if b, err = (Tally{Session: 1, Price: Price{Up: 2, Down: 3}, Up: 7, Down: 8, Ended: true, Prepaid: 9, Void: true}).MarshalBinary(); err != nil {
+		f.Fatal(err)
+	}
+	f.Add(b)
 	f.Fuzz(func(t *testing.T, b []byte) {
 		var tally Tally
 		if tally.UnmarshalBinary(b) != nil || len(b) == 0 {

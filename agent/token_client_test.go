@@ -27,14 +27,15 @@ import (
 // A prepaid is a token of the market's wallet, and how it was bought.
 type prepaid struct {
 	buyer.Token
-	m    *market
-	salt channel.Hash
+	m     *market
+	salt  channel.Hash
+	offer agent.Offer
 }
 
 // token buys one.
 func (m *market) token(bytes uint64) *prepaid {
 	m.t.Helper()
-	p := &prepaid{m: m}
+	p := &prepaid{m: m, offer: m.offer()}
 	rand.Read(p.salt[:])
 	var err error
 	p.withStore(func(c buyer.Config) {
@@ -55,7 +56,7 @@ func (p *prepaid) withStore(do func(buyer.Config)) {
 	}
 	defer store.Close()
 	do(buyer.Config{
-		Key: m.wallet, Store: store, Offer: m.offer(), MaxPrice: 1_000_000_000, Salt: p.salt, Logger: m.log.With("side", "buyer"),
+		Key: m.wallet, Store: store, Offer: p.offer, MaxPrice: 1_000_000_000, Salt: p.salt, Logger: m.log.With("side", "buyer"),
 	})
 }
 

@@ -270,7 +270,7 @@ type entry struct {
 func (s *Session) enter(h Header) (entry, error) {
 	credentials := h.Fields.Values("Proxy-Authorization")
 	s.mu.Lock()
-	pass := s.cfg.Pass != nil && !s.opened && len(credentials) > 0
+	pass := s.cfg.Pass != nil && !s.opened && (s.pay || len(credentials) > 0)
 	s.mu.Unlock()
 	if pass {
 		return s.enterByPass(credentials)

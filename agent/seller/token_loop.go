@@ -2,11 +2,14 @@ package seller
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"math/rand/v2"
 	"time"
 
 	"github.com/depinsim/x402/agent"
 	"github.com/depinsim/x402/channel"
+	"github.com/depinsim/x402/channel/facilitator"
 )
 
 const (
@@ -54,6 +57,7 @@ func (s *Seller) tokenLoop(ctx context.Context) error {
 
 // closeTokens closes the channels of all tokens that pay for nothing more.
 func (s *Seller) closeTokens(ctx context.Context) error {
+	var errs error
 	for _, state := range s.payee.All() {
 		var t agent.Tally
 		if t.UnmarshalBinary(state.Note) != nil || t.Prepaid == 0 || t.Void && state.Balance == state.Claimed {
@@ -62,11 +66,13 @@ func (s *Seller) closeTokens(ctx context.Context) error {
 		if !t.Void && t.Prepaid-min(t.Prepaid, t.Up+t.Down) >= leastLeft && s.unusedFor(state.ID) < agent.TokenIdle {
 			continue
 		}
-		if err := s.closeToken(ctx, state.ID); err != nil {
-			return err
+		err := s.closeToken(ctx, state.ID)
+		errs = errors.Join(errs, err)
+		if errors.Is(err, facilitator.ErrUnavailable) || ctx.Err() != nil {
+			break
 		}
 	}
-	return nil
+	return errs
 }
 
 // unusedFor is for how long a token was not used, as far as this run knows.
@@ -101,15 +107,18 @@ func (s *Seller) closeToken(ctx context.Context, id channel.ID) error {
 	if err != nil {
 		return err
 	}
-	state, err := s.payee.Note(id, note)
-	if err != nil {
+	if _, err := s.payee.Note(id, note); err != nil {
 		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, closeTimeout)
 	defer cancel()
-	state, refunded, err := s.closeOut(ctx, state, true)
+	state, err := s.observe(ctx, id) // the payer may have taken it back
 	if err != nil {
 		return err
+	}
+	state, refunded, err := s.closeOut(ctx, state, true)
+	if err != nil {
+		return fmt.Errorf("channel %.10s: %w", id, err)
 	}
 	s.log.Info("token closed", "channel", id, "claimed", state.Claimed, "refunded", refunded)
 	return nil

@@ -279,7 +279,7 @@ func (u *tokenUse) show(state channel.State) {
 	u.s.mu.Unlock()
 	u.view.Store(&SessionStatus{
 		Channel: u.id, Buyer: u.buyer, Token: true, Session: t.Session, Price: t.Price, Flows: flows,
-		Up: t.Up, Down: t.Down, Owed: owed, Paid: u.paid, Balance: state.Balance, Blocked: u.meter.Blocked(),
+		Up: t.Up, Down: t.Down, Owed: owed, Paid: u.paid, Balance: state.Balance,
 	})
 }
 

@@ -136,6 +136,10 @@ func testPass(t *testing.T, tr Transport) {
 		if refused, ok := errors.AsType[*tunnel.RefusedError](err); !ok || refused.Status != http.StatusConflict {
 			t.Errorf("a control stream beside passes: %v", err)
 		}
+		began = time.Now()
+		if _, status, _ := knock(t, conn, ""); status != http.StatusProxyAuthRequired || time.Since(began) > time.Second {
+			t.Errorf("without credentials, behind one with: %d after %v", status, time.Since(began))
+		}
 		var last tunnel.Request
 		for range 2 { // which stay until their context ends
 			if last, status, _ = knock(t, conn, "Basic good"); status != http.StatusOK {
