@@ -8,7 +8,6 @@ import (
 	"maps"
 	"net"
 	"net/http"
-	"net/url"
 	"sync"
 
 	quicgo "github.com/apernet/quic-go"
@@ -71,110 +70,6 @@ func (l link) ExportKey(label string) (key [32]byte, err error) {
 // CipherSuite is the negotiated TLS cipher suite.
 func (l link) CipherSuite() uint16 { return l.conn.ConnectionState().TLS.CipherSuite }
 
-// A ClientConn is the buyer's end of a connection.
-type ClientConn struct {
-	link
-	h3   *http3.RawClientConn
-	work sync.WaitGroup
-}
-
-var _ tunnel.ClientConn = (*ClientConn)(nil)
-
-func newClientConn(conn *quicgo.Conn, h3 *http3.RawClientConn) *ClientConn {
-	c := &ClientConn{link: newLink(conn, nil), h3: h3}
-	c.work.Go(func() { c.acceptUni(h3.HandleUnidirectionalStream) })
-	return c
-}
-
-// Close ends the connection with a reason that the agent is told.
-func (c *ClientConn) Close(r tunnel.Reason, text string) error {
-	defer c.work.Wait()
-	return c.link.Close(r, text)
-}
-
-// PeerKeyHash is the hash of the key that the agent proved to hold.
-func (c *ClientConn) PeerKeyHash() [32]byte { return peerHash(c.conn.ConnectionState().TLS) }
-
-// Open sends the head of a request and returns without waiting for the answer.
-func (c *ClientConn) Open(ctx context.Context, h tunnel.Header) (tunnel.Request, error) {
-	req := &http.Request{
-		Method: h.Method, Host: h.Authority, Header: http.Header{"User-Agent": nil},
-		URL: &url.URL{Scheme: "https", Host: h.Authority},
-	}
-	maps.Copy(req.Header, h.Fields)
-	if h.Method == http.MethodConnect && h.Protocol == "" {
-		req.Header["Te"] = []string{"trailers"} // see Fail
-	}
-	if h.Protocol != "" {
-		req.Proto = h.Protocol
-	}
-	if h.Path != "" {
-		u, err := url.ParseRequestURI(h.Path)
-		if err != nil {
-			return nil, err
-		}
-		req.URL.Path, req.URL.RawPath = u.Path, u.RawPath
-	}
-	str, err := c.h3.OpenRequestStream(ctx)
-	if err != nil {
-		return nil, explain(err)
-	}
-	r := &request{RequestStream: str, link: c.link}
-	if h.Protocol != "" {
-		r.box = c.boxes.open(str.StreamID())
-	}
-	if err := str.SendRequestHeader(req); err != nil {
-		r.Abort(requestCanceled)
-		r.Stop(requestCanceled)
-		return nil, explain(err)
-	}
-	return r, nil
-}
-
-const requestCanceled = uint64(http3.ErrCodeRequestCanceled)
-
-// request adapts an HTTP/3 request stream.
-type request struct {
-	*http3.RequestStream
-	link   link
-	box    *inbox         // of an extended CONNECT
-	answer *http.Response // set by Answer
-}
-
-func (r *request) Read(b []byte) (int, error) {
-	n, err := r.RequestStream.Read(b)
-	if err == io.EOF && r.answer.Trailer.Get("Proxy-Status") != "" {
-		return n, tunnel.ErrBroken
-	}
-	return n, explain(err)
-}
-
-func (r *request) Write(b []byte) (int, error) {
-	n, err := r.RequestStream.Write(b)
-	return n, explain(err)
-}
-
-func (r *request) ID() uint64        { return uint64(r.StreamID()) }
-func (r *request) Abort(code uint64) { r.CancelWrite(quicgo.StreamErrorCode(code)) }
-
-func (r *request) Stop(code uint64) {
-	r.CancelRead(quicgo.StreamErrorCode(code))
-	r.box.close()
-}
-
-func (r *request) Answer() (int, http.Header, error) {
-	res, err := r.ReadResponse()
-	if err != nil {
-		return 0, nil, explain(err)
-	}
-	r.answer = res
-	return res.StatusCode, res.Header, nil
-}
-
-func (r *request) SendDatagram(b []byte) error { return r.link.sendDatagram(r.StreamID(), b) }
-
-func (r *request) ReceiveDatagram(ctx context.Context) ([]byte, error) { return r.box.receive(ctx) }
-
 // A ServerConn is the agent's end of a connection.
 type ServerConn struct{ link }
 
@@ -207,7 +102,7 @@ func (c *ServerConn) Serve(handle func(tunnel.Header, tunnel.Call)) error {
 	if err != nil {
 		return err
 	}
-	calls.Go(func() { c.acceptUni(h3.HandleUnidirectionalStream) })
+	calls.Go(func() { c.acceptUni(inward{rest: h3.HandleUnidirectionalStream}) })
 	for {
 		str, err := c.conn.AcceptStream(c.ctx)
 		if err != nil {
@@ -308,17 +203,8 @@ func (s *stream) Write(b []byte) (int, error) {
 	return n, explain(err)
 }
 
-// WriteFramed writes a DATA frame (RFC 9114 §7.2.1). Stream.Write has two
-// pieces for it, of which the first wakes the connection to send a packet of
-// three bytes.
-func (s *stream) WriteFramed(b []byte) (int, error) {
-	var head [tunnel.Headroom]byte
-	h := quicvarint.Append(append(head[:0], frameData), uint64(len(b)-tunnel.Headroom))
-	start := tunnel.Headroom - len(h)
-	copy(b[start:], h)
-	n, err := s.QUICStream().Write(b[start:])
-	return max(n-len(h), 0), explain(err)
-}
+// WriteFramed writes a DATA frame; see writeFramed.
+func (s *stream) WriteFramed(b []byte) (int, error) { return writeFramed(s.QUICStream(), b) }
 
 // Wait waits for the first byte of a frame, or for more of the last one. Why
 // there is none is Read's to say.
@@ -327,6 +213,18 @@ func (s *stream) Wait() { _, _ = s.QUICStream().Peek(s.peeked[:]) }
 func (s *stream) SendDatagram(b []byte) error { return s.link.sendDatagram(s.StreamID(), b) }
 
 func (s *stream) ReceiveDatagram(ctx context.Context) ([]byte, error) { return s.box.receive(ctx) }
+
+// writeFramed writes a DATA frame (RFC 9114 §7.2.1) of what is behind the room
+// in b. The library's writes it in two pieces, of which the first wakes the
+// connection to send a packet of three bytes.
+func writeFramed(str *quicgo.Stream, b []byte) (int, error) {
+	var head [tunnel.Headroom]byte
+	h := quicvarint.Append(append(head[:0], frameData), uint64(len(b)-tunnel.Headroom))
+	start := tunnel.Headroom - len(h)
+	copy(b[start:], h)
+	n, err := str.Write(b[start:])
+	return max(n-len(h), 0), explain(err)
+}
 
 // sendDatagram sends what is behind the room in b, of which it uses some for
 // the stream's ID (RFC 9297 §2.1).

@@ -18,9 +18,19 @@ import (
 
 // Numbers of RFC 9114 §6.2 and §7.2, and RFC 9297 §2.1.1.
 const (
-	streamControl   = 0x00
-	frameData       = 0x00
-	frameSettings   = 0x04
+	streamControl = 0x00
+	streamPush    = 0x01
+	streamEncoder = 0x02 // RFC 9204 §4.2
+	streamDecoder = 0x03
+
+	frameData      = 0x00
+	frameHeaders   = 0x01
+	framePromise   = 0x05
+	frameSettings  = 0x04
+	frameGoAway    = 0x07
+	frameMaxPushID = 0x0d
+
+	settingSection  = 0x06
 	settingDatagram = 0x33
 
 	maxSettings = 4 << 10
@@ -33,9 +43,18 @@ var (
 	badSettings = [...]uint64{0x00, 0x02, 0x03, 0x04, 0x05}
 )
 
+// inward says how an end takes what its peer sends on streams in one direction.
+type inward struct {
+	rest func(*quicgo.ReceiveStream) // takes those that are not the control stream
+	// goAway takes the last request that a server serves; nil with an agent,
+	// which pushes nothing that a client could refuse (RFC 9114 §5.2).
+	goAway   func(id uint64) error
+	settings func(datagrams bool) // is called once
+}
+
 // acceptUni serves the peer's streams in one direction until the connection
-// ends. rest takes those that are not the control stream.
-func (l link) acceptUni(rest func(*quicgo.ReceiveStream)) {
+// ends.
+func (l link) acceptUni(in inward) {
 	var streams sync.WaitGroup
 	defer streams.Wait()
 	var control sync.Once
@@ -46,12 +65,12 @@ func (l link) acceptUni(rest func(*quicgo.ReceiveStream)) {
 		}
 		streams.Go(func() {
 			if typ, n, err := peekVarint(str); err != nil || typ != streamControl {
-				rest(str)
+				in.rest(str)
 			} else {
 				again := true
 				control.Do(func() {
 					again = false
-					l.control(str, n)
+					l.control(str, n, in)
 				})
 				if again {
 					l.fail(http3.ErrCodeStreamCreationError, errors.New("a second control stream"))
@@ -77,17 +96,18 @@ func peekVarint(str *quicgo.ReceiveStream) (v uint64, n int, err error) {
 
 // control serves the control stream, whose type takes n bytes, and with it the
 // connection's datagrams.
-func (l link) control(str *quicgo.ReceiveStream, n int) {
+func (l link) control(str *quicgo.ReceiveStream, n int, in inward) {
 	if _, err := io.CopyN(io.Discard, str, int64(n)); err != nil {
 		return // the connection has ended: the bytes were there
 	}
 	var receiving sync.WaitGroup
 	defer receiving.Wait()
-	code, err := readControl(str, func(datagrams bool) {
+	in.settings = func(datagrams bool) {
 		if datagrams {
 			receiving.Go(l.receiveDatagrams)
 		}
-	})
+	}
+	code, err := readControl(str, in)
 	l.fail(code, err)
 }
 
@@ -98,8 +118,8 @@ func (l link) fail(code http3.ErrCode, err error) {
 }
 
 // readControl reads a control stream behind its type to its end, which it
-// returns as an error of RFC 9114 §8.1. It calls settings once.
-func readControl(r io.Reader, settings func(datagrams bool)) (http3.ErrCode, error) {
+// returns as an error of RFC 9114 §8.1.
+func readControl(r io.Reader, in inward) (http3.ErrCode, error) {
 	v := quicvarint.NewReader(r)
 	for first := true; ; first = false {
 		typ, err := quicvarint.Read(v)
@@ -117,15 +137,39 @@ func readControl(r io.Reader, settings func(datagrams bool)) (http3.ErrCode, err
 			if err != nil {
 				return code, err
 			}
-			settings(datagrams)
-		case typ == frameSettings || slices.Contains(badFrames[:], typ):
+			in.settings(datagrams)
+		case typ == frameSettings, slices.Contains(badFrames[:], typ), typ == frameMaxPushID && in.goAway != nil:
 			return http3.ErrCodeFrameUnexpected, fmt.Errorf("frame %#x on the control stream", typ)
+		case typ == frameGoAway && in.goAway != nil:
+			id, err := readID(v, n)
+			if err != nil {
+				return http3.ErrCodeFrameError, err
+			}
+			if err := in.goAway(id); err != nil {
+				return http3.ErrCodeIDError, err
+			}
 		default:
 			if _, err := io.CopyN(io.Discard, v, int64(n)); err != nil {
 				return http3.ErrCodeClosedCriticalStream, fmt.Errorf("control stream: %w", err)
 			}
 		}
 	}
+}
+
+// readID reads a frame of n bytes that is one number.
+func readID(r io.Reader, n uint64) (uint64, error) {
+	var b [8]byte
+	if n > uint64(len(b)) {
+		return 0, fmt.Errorf("an ID of %d bytes", n)
+	}
+	if _, err := io.ReadFull(r, b[:n]); err != nil {
+		return 0, fmt.Errorf("an ID: %w", err)
+	}
+	id, used, err := quicvarint.Parse(b[:n])
+	if err == nil && uint64(used) != n {
+		err = fmt.Errorf("an ID of %d bytes in %d", used, n)
+	}
+	return id, err
 }
 
 func readSettings(r io.Reader, n uint64) (datagrams bool, code http3.ErrCode, err error) {

@@ -38,9 +38,9 @@ func TestReadControl(t *testing.T) {
 		"endless settings":     {"\x04\xbf\xff\xff\xff", http3.ErrCodeExcessiveLoad, ""},
 	} {
 		seen := ""
-		code, err := readControl(strings.NewReader(row.sent), func(datagrams bool) {
+		code, err := readControl(strings.NewReader(row.sent), inward{settings: func(datagrams bool) {
 			seen += map[bool]string{true: "true", false: "false"}[datagrams]
-		})
+		}})
 		if code != row.code || err == nil || seen != row.seen {
 			t.Errorf("%s: got %v, %v, settings %q; want %v, %q", name, code, err, seen, row.code, row.seen)
 		}
@@ -54,10 +54,11 @@ func FuzzReadControl(f *testing.F) {
 	f.Add([]byte("\x04\x02\x33\x01\x40\x21\x03abc"))
 	f.Add([]byte("\x04\x00\x00\x01x"))
 	f.Add([]byte("\x04\xbf\xff\xff\xff"))
+	f.Add([]byte("\x04\x00\x07\x02\x40\x08"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		seen := 0
 		r := bytes.NewReader(b)
-		code, err := readControl(r, func(bool) { seen++ })
+		code, err := readControl(r, inward{settings: func(bool) { seen++ }, goAway: func(uint64) error { return nil }})
 		if err == nil || code == 0 || seen > 1 {
 			t.Errorf("got %v, %v, settings %d times", code, err, seen)
 		}

@@ -253,8 +253,7 @@ func (d *Dialer) Dial(ctx context.Context, addr net.Addr, keyHash *[32]byte) (*C
 		}
 		return nil, fmt.Errorf("dial %s: %w", addr, explain(err))
 	}
-	h3 := (&http3.Transport{EnableDatagrams: true, DisableCompression: true, MaxResponseHeaderBytes: maxHeader}).NewRawClientConn(conn)
-	return newClientConn(conn, h3), nil
+	return newClientConn(conn), nil
 }
 
 func peerHash(cs tls.ConnectionState) [32]byte {
