@@ -6,6 +6,7 @@ import (
 	"io"
 	"slices"
 	"sync"
+	"sync/atomic"
 
 	quicgo "github.com/apernet/quic-go"
 	"github.com/apernet/quic-go/http3"
@@ -57,7 +58,7 @@ type inward struct {
 func (l link) acceptUni(in inward) {
 	var streams sync.WaitGroup
 	defer streams.Wait()
-	var control sync.Once
+	var control atomic.Bool // it was seen
 	for {
 		str, err := l.conn.AcceptUniStream(l.ctx)
 		if err != nil {
@@ -66,15 +67,10 @@ func (l link) acceptUni(in inward) {
 		streams.Go(func() {
 			if typ, n, err := peekVarint(str); err != nil || typ != streamControl {
 				in.rest(str)
+			} else if control.Swap(true) {
+				l.fail(http3.ErrCodeStreamCreationError, errors.New("a second control stream"))
 			} else {
-				again := true
-				control.Do(func() {
-					again = false
-					l.control(str, n, in)
-				})
-				if again {
-					l.fail(http3.ErrCodeStreamCreationError, errors.New("a second control stream"))
-				}
+				l.control(str, n, in)
 			}
 		})
 	}

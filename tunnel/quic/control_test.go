@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"slices"
 	"strings"
 	"testing"
 
@@ -66,4 +67,40 @@ func FuzzReadControl(f *testing.F) {
 			t.Errorf("%v with %d bytes left", err, r.Len())
 		}
 	})
+}
+
+// TestGoAway has the last request served, which may fall but not rise (RFC 9114
+// §5.2), and a limit of pushes, which no server sends.
+func TestGoAway(t *testing.T) {
+	for name, row := range map[string]struct {
+		sent string
+		code uint64
+		told []uint64
+	}{
+		"once":            {"\x07\x01\x08", 0x104, []uint64{8}},
+		"of a long ID":    {"\x07\x08\xc0\x00\x00\x00\x00\x00\x00\x08", 0x104, []uint64{8}},
+		"falls":           {"\x07\x01\x08\x07\x01\x00", 0x104, []uint64{8, 0}},
+		"rises":           {"\x07\x01\x08\x07\x01\x0c", 0x108, []uint64{8}},
+		"no request's":    {"\x07\x01\x07", 0x108, nil},
+		"empty":           {"\x07\x00", 0x106, nil},
+		"of nine bytes":   {"\x07\x09\x00\x00\x00\x00\x00\x00\x00\x00\x00", 0x106, nil},
+		"with a rest":     {"\x07\x02\x08\x00", 0x106, nil},
+		"cut off":         {"\x07\x02\x40", 0x106, nil},
+		"of pushes":       {"\x0d\x01\x08", 0x105, nil},
+		"behind unknowns": {"\x21\x01a\x07\x01\x08", 0x104, []uint64{8}},
+	} {
+		c := &ClientConn{}
+		c.last.Store(1 << 62)
+		var told []uint64
+		code, _ := readControl(strings.NewReader("\x04\x00"+row.sent), inward{settings: func(bool) {}, goAway: func(id uint64) error {
+			err := c.goAway(id)
+			if err == nil {
+				told = append(told, c.last.Load())
+			}
+			return err
+		}})
+		if uint64(code) != row.code || !slices.Equal(told, row.told) {
+			t.Errorf("%s: got %v, told %v", name, code, told)
+		}
+	}
 }

@@ -1,6 +1,7 @@
 package quic_test
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -87,6 +88,11 @@ func TestHostileAgent(t *testing.T) {
 		"header of a gigabyte": {0x01, 0xbf, 0xff, 0xff, 0xff},
 		"data before a header": {0x00, 0x01, 'x'},
 		"undecodable header":   {0x01, 0x03, 0xff, 0xff, 0xff},
+		"half of a header":     {0x01, 0x10, 0x00},
+		"settings":             {0x04, 0x00},
+		"a push":               {0x05, 0x01, 0x00},
+		"no status":            {0x01, 0x02, 0x00, 0x00},
+		"interim for ever":     bytes.Repeat([]byte{0x01, 0x03, 0x00, 0x00, 0xd8}, 100),
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
