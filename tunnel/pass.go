@@ -58,8 +58,8 @@ func (s *Session) enterByPass(credentials []string) (entry, error) {
 		return entry{}, errNoFlows
 	}
 	ctx, cancel := context.WithCancelCause(s.ctx)
-	stop := context.AfterFunc(p.Context, func() { cancel(context.Cause(p.Context)) })
-	leave := p.Leave
+	outer, leave := p.Context, p.Leave // p becomes the flow's below
+	stop := context.AfterFunc(outer, func() { cancel(context.Cause(outer)) })
 	p.Context, p.Leave = ctx, func() {
 		stop()
 		cancel(nil)
