@@ -35,7 +35,12 @@ type prepaid struct {
 // token buys one.
 func (m *market) token(bytes uint64) *prepaid {
 	m.t.Helper()
-	p := &prepaid{m: m, offer: m.offer()}
+	return m.tokenOf(m.offer(), bytes)
+}
+
+func (m *market) tokenOf(o agent.Offer, bytes uint64) *prepaid {
+	m.t.Helper()
+	p := &prepaid{m: m, offer: o}
 	rand.Read(p.salt[:])
 	var err error
 	p.withStore(func(c buyer.Config) {
@@ -150,7 +155,13 @@ func (m *market) pinned() *tls.Config {
 
 func (m *market) outsider() *outsider {
 	m.t.Helper()
-	conn, err := quic.DialAddr(m.t.Context(), m.cfg.Listen, m.pinned(), &quic.Config{EnableDatagrams: true})
+	return m.outsiderAt(m.cfg.Listen)
+}
+
+// outsiderAt reaches the agent at a port of a relay.
+func (m *market) outsiderAt(addr string) *outsider {
+	m.t.Helper()
+	conn, err := quic.DialAddr(m.t.Context(), addr, m.pinned(), &quic.Config{EnableDatagrams: true})
 	if err != nil {
 		m.t.Fatal(err)
 	}

@@ -18,10 +18,12 @@ import (
 	"github.com/yosida95/uritemplate/v3"
 
 	"github.com/depinsim/x402/agent"
+	"github.com/depinsim/x402/agent/buyer"
 	"github.com/depinsim/x402/agent/seller"
 	"github.com/depinsim/x402/channel"
 	"github.com/depinsim/x402/channel/facilitator"
 	"github.com/depinsim/x402/channel/x402"
+	"github.com/depinsim/x402/tunnel/relay"
 )
 
 // TestTokenCONNECT has an HTTP/3 client that knows no payment fetch and send by a
@@ -331,4 +333,26 @@ func TestTokenFlash(t *testing.T) {
 	if n, most := syncs()-before, uint64(time.Since(began).Seconds())+2; n > most {
 		t.Errorf("%d writes to flash, want %d at most", n, most)
 	}
+}
+
+// TestTokenByRelay has a client that knows neither payment nor relays reach an
+// agent without an address of its own.
+func TestTokenByRelay(t *testing.T) {
+	t.Parallel()
+	r := startRelay(t)
+	m := newMarketOf(t, func(c *seller.Config) { c.Relays = []relay.Name{r.name} })
+	site := web(t)
+	token := m.tokenOf(r.listed(m), 10_000_000)
+	port, within, err := buyer.OpenPort(t.Context(), token.offer)
+	if err != nil || within < 10*time.Second {
+		t.Fatal(port, within, err)
+	}
+	s := m.outsiderAt(port.String())
+	fetch(t, s.through(token.Token.Token), site.URL+"/3000000", 3_000_000)
+	upload(t, s.through(token.Token.Token), site.URL+"/", 1_000_000)
+	token.counted(s.up.Load(), s.down.Load())
+	if _, err := token.close(); err != nil {
+		t.Error(err)
+	}
+	token.ended(s.up.Load(), s.down.Load())
 }

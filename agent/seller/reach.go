@@ -170,10 +170,14 @@ func (r *reach) keep(conn tunnel.ServerConn, x *session) (end func(), err error)
 	return m.Close, nil
 }
 
-// uses says whether a session goes by a relay's port, or could again.
+// uses says whether a session goes by a relay's port, or could again, or flows
+// with tokens do.
 func (r *reach) uses(port netip.AddrPort) bool {
 	r.s.mu.Lock()
 	defer r.s.mu.Unlock()
+	if r.s.passed[port.String()] > 0 {
+		return true
+	}
 	for _, x := range r.s.sessions {
 		m := x.mover.Load()
 		if m == nil {

@@ -74,6 +74,7 @@ type Seller struct {
 	sessions map[channel.ID]*session  // serving
 	uses     map[channel.ID]*tokenUse // tokens that flows use; a channel has a session or a use
 	usedAt   map[channel.ID]time.Time // when the use of a token ended
+	passed   map[string]int           // connections whose flows come by tokens, by where from
 	closing  bool                     // no new sessions
 	offer    []byte                   // signed
 	offerSeq uint64
@@ -101,7 +102,7 @@ func open(c Config) (*Seller, error) {
 	s := &Seller{
 		cfg: c, log: c.Logger, fac: c.Facilitator, dialer: c.Dialer,
 		started: time.Now(), sessions: make(map[channel.ID]*session), settle: make(chan settleRequest), due: make(chan struct{}, 1),
-		serving: make(chan struct{}), unused: make(chan struct{}, 1), uses: make(map[channel.ID]*tokenUse), usedAt: make(map[channel.ID]time.Time),
+		serving: make(chan struct{}), unused: make(chan struct{}, 1), uses: make(map[channel.ID]*tokenUse), usedAt: make(map[channel.ID]time.Time), passed: make(map[string]int),
 	}
 	s.serves = sync.OnceFunc(func() { close(s.serving) })
 	if s.domain, err = c.Payment.Domain(); err != nil {

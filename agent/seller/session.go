@@ -89,7 +89,7 @@ func (s *Seller) serve(ctx context.Context, conn tunnel.ServerConn, remote net.A
 	defer stop()
 	x, err := s.begin(ctx, conn, tun, log)
 	if errors.Is(err, tunnel.ErrPassed) {
-		s.servePassed(ctx, conn, tun)
+		s.servePassed(ctx, conn, tun, remote.String())
 		return
 	}
 	if err != nil && conn.Context().Err() != nil {

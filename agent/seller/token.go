@@ -101,9 +101,11 @@ const (
 	leastLeft = 1500
 )
 
-// servePassed keeps a connection whose flows come by tokens until it has had
-// none for a while.
-func (s *Seller) servePassed(ctx context.Context, conn tunnel.ServerConn, tun *tunnel.Session) {
+// servePassed keeps a connection whose flows come by tokens, and the relay's port
+// that it may come from, until it has had none for a while.
+func (s *Seller) servePassed(ctx context.Context, conn tunnel.ServerConn, tun *tunnel.Session, from string) {
+	s.countPassed(from, 1)
+	defer s.countPassed(from, -1)
 	tick := time.NewTicker(passIdle / 4)
 	defer tick.Stop()
 	for idle := time.Now(); ; {
@@ -120,6 +122,14 @@ func (s *Seller) servePassed(ctx context.Context, conn tunnel.ServerConn, tun *t
 			_ = conn.Close(tunnel.ReasonDone, "idle") // it may have ended already
 			return
 		}
+	}
+}
+
+func (s *Seller) countPassed(from string, n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.passed[from] += n; s.passed[from] == 0 {
+		delete(s.passed, from)
 	}
 }
 

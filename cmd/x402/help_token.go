@@ -6,6 +6,7 @@ const tokenHelp = `NAME
 SYNOPSIS
     x402 token --agent HOST:PORT --bytes SIZE --max-price USD [flags]
     x402 token --offer FILE --bytes SIZE --max-price USD [flags]
+    x402 token --port TOKEN|CHANNEL [flags]
     x402 token --close TOKEN|CHANNEL [flags]
 
 DESCRIPTION
@@ -28,10 +29,12 @@ DESCRIPTION
     token can use its bytes, from anywhere and on any number of connections, and
     can do nothing else. Keep it like a password.
 
-    The client has to reach the agent by itself, at the address that is printed.
-    An agent that is reached through relays only sells no tokens. The agent's
-    certificate names nobody: its key is what counts, whose SHA-256 is printed
-    in the form that curl and others take.
+    The client reaches the agent at the address that is printed. For an agent
+    without an address of its own that is a port of a relay, which passes on what
+    it cannot read. It belongs to the first client that comes within the time
+    that is printed, for as long as that stays; --port asks for another. The
+    agent's certificate names nobody: its key is what counts, whose SHA-256 is
+    printed in the form that curl and others take.
 
 FLAGS
     --agent HOST:PORT       Agent to buy from, as its owner told you; or the
@@ -43,6 +46,8 @@ FLAGS
                             powers of 1000. Required to buy.
     --max-price USD         The most that a GB may cost in either direction.
                             Required to buy.
+    --port TOKEN|CHANNEL    Print where a client of this token reaches its agent,
+                            after asking a relay for a port if it takes one.
     --close TOKEN|CHANNEL   End this token, and get back what is left. The
                             channel may be named by the beginning of its id.
     --timeout TIME          How long to look for an agent that answers. Default

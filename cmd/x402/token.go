@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/depinsim/x402/agent"
@@ -19,7 +21,7 @@ import (
 )
 
 // tokenFlags are those of token that connect does not have.
-type tokenFlags struct{ bytes, close string }
+type tokenFlags struct{ bytes, close, port string }
 
 func token(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	p := &purchase{stdout: stdout, stderr: stderr}
@@ -35,16 +37,21 @@ func token(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	fs.StringVar(&f.bytes, "bytes", "", "")
 	fs.StringVar(&c.maxPrice, "max-price", "", "")
 	fs.StringVar(&f.close, "close", "", "")
+	fs.StringVar(&f.port, "port", "", "")
 	fs.StringVar(&c.logLevel, "log-level", "", "")
 	fs.BoolVar(&c.json, "json", false, "")
 	fs.DurationVar(&c.timeout, "timeout", 10*time.Second, "")
 	if done, err := parse(fs, tokenHelp, args, stdout); done {
 		return prefix("token", err)
 	}
-	if f.close != "" {
-		return prefix("token", p.closeToken(ctx, f.close))
+	do := func() error { return p.buyToken(ctx, f.bytes) }
+	switch {
+	case f.close != "":
+		do = func() error { return p.closeToken(ctx, f.close) }
+	case f.port != "":
+		do = func() error { return p.tokenPort(ctx, f.port) }
 	}
-	return prefix("token", p.buyToken(ctx, f.bytes))
+	return prefix("token", do())
 }
 
 // buyToken checks the flags, buys a token and prints it.
@@ -92,10 +99,6 @@ func (p *purchase) runToken(ctx context.Context, bytes uint64) (err error) {
 	if err != nil {
 		return err
 	}
-	if len(p.offer.Endpoints) == 0 {
-		return withHint(errors.New("the agent has no address of its own: it is reached through relays only, by x402 connect and not by other programs"),
-			"x402 offers --json shows which agents have endpoints")
-	}
 	var salt channel.Hash
 	rand.Read(salt[:]) // never fails (Go 1.24)
 	if err := p.noteWith(salt); err != nil {
@@ -116,7 +119,7 @@ func (p *purchase) runToken(ctx context.Context, bytes uint64) (err error) {
 	if err != nil {
 		return err
 	}
-	return p.tellToken(t)
+	return p.tellToken(ctx, t)
 }
 
 // A shownToken is what --json prints of a token. Amounts are in atomic units.
@@ -131,53 +134,148 @@ type shownToken struct {
 	Idle          uint64          `json:"idle"` // seconds
 	Channel       channel.ID      `json:"channel"`
 	Agent         channel.Address `json:"agent"`
-	Endpoints     []string        `json:"endpoints"` // host:port, UDP
+	place
+}
+
+// A place is where a client reaches the agent, and how it knows it.
+type place struct {
+	Endpoint string `json:"endpoint"` // host:port, UDP
+	// Within is in how many seconds the endpoint has to be used, which is a
+	// relay's port and serves one client; 0: at any time, it is the agent's own.
+	Within uint64 `json:"within,omitempty"`
 	// KeySHA256 is the hash of the agent's key, of whose certificate nothing else
 	// counts, in Base64.
 	KeySHA256   string `json:"keySHA256"`
 	UDPTemplate string `json:"udpTemplate"` // of RFC 9298
 }
 
-func (p *purchase) tellToken(t buyer.Token) error {
-	at := p.offer.Endpoints[0]
+// placeOf is the first endpoint of an agent's own or, without any, a relay's port.
+func placeOf(ctx context.Context, o agent.Offer) (place, error) {
+	w := place{KeySHA256: base64.StdEncoding.EncodeToString(o.TunnelKey[:])}
+	if len(o.Endpoints) > 0 {
+		w.Endpoint = o.Endpoints[0]
+	} else {
+		port, within, err := buyer.OpenPort(ctx, o)
+		if err != nil {
+			return w, err
+		}
+		w.Endpoint, w.Within = port.String(), uint64(within/time.Second)
+	}
+	w.UDPTemplate = "https://" + w.Endpoint + tunnel.UDPTemplate
+	return w, nil
+}
+
+// rows say where the agent is to a client of the token on a channel.
+func (w place) rows(g given, short string) [][2]string {
+	rows := [][2]string{{"proxy", "https://" + w.Endpoint + ", HTTP/3; the SHA-256 of its key is"}, {"", w.KeySHA256}}
+	if w.Within > 0 {
+		rows = append(rows, [2]string{"", fmt.Sprintf("a relay's port, for one client that comes within %s; another one by", duration(w.Within))},
+			[2]string{"", g.echo("x402 token --port " + short)})
+	}
+	return append(rows, [2]string{"udp", w.UDPTemplate})
+}
+
+func (p *purchase) tellToken(ctx context.Context, t buyer.Token) error {
+	token, short := t.TokenGrant.Token, t.Channel.String()[:10]
 	s := shownToken{
-		Token: t.TokenGrant.Token, Authorization: agent.Credentials(t.TokenGrant.Token), Bytes: t.Bytes, Price: t.Price, Paid: t.Amount, Deposit: t.Deposit,
-		Idle: t.Idle, Channel: t.Channel, Agent: p.offer.Agent, Endpoints: p.offer.Endpoints,
-		KeySHA256: base64.StdEncoding.EncodeToString(p.offer.TunnelKey[:]), UDPTemplate: "https://" + at + tunnel.UDPTemplate,
+		Token: token, Authorization: agent.Credentials(token), Bytes: t.Bytes, Price: t.Price, Paid: t.Amount, Deposit: t.Deposit,
+		Idle: t.Idle, Channel: t.Channel, Agent: p.offer.Agent,
+	}
+	pctx, cancel := context.WithTimeout(ctx, p.timeout)
+	defer cancel()
+	var portErr error
+	if s.place, portErr = placeOf(pctx, p.offer); portErr != nil { // the token is bought all the same
+		portErr = withHint(fmt.Errorf("no relay gives a port for a client: %w", portErr), "try again: x402 token --port %s", short)
 	}
 	if p.json {
-		b, err := json.Marshal(s)
-		if err == nil {
-			_, err = fmt.Fprintf(p.stdout, "%s\n", b)
-		}
-		return err
+		return errors.Join(portErr, printLine(p.stdout, s))
 	}
-	short := t.Channel.String()[:10]
-	return printRows(p.stdout, [][2]string{
-		{"token", s.Token},
+	rows := [][2]string{
+		{"token", token},
 		{"bytes", bytesText(t.Bytes) + ", both directions together, as the agent counts them"},
 		{"paid", t.Amount.USD() + " USD in advance, of " + t.Deposit.USD() + " deposited; what is not used comes back"},
 		{"until", "used up, closed, or not used for " + duration(t.Idle)},
-		{"proxy", "https://" + at + ", HTTP/3; the SHA-256 of its key is"},
-		{"", s.KeySHA256},
-		{"udp", s.UDPTemplate},
 		{"header", "Proxy-Authorization: " + s.Authorization},
-		{"curl", "curl --proxy-http3 --proxy https://" + at + " \\"},
-		{"", "    --proxy-user " + agent.TokenUser + ":" + s.Token + " \\"},
-		{"", "    --proxy-insecure --proxy-pinnedpubkey sha256//" + s.KeySHA256 + " \\"},
-		{"", "    https://example.com/"},
-		{"close", p.given.echo("x402 token --close " + short)},
+	}
+	if portErr == nil {
+		rows = append(append(rows, s.place.rows(p.given, short)...), [][2]string{
+			{"curl", "curl --proxy-http3 --proxy https://" + s.Endpoint + " \\"},
+			{"", "    --proxy-user " + agent.TokenUser + ":" + token + " \\"},
+			{"", "    --proxy-insecure --proxy-pinnedpubkey sha256//" + s.KeySHA256 + " \\"},
+			{"", "    https://example.com/"},
+		}...)
+	}
+	return errors.Join(portErr, printRows(p.stdout, append(rows, [2]string{"close", p.given.echo("x402 token --close " + short)})))
+}
+
+// printLine prints v as a line of JSON.
+func printLine(w io.Writer, v any) error {
+	b, err := json.Marshal(v)
+	if err == nil {
+		_, err = fmt.Fprintf(w, "%s\n", b)
+	}
+	return err
+}
+
+// named is the channel of a token that is named by itself, or by its channel.
+func named(flag, name string) (match string, err error) {
+	if id, ok := agent.TokenChannel(name); ok {
+		return id.String(), nil
+	}
+	if err := channelFlag(name); err != nil || name == "all" {
+		return "", usage("--%s: %.70q, want a token, or the id of its channel, or the id's beginning such as 0x12ab34cd", flag, name)
+	}
+	return strings.ToLower(name), nil
+}
+
+// tokenPort asks for another port at the relays of a token's agent.
+func (p *purchase) tokenPort(ctx context.Context, name string) error {
+	match, err := named("port", name)
+	if err != nil {
+		return err
+	}
+	if err := p.resolve(); err != nil {
+		return err
+	}
+	if p.timeout <= 0 {
+		return usage("--timeout: %v, want more than 0", p.timeout)
+	}
+	w, err := buyer.LoadWallet(p.places.wallet)
+	if err != nil {
+		return err
+	}
+	states, err := p.offers().Channels(w.Address())
+	if err != nil {
+		return err
+	}
+	states = slices.DeleteFunc(states, func(s channel.State) bool {
+		return s.Config.Salt == (channel.Hash{}) || !strings.HasPrefix(s.ID.String(), match)
 	})
+	if len(states) != 1 {
+		return usage("--port: %d tokens of this wallet have a channel %.70q; x402 wallet show lists channels", len(states), name)
+	}
+	offer, err := p.offers().Load(states[0])
+	if err != nil {
+		return err
+	}
+	pctx, cancel := context.WithTimeout(ctx, p.timeout)
+	defer cancel()
+	at, err := placeOf(pctx, offer)
+	switch {
+	case err != nil:
+		return err
+	case p.json:
+		return printLine(p.stdout, at)
+	}
+	return printRows(p.stdout, at.rows(p.given, states[0].ID.String()[:10]))
 }
 
 // closeToken has the agent end a token, named by itself or its channel, and give
 // back what is left.
 func (p *purchase) closeToken(ctx context.Context, name string) (err error) {
-	match := name
-	if id, ok := agent.TokenChannel(name); ok {
-		match = id.String()
-	} else if err := channelFlag(match); err != nil || match == "all" {
-		return usage("--close: %.70q, want a token, or the id of its channel, or the id's beginning such as 0x12ab34cd", name)
+	match, err := named("close", name)
+	if err != nil {
+		return err
 	}
 	if p.timeout <= 0 {
 		return usage("--timeout: %v, want more than 0", p.timeout)
