@@ -279,7 +279,7 @@ func (x *session) start() error {
 	if err := x.ctl.Send(agent.CapsuleTerms, terms); err != nil {
 		return err
 	}
-	x.log.Info("session opened", "session", t.Session, "price_up", t.Price.Up, "price_down", t.Price.Down, "balance", x.account.balance)
+	x.log.Info("session opened", "session", t.Session, "price_up", t.Price.Up, "price_down", t.Price.Down, "balance", x.account.balance, "cipher", x.cipher())
 	if x.prepaid {
 		return nil
 	}
