@@ -65,7 +65,7 @@ func (s *Seller) openReach(ctx context.Context) (_ *reach, err error) {
 		}
 	}
 	for _, name := range s.cfg.Relays {
-		s.relays = append(s.relays, &relayLink{r: r, name: name, places: make(map[sessionID]context.CancelFunc)})
+		s.relays = append(s.relays, &relayLink{r: r, name: name, doubt: make(chan struct{}, 1), places: make(map[sessionID]context.CancelFunc)})
 	}
 	return r, nil
 }

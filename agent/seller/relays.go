@@ -22,6 +22,8 @@ type sessionID = relay.SessionID
 type relayLink struct {
 	r    *reach
 	name relay.Name
+	// doubt has room for one token: the connection may be dead without knowing.
+	doubt chan struct{}
 
 	mu     sync.Mutex
 	agent  *relay.Agent // nil: not connected
@@ -72,20 +74,105 @@ func (l *relayLink) run(ctx, sctx context.Context) error {
 	}
 }
 
-// visit is one connection to the relay.
+// visit is known at the relay, by one connection after the other, until one
+// ends.
 func (l *relayLink) visit(ctx, sctx context.Context) error {
 	a, err := l.dial(ctx, sctx)
-	l.set(a, err)
-	if err != nil {
-		return err
-	}
-	l.r.s.log.Info("known at the relay", "relay", l.name.Address(), "seen_as", a.Observed())
-	err = a.Run(ctx)
-	if err == nil {
-		err = errors.New("the relay ended the connection")
+	for renewals := (renewals{}); err == nil; {
+		l.set(a, nil)
+		l.r.s.log.Info("known at the relay", "relay", l.name.Address(), "seen_as", a.Observed())
+		a, err = l.serve(ctx, sctx, a, &renewals)
 	}
 	l.set(nil, err)
 	return err
+}
+
+// serve runs a connection to its end, or until there is another in its place,
+// which it returns. QUIC finds out late that its peer knows another address of
+// ours, and survives that only twice (quic-go's path manager has room for three
+// addresses); a relay that was started anew is noticed at the next ping.
+func (l *relayLink) serve(ctx, sctx context.Context, a *relay.Agent, r *renewals) (*relay.Agent, error) {
+	var running sync.WaitGroup
+	defer running.Wait()
+	actx, stop := context.WithCancel(ctx)
+	defer stop()
+	ended := make(chan error, 1)
+	running.Go(func() { ended <- a.Run(actx) })
+	for {
+		var due <-chan time.Time
+		if r.wanted {
+			due = time.After(r.after())
+		}
+		select {
+		case err := <-ended:
+			if err == nil {
+				err = errors.New("the relay ended the connection")
+			}
+			return nil, err
+		case <-l.doubt:
+			r.want()
+			continue
+		case <-due:
+			r.begin()
+		}
+		next, err := l.dial(ctx, sctx)
+		if _, ok := errors.AsType[*relay.NoticeError](err); !ok {
+			return next, err
+		} // it does not want another now: this one goes on
+	}
+}
+
+// renewals are bounded and jittered: a NAT that gives another address every
+// minute has no say in what the SIM's plan pays for.
+type renewals struct {
+	wanted bool
+	last   time.Time
+	wait   time.Duration // from last to the next
+}
+
+const (
+	renewSpread = time.Second // many agents may see a relay come back
+	renewMin    = 2 * time.Second
+)
+
+func (r *renewals) want() {
+	if r.wanted {
+		return
+	}
+	r.wanted = true
+	if r.last.IsZero() || time.Since(r.last) > 2*r.wait+relaySteady {
+		r.wait = 0
+	}
+}
+
+// after is how long to wait for the one that is wanted.
+func (r *renewals) after() time.Duration {
+	return max(time.Until(r.last.Add(r.wait)), 0) + rand.N(renewSpread)
+}
+
+func (r *renewals) begin() {
+	r.wanted, r.last = false, time.Now()
+	r.wait = min(max(2*r.wait, renewMin), relayRetryMax)
+}
+
+// doubts has the connection renewed. It does not block.
+func (l *relayLink) doubts() {
+	select {
+	case l.doubt <- struct{}{}:
+	default:
+	}
+}
+
+// doubted is told by a place at the relay. Another address is one for all
+// relays.
+func (l *relayLink) doubted(moved bool) {
+	if !moved {
+		l.doubts()
+		return
+	}
+	for _, each := range l.r.s.relays {
+		each.doubts()
+	}
 }
 
 func (l *relayLink) set(a *relay.Agent, err error) {
@@ -146,6 +233,7 @@ func (l *relayLink) allot(ctx context.Context, a relay.Allotment) {
 	}
 	l.places[a.ID] = cancel
 	l.mu.Unlock()
+	l.r.s.log.Debug("a buyer comes", "relay", l.name.Address(), "tcp", a.TCP)
 	l.r.sessions.Go(func() error {
 		defer l.end(a.ID)
 		var err error
@@ -165,7 +253,9 @@ func (l *relayLink) allot(ctx context.Context, a relay.Allotment) {
 func (l *relayLink) bind(ctx context.Context, a relay.Allotment) error {
 	bctx, cancel := context.WithTimeout(ctx, bindTime)
 	defer cancel()
-	b, err := l.r.socket.Bind(bctx, path.Relay{Addr: a.Address, Session: path.ID(a.ID), Token: path.Key(a.Token)})
+	b, err := l.r.socket.Bind(bctx, path.Relay{
+		Addr: a.Address, Session: path.ID(a.ID), Token: path.Key(a.Token), Doubt: l.doubted,
+	})
 	if err != nil {
 		return err
 	}

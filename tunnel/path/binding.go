@@ -12,6 +12,10 @@ type Relay struct {
 	Addr    netip.AddrPort // the relay's port for this side
 	Session ID
 	Token   Key // known to this side and the relay only
+	// Doubt is called when what else goes to this relay may be lost: it sees
+	// this side elsewhere than before, as after another lease (moved), or has
+	// stopped answering. It is called by Run and must not block. May be nil.
+	Doubt func(moved bool)
 }
 
 // A Binding is a place at a relay's port. It is refreshed until it is closed.
@@ -28,6 +32,7 @@ type Binding struct {
 	prompt     bool      // a challenge was answered since
 	asked      int       // again for the other side's address
 	self, peer netip.AddrPort
+	rebound    bool // the socket below is another one since the last Bound
 }
 
 // askAgain is when a relay that did not know the other side is asked again.
@@ -39,6 +44,7 @@ const (
 	refresh   = 25 * time.Second
 	bindFirst = 250 * time.Millisecond
 	bindLast  = 5 * time.Second
+	bindDoubt = 5 // unanswered Binds, or 4 s, are one too many
 )
 
 // Bind claims the place for this socket, and holds it until the binding is
@@ -83,6 +89,19 @@ func (b *Binding) due(now time.Time) []byte {
 	b.tries++
 	b.prompt = false
 	return b.bind()
+}
+
+// doubted says whether the relay has just become one that does not answer.
+func (b *Binding) doubted() bool { return b.tries == bindDoubt && b.self.IsValid() }
+
+// displaced says whether the relay has just told that it sees this side
+// elsewhere than it was. A NAT that gives a new port has forgotten only this
+// mapping, unless the socket is new.
+func (b *Binding) displaced(was netip.AddrPort) bool {
+	if !was.IsValid() {
+		return false
+	}
+	return was.Addr() != b.self.Addr() || b.rebound && was != b.self
 }
 
 func (b *Binding) bind() []byte {

@@ -22,12 +22,17 @@ func (st *state) heard(now time.Time, h heard) (w work) {
 		if b == nil {
 			return w
 		}
+		was := b.self
 		answer, told := b.packet(now, h.b)
 		if answer != nil {
 			w.send = append(w.send, datagram{to: h.from, b: answer})
 		}
 		if told {
 			st.told(now, b)
+			if b.displaced(was) {
+				w.doubt(b, true)
+			}
+			b.rebound = false
 		}
 		w.next = beat
 	case TypeProbe, TypeAck:
@@ -88,6 +93,9 @@ func (st *state) tick(now time.Time) (w work) {
 	for _, b := range st.bindings {
 		if p := b.due(now); p != nil {
 			w.send = append(w.send, datagram{to: b.relay.Addr, b: p})
+			if b.doubted() {
+				w.doubt(b, false)
+			}
 		}
 		w.next = min(w.next, max(b.next.Sub(now), time.Millisecond))
 	}

@@ -181,6 +181,9 @@ func (m *mover) use(now time.Time, addr netip.AddrPort, direct, named bool) {
 	}
 	if m.search.on {
 		m.search.next = now
+		if named && !known { // where the other end may come a moment later
+			m.search.n = 0
+		}
 	}
 }
 

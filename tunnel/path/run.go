@@ -213,6 +213,7 @@ func (st *state) readdressed() {
 	now := time.Now()
 	for _, b := range st.bindings {
 		b.readdressed(now)
+		b.rebound = true
 	}
 	for _, m := range st.movers {
 		m.m.readdressed(now)
@@ -264,6 +265,13 @@ type work struct {
 	calls  []func()
 	rebind bool
 	next   time.Duration // 0: as it was
+}
+
+// doubt has a binding's owner told.
+func (w *work) doubt(b *Binding, moved bool) {
+	if f := b.relay.Doubt; f != nil {
+		w.calls = append(w.calls, func() { f(moved) })
+	}
 }
 
 // again are kept packets for a peer that is back.

@@ -131,8 +131,8 @@ func (m *mover) seek(now time.Time) {
 		m.probe(now, c, m.need(), false)
 	}
 	wait := pace[min(s.n, len(pace)-1)]
-	if s.lost {
-		wait = min(time.Second<<min(s.n-len(pace)/2, 4), 10*time.Second)
+	if over := s.n - len(pace); over >= 0 {
+		wait = min(time.Second<<min(over, 4), 10*time.Second)
 	}
 	s.n++
 	s.next = now.Add(wait - rand.N(wait/8))

@@ -167,6 +167,29 @@ func TestRelayDies(t *testing.T) {
 	})
 }
 
+// TestLateAgent has the agent come to the next relay a moment after the buyer.
+func TestLateAgent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := setScene(t, symmetric, symmetric)
+		defer s.close()
+		s.mustRally(100_000)
+		s.relay.close()
+		done := make(chan error, 1)
+		s.wg.Go(func() { done <- s.rally(1_000_000) })
+		<-s.buyer.lost
+		second := newRelay(s.w.host("198.51.100.2"), ID{2}, false)
+		s.closers = append(s.closers, second.close)
+		b := must[*Binding](t)(s.buyer.sock.Bind(s.ctx, second.side(0)))
+		s.buyer.mover.Use(b.Addr())
+		time.Sleep(300 * time.Millisecond)
+		must[*Binding](t)(s.agent.sock.Bind(s.ctx, second.side(1)))
+		s.within(500*time.Millisecond, false)
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
 // TestBuyerMoves changes the buyer's address again and again, with a relay and
 // without.
 func TestBuyerMoves(t *testing.T) {
