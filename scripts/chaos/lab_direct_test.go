@@ -1,6 +1,8 @@
 package chaos
 
 import (
+	"fmt"
+	"strings"
 	"testing"
 	"time"
 
@@ -56,4 +58,60 @@ func TestLabDirect(t *testing.T) {
 			s.settle()
 		})
 	}
+}
+
+// meetings counts, where the agent is, what comes from a network or goes there,
+// and what names an address of the buyer's: of the packets of package path only
+// Bound does, in the last 4 bytes of the other side's address.
+const meetings = `table ip meetings
+delete table ip meetings
+table ip meetings {
+	counter met { }
+	counter named { }
+	chain in { type filter hook prerouting priority -400
+		ip saddr 198.18.1.0/24 counter name met
+		meta l4proto udp @th,64,16 == 0x0003 @th,448,32 == %#x counter name named
+	}
+	chain out { type filter hook postrouting priority 400
+		ip daddr 198.18.1.0/24 counter name met
+	}
+}
+`
+
+// met is what meetings has counted: packets between agent and buyer, and those
+// that name the buyer.
+func (s *stage) met() (n [2]int) {
+	s.t.Helper()
+	for i, name := range []string{"met", "named"} {
+		out, err := s.w.Agent.Command(s.ctx, "nft", "list", "counter", "ip", "meetings", name).Output()
+		s.must(err)
+		_, text, _ := strings.Cut(string(out), "packets ")
+		_, err = fmt.Sscan(text, &n[i])
+		s.must(err)
+	}
+	return n
+}
+
+// TestLabNoDirect: with --no-direct no packet passes between agent and buyer
+// but by the relay, which does not name the buyer to the agent. Without it they
+// meet, by the same count.
+func TestLabNoDirect(t *testing.T) {
+	s := newStage(t, casting{buyerNAT: netlab.PortRestricted, agentNAT: netlab.PortRestricted, relays: 1, rate: 20e6})
+	address := s.w.BuyerRouter.Outside()
+	said := s.hub.line(s.agent.name, address.String())
+	s.nft(s.w.Agent, fmt.Sprintf(meetings, address.As4()))
+	s.startBuyer("--transport", "quic", "--no-direct", "--keep")
+	s.end(s.flows())
+	s.buyer.stop(s.ctx, t)
+	if n := s.met(); n != [2]int{} || said(s.hub) {
+		t.Errorf("%d packets passed between agent and buyer, %d named the buyer, and the agent's log does: %v", n[0], n[1], said(s.hub))
+	}
+	direct := s.reached(true)
+	s.startBuyer("--transport", "quic")
+	s.within(soon, "the direct path", direct)
+	s.end(s.flows())
+	if n := s.met(); n[0] == 0 || n[1] == 0 || !said(s.hub) {
+		t.Errorf("%d packets passed between agent and buyer, %d named the buyer: nothing is found where there is something", n[0], n[1])
+	}
+	s.settle()
 }

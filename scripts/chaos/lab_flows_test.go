@@ -24,6 +24,7 @@ import (
 // and what it gave; of a flow that ended in order all of that arrived.
 type site struct {
 	ctx      context.Context
+	stop     context.CancelFunc
 	w        *netlab.World
 	hub      *hub
 	in, out  atomic.Uint64
@@ -73,11 +74,13 @@ func (p *pulse) rest() time.Duration {
 	return gap.Round(time.Millisecond)
 }
 
-func openSite(ctx context.Context, w *netlab.World, h *hub) (*site, error) {
-	s := &site{ctx: ctx, w: w, hub: h}
+// openSite opens one at an address of a namespace.
+func openSite(w *netlab.World, h *hub, host *netlab.Namespace, at netip.Addr) (*site, error) {
+	s := &site{w: w, hub: h}
+	s.ctx, s.stop = context.WithCancel(context.Background())
 	var err, err2 error
-	s.lasting, err = w.Internet.Listen("tcp", netip.AddrPortFrom(w.Target, lastingPort).String())
-	s.pages, err2 = w.Internet.Listen("tcp", netip.AddrPortFrom(w.Target, pagesPort).String())
+	s.lasting, err = host.Listen("tcp", netip.AddrPortFrom(at, lastingPort).String())
+	s.pages, err2 = host.Listen("tcp", netip.AddrPortFrom(at, pagesPort).String())
 	if err := errors.Join(err, err2); err != nil {
 		return nil, err
 	}
@@ -91,6 +94,7 @@ func openSite(ctx context.Context, w *netlab.World, h *hub) (*site, error) {
 			}
 			s.work.Go(func() {
 				defer c.Close()
+				defer context.AfterFunc(s.ctx, func() { c.Close() })()
 				_ = s.last(s.tap(c), c.(*net.TCPConn)) // the client sees what is wrong
 			})
 		}
@@ -99,6 +103,7 @@ func openSite(ctx context.Context, w *netlab.World, h *hub) (*site, error) {
 }
 
 func (s *site) close() {
+	s.stop()
 	_, _ = s.lasting.Close(), s.web.Close() // the test is over
 	s.work.Wait()
 }
@@ -231,6 +236,7 @@ func (s *site) through(f *flow, run func(*net.TCPConn, *hub) error) error {
 		return err
 	}
 	defer conn.Close()
+	defer context.AfterFunc(s.ctx, func() { conn.Close() })()
 	if _, err := negotiate(conn, 1, s.lasting.Addr()); err != nil {
 		return err
 	}
