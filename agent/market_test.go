@@ -171,7 +171,7 @@ func (m *market) startAgent() {
 // offer waits for the agent and returns its offer.
 func (m *market) offer() agent.Offer {
 	m.t.Helper()
-	ctx, cancel := context.WithTimeout(m.t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(m.t.Context(), time.Minute)
 	defer cancel()
 	o, err := buyer.FetchOffer(ctx, m.cfg.Listen, buyer.ReachConfig{})
 	if err != nil {
@@ -290,7 +290,7 @@ func until(t *testing.T, what string, yes func() bool) {
 	t.Helper()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
-	timeout := time.After(30 * time.Second)
+	timeout := time.After(time.Minute)
 	for !yes() {
 		select {
 		case <-tick.C:

@@ -1,6 +1,9 @@
 package agent_test
 
 import (
+	"fmt"
+	"math/rand/v2"
+	"net"
 	"sync/atomic"
 	"testing"
 
@@ -20,10 +23,34 @@ func (s *screen) now() buyer.Status {
 	return buyer.Status{}
 }
 
+// alsoTCP gives an agent a port that is free for TCP too: below those that the
+// kernel gives to others meanwhile. Who else looks for one here needs the UDP
+// port first, and that is held.
+func alsoTCP(t *testing.T, c *seller.Config) {
+	t.Helper()
+	for range 1000 {
+		addr := fmt.Sprintf("127.0.0.1:%d", 12_000+rand.IntN(20_000))
+		socket, err := net.ListenPacket("udp", addr)
+		if err != nil {
+			continue
+		}
+		t.Cleanup(func() { socket.Close() })
+		if ln, err := net.Listen("tcp", addr); err == nil {
+			ln.Close()
+			c.Listen, c.ListenTCP, c.Socket = addr, addr, borrowed(socket)
+			return
+		}
+	}
+	t.Fatal("no port is free for both")
+}
+
 // TestTransports buys by each transport in turn, on one channel.
 func TestTransports(t *testing.T) {
 	t.Parallel()
-	m := newMarketOf(t, func(c *seller.Config) { c.ListenTCP, c.KCP = "127.0.0.1:0", true })
+	m := newMarketOf(t, func(c *seller.Config) {
+		alsoTCP(t, c)
+		c.KCP = true
+	})
 	site := web(t)
 	for _, transport := range []string{buyer.QUIC, buyer.TLS, buyer.KCP} {
 		var on screen
@@ -43,7 +70,7 @@ func TestTransports(t *testing.T) {
 // by TLS.
 func TestBlockedUDP(t *testing.T) {
 	t.Parallel()
-	m := newMarketOf(t, func(c *seller.Config) { c.ListenTCP = "127.0.0.1:0" })
+	m := newMarketOf(t, func(c *seller.Config) { alsoTCP(t, c) })
 	site := web(t)
 	var on screen
 	p := m.buy(func(c *buyer.Config) { c.Socket, c.OnStatus = borrowed(newCable(t, 1000, 1)), on.show })

@@ -492,7 +492,7 @@ func (a *associated) roundTrip(t *testing.T, n int, to net.Addr) (got uint64) {
 		if _, err := a.WriteTo(sent, to); err != nil {
 			t.Fatal(err)
 		}
-		a.SetReadDeadline(time.Now().Add(2 * time.Second))
+		a.SetReadDeadline(time.Now().Add(15 * time.Second))
 		for {
 			k, from, err := a.ReadFrom(buf)
 			if errors.Is(err, os.ErrDeadlineExceeded) {

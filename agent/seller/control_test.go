@@ -110,8 +110,8 @@ func TestControlBroken(t *testing.T) {
 	if !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("a silent agent: %v", err)
 	}
+	ln.Close() // it may have given up before it was accepted
 	wg.Wait()
-	ln.Close()
 	if err := control.Get(t.Context(), "status", new(json.RawMessage)); !errors.Is(err, ErrNotRunning) {
 		t.Errorf("closed: %v", err)
 	}

@@ -90,7 +90,7 @@ type process struct {
 type processKey struct{}
 
 // patience bounds what should happen at once.
-const patience = 20 * time.Second
+const patience = time.Minute
 
 // scriptServe starts `x402-relay run --ready-file ready ARGS` and waits until it
 // runs. $NAME, $PORT and $METRICS are its.

@@ -20,7 +20,7 @@ import (
 func (c *couple) settled() {
 	c.t.Helper()
 	want := addrPort(c.buyer.sock.LocalAddr()).Port()
-	timeout := time.After(10 * time.Second)
+	timeout := time.After(time.Minute)
 	for {
 		if at, _ := c.agent.mover.Route(); at.Port() == want {
 			return

@@ -35,7 +35,7 @@ func client(t *testing.T, addr string) *http.Client {
 		DisableCompression:    true,
 	}
 	t.Cleanup(tr.CloseIdleConnections)
-	return &http.Client{Transport: tr, Timeout: 30 * time.Second}
+	return &http.Client{Transport: tr, Timeout: time.Minute}
 }
 
 func get(t *testing.T, c *http.Client, url string) (*http.Response, string) {
@@ -305,7 +305,7 @@ func TestHTTPPassword(t *testing.T) {
 			t.Fatal(err)
 		}
 		tr := &http.Transport{Proxy: http.ProxyURL(proxyURL), DisableCompression: true}
-		resp, body := get(t, &http.Client{Transport: tr, Timeout: 30 * time.Second}, "http://shop.test/")
+		resp, body := get(t, &http.Client{Transport: tr, Timeout: time.Minute}, "http://shop.test/")
 		if resp.StatusCode != want || strings.Contains(body, "Proxy") && want == 200 {
 			t.Errorf("%q: got %s, %q", user, resp.Status, body)
 		}

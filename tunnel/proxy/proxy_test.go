@@ -197,12 +197,12 @@ func serveTCP(t *testing.T, handle func(*net.TCPConn)) string {
 
 func dial(t *testing.T, addr string) *net.TCPConn {
 	t.Helper()
-	c, err := net.DialTimeout("tcp", addr, 10*time.Second)
+	c, err := net.DialTimeout("tcp", addr, time.Minute)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { c.Close() })
-	c.SetDeadline(time.Now().Add(30 * time.Second)) // a hang fails the test
+	c.SetDeadline(time.Now().Add(time.Minute)) // a hang fails the test
 	return c.(*net.TCPConn)
 }
 

@@ -118,7 +118,7 @@ func TestBurst(t *testing.T) {
 	release, got := make(chan struct{}), make(chan int)
 	targets.HandleUDP("slow.test:9", func(c net.Conn) {
 		<-release
-		c.SetReadDeadline(time.Now().Add(10 * time.Second))
+		c.SetReadDeadline(time.Now().Add(time.Minute))
 		b := make([]byte, 1500)
 		for i := range burst {
 			if _, err := c.Read(b); err != nil {

@@ -70,7 +70,7 @@ func testUDPOnLoopback(t *testing.T, tr Transport) {
 			if _, err := f.Write(msg); err != nil {
 				t.Fatal(err)
 			}
-			f.SetReadDeadline(time.Now().Add(10 * time.Second))
+			f.SetReadDeadline(time.Now().Add(time.Minute))
 			if n, err := f.Read(buf); err != nil || !bytes.Equal(buf[:n], msg) {
 				t.Errorf("%d bytes: got %d, %v", size, n, err)
 			}

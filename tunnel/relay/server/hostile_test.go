@@ -42,7 +42,7 @@ func scale(t testing.TB) int {
 // tcpFrom dials the relay from an address of the loopback.
 func (r *rig) tcpFrom(t testing.TB, from string) net.Conn {
 	t.Helper()
-	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}, Timeout: 10 * time.Second}
+	d := net.Dialer{LocalAddr: &net.TCPAddr{IP: net.ParseIP(from)}, Timeout: hang}
 	c, err := d.DialContext(t.Context(), "tcp", r.name.Address())
 	if err != nil {
 		t.Fatal(err)
@@ -65,7 +65,7 @@ func (r *rig) tlsFrom(t testing.TB, from, alpn string) *tls.Conn {
 func ended(t testing.TB, c net.Conn) time.Duration {
 	t.Helper()
 	began := time.Now()
-	_ = c.SetReadDeadline(began.Add(30 * time.Second))
+	_ = c.SetReadDeadline(began.Add(hang))
 	_, err := io.Copy(io.Discard, c)
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Fatal("it does not end")
@@ -76,7 +76,7 @@ func ended(t testing.TB, c net.Conn) time.Duration {
 // TestSlowLoris: connections that say little take a bounded number of places
 // of their own source, and end; others are served meanwhile.
 func TestSlowLoris(t *testing.T) {
-	r := startRelay(t, func(c *Config) { c.Limits.SourceConnections, c.patience = 40, time.Second })
+	r := startRelay(t, func(c *Config) { c.Limits.SourceConnections, c.patience = 40, 3*time.Second })
 	const attacker = "127.0.0.66"
 	starts := []func() net.Conn{
 		func() net.Conn { return r.tcpFrom(t, attacker) }, // says nothing
@@ -131,7 +131,7 @@ func TestSlowLoris(t *testing.T) {
 		wg.Go(func() { longest.Store(max(longest.Load(), int64(ended(t, c)))) })
 	}
 	wg.Wait()
-	if d := time.Duration(longest.Load()); d > 5*time.Second {
+	if d := time.Duration(longest.Load()); d > hang/2 {
 		t.Errorf("one stayed for %s", d)
 	}
 }
@@ -155,7 +155,7 @@ func TestHostileControl(t *testing.T) {
 			t.Fatal(err)
 		}
 		_, _ = c.Write(b)
-		_ = c.SetReadDeadline(time.Now().Add(10 * time.Second))
+		_ = c.SetReadDeadline(time.Now().Add(hang))
 		answer, err := relay.ReadMessage(c)
 		if err != nil {
 			t.Fatal(err)
@@ -221,7 +221,7 @@ func TestHostileControl(t *testing.T) {
 	}
 	// And the victim of all this is still there.
 	_, _ = victim.Write([]byte("\x00\x0f" + `{"type":"ping"}`))
-	_ = victim.SetReadDeadline(time.Now().Add(10 * time.Second))
+	_ = victim.SetReadDeadline(time.Now().Add(hang))
 	if m, err := relay.ReadMessage(victim); err != nil || m.Type != relay.TypePing {
 		t.Errorf("the victim: %+v, %v", m, err)
 	}
@@ -297,7 +297,7 @@ func TestAPI(t *testing.T) {
 	for range 3 {
 		select {
 		case <-sessions:
-		case <-time.After(10 * time.Second):
+		case <-time.After(hang):
 			t.Error("the agent was not told of a session")
 		}
 	}
@@ -486,7 +486,7 @@ func TestManyHandshakes(t *testing.T) {
 		defer u.Close()
 		tr := &quicgo.Transport{Conn: u}
 		defer tr.Close()
-		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+		ctx, cancel := context.WithTimeout(t.Context(), hang)
 		defer cancel()
 		conn, err := tr.Dial(ctx, r.addr(), r.name.TLS(relay.ALPN), nil)
 		if err == nil {

@@ -54,7 +54,7 @@ func meet(t *testing.T, r *rig, q market.Request) (buyer, agent *party, conn *qu
 	agent.bind(t, theirs)
 	buyer = newParty(t, path.Config{})
 	b := buyer.bind(t, mine)
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), hang)
 	defer cancel()
 	conn, err = buyer.transport.Dial(ctx, udpAddr(b.Addr()), tls, &quicgo.Config{})
 	if err != nil {
@@ -138,7 +138,7 @@ func TestOpen(t *testing.T) {
 		t.Cleanup(func() { _ = tr.Close(); _ = u.Close() })
 		return tr.Dial(ctx, udpAddr(mine.Address), tls, &quicgo.Config{})
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), hang)
 	defer cancel()
 	conn, err := dial(ctx)
 	if err != nil {
@@ -179,7 +179,7 @@ func TestSymmetric(t *testing.T) {
 	if b.Peer() == a.Observed() || !b.Peer().IsValid() {
 		t.Errorf("the agent is at %s everywhere", b.Peer())
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), hang)
 	defer cancel()
 	conn, err := buyer.transport.Dial(ctx, udpAddr(b.Addr()), tls, &quicgo.Config{})
 	if err != nil {
@@ -332,7 +332,7 @@ func TestSplice(t *testing.T) {
 			for i := range relay.PreambleSize { // forged ones are closed, and take nothing
 				hostile := join(mine, func(b []byte) { b[i] ^= 0x01 })
 				_ = hostile.CloseWrite()
-				_ = hostile.SetReadDeadline(time.Now().Add(10 * time.Second))
+				_ = hostile.SetReadDeadline(time.Now().Add(hang))
 				if n, err := hostile.Read(make([]byte, 1)); err == nil {
 					t.Fatalf("byte %d changed: %d bytes came", i, n)
 				}
@@ -347,7 +347,7 @@ func TestSplice(t *testing.T) {
 				_ = buyer.CloseWrite()
 			})
 			agent := join(theirs, nil)
-			_ = agent.SetReadDeadline(time.Now().Add(30 * time.Second))
+			_ = agent.SetReadDeadline(time.Now().Add(hang))
 			got, err := io.ReadAll(agent)
 			if err != nil || !bytes.Equal(got, sent) {
 				t.Errorf("%d of %d bytes: %v", len(got), len(sent), err)
@@ -358,12 +358,12 @@ func TestSplice(t *testing.T) {
 				t.Error(err)
 			}
 			replay := join(mine, nil)
-			_ = replay.SetReadDeadline(time.Now().Add(10 * time.Second))
+			_ = replay.SetReadDeadline(time.Now().Add(hang))
 			if n, err := replay.Read(make([]byte, 1)); err == nil {
 				t.Errorf("a preamble was replayed: %d bytes came", n)
 			}
 			_ = agent.Close()
-			_ = buyer.SetReadDeadline(time.Now().Add(30 * time.Second))
+			_ = buyer.SetReadDeadline(time.Now().Add(hang))
 			if got, err = io.ReadAll(buyer); err != nil || !bytes.Equal(got, sent[:1<<20]) {
 				t.Errorf("%d bytes back: %v", len(got), err)
 			}
@@ -372,7 +372,7 @@ func TestSplice(t *testing.T) {
 				if id != mine.ID {
 					t.Errorf("%s ended", id)
 				}
-			case <-time.After(10 * time.Second):
+			case <-time.After(hang):
 				t.Error("the agent is not told of the end")
 			}
 			if n := r.packets.passed.Load(); n != 5<<20 {

@@ -26,6 +26,9 @@ import (
 	"github.com/depinsim/x402/tunnel/relay/market"
 )
 
+// hang bounds what should be there at once: a test that waits so long fails.
+const hang = time.Minute
+
 // A ledgerless directory: agents sign by an HMAC that everybody can make, and
 // offers are whatever they say.
 type fakeDirectory struct {
@@ -93,7 +96,7 @@ func (d *fakeDirectory) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 // until waits for the directory to be in a state.
 func (d *fakeDirectory) until(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	deadline := time.After(10 * time.Second)
+	deadline := time.After(hang)
 	for {
 		d.mu.Lock()
 		done := ok()
@@ -232,7 +235,7 @@ func cancelled(ctx context.Context) context.Context {
 
 func (p *party) bind(t testing.TB, a relay.Allotment) *path.Binding {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), hang)
 	defer cancel()
 	b, err := p.socket.Bind(ctx, path.Relay{Addr: a.Address, Session: path.ID(a.ID), Token: path.Key(a.Token)})
 	if err != nil {
@@ -247,7 +250,7 @@ const testALPN = "test"
 func (p *party) serveEcho(t testing.TB) *tls.Config {
 	t.Helper()
 	cert := testCertificate(t)
-	l, err := p.transport.Listen(&tls.Config{Certificates: []tls.Certificate{cert}, NextProtos: []string{testALPN}}, &quicgo.Config{MaxIdleTimeout: 20 * time.Second})
+	l, err := p.transport.Listen(&tls.Config{Certificates: []tls.Certificate{cert}, NextProtos: []string{testALPN}}, &quicgo.Config{MaxIdleTimeout: hang})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -287,7 +290,7 @@ func echo(t testing.TB, conn *quicgo.Conn, n int) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_ = s.SetDeadline(time.Now().Add(60 * time.Second))
+	_ = s.SetDeadline(time.Now().Add(hang))
 	sent, got := sha256.New(), sha256.New()
 	var wg sync.WaitGroup
 	wg.Go(func() {
