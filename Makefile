@@ -27,6 +27,8 @@ REPEATS ?= 20
 BENCH ?=
 # How often the crash test kills each process.
 export X402_KILLS ?= 10
+# Set: the race tests simulate and emulate as much as those without the race detector.
+export X402_SOAK ?=
 
 # The router targets: GOOS_GOARCH, and the variant where GOARCH has several.
 # Which OpenWrt packages each serves: docs/decisions/0010-router-targets.md.
@@ -84,6 +86,7 @@ fuzz: ## run every fuzz target for FUZZTIME (1m)
 
 .PHONY: soak
 soak: export X402_KILLS = 100
+soak: export X402_SOAK = 1
 soak: FUZZTIME = 5m
 soak: deps build ## the long run: race tests 20 times, 100 kills, 5,000 agents, long fuzzing
 	@$(STEP) kills $(GO) test -run Kill -count=1 -timeout 2h ./...

@@ -6,7 +6,13 @@ import (
 	"time"
 
 	"github.com/apernet/quic-go/congestion"
+
+	"github.com/depinsim/x402/tunnel/tunneltest"
 )
+
+// left says whether the i-th case is left out of this run: the simulator is
+// one goroutine, in which the race detector finds nothing.
+func left(i int) bool { return tunneltest.Short() && i%3 != 0 }
 
 // seeded returns a controller whose random waits are the same each time.
 func seeded(seed uint32) *Controller {
@@ -56,10 +62,13 @@ func (l lane) most() float64 {
 // Wire bytes count both directions; what is measured against is the least that
 // is possible: each lost packet once again, and an acknowledgment for two.
 func TestRandomLoss(t *testing.T) {
-	for _, tt := range []struct {
+	for i, tt := range []struct {
 		loss, least float64
 	}{{0, 47.2}, {0.001, 47.2}, {0.01, 46.8}, {0.02, 46.2}, {0.05, 44.8}, {0.1, 41.5}} {
-		for _, first := range []bool{false, true} {
+		for j, first := range []bool{false, true} {
+			if left(i + j) {
+				continue
+			}
 			t.Run(fmt.Sprintf("%v,first=%v", tt.loss, first), func(t *testing.T) {
 				l := newLane(1, link{rate: mbit50, queue: mbit50 / 10, delay: 20 * time.Millisecond, loss: tt.loss, lossFirst: first})
 				f := newFlow(l.w, seeded(1), l.forward, l.back)
@@ -85,7 +94,10 @@ func TestRandomLoss(t *testing.T) {
 // TestShallowQueue: a buffer of half the product and less holds the rate up and
 // is not kept overflowing.
 func TestShallowQueue(t *testing.T) {
-	for _, share := range []int64{2, 4, 10} {
+	for i, share := range []int64{2, 4, 10} {
+		if left(i) {
+			continue
+		}
 		l := newLane(2, link{rate: mbit50, queue: bdp / share, delay: 20 * time.Millisecond})
 		f := newFlow(l.w, seeded(2), l.forward, l.back)
 		f.start()
@@ -103,7 +115,10 @@ func TestShallowQueue(t *testing.T) {
 // TestPolicer: what exceeds the rate is dropped without any delay, which looks
 // like random loss until it is seen to depend on the rate.
 func TestPolicer(t *testing.T) {
-	for _, burst := range []int64{15000, 62500, 250000} {
+	for i, burst := range []int64{15000, 62500, 250000} {
+		if left(i) {
+			continue
+		}
 		l := newLane(2, link{rate: 2500000, queue: burst, delay: 20 * time.Millisecond, police: true})
 		l.back.police = false
 		f := newFlow(l.w, seeded(3), l.forward, l.back)
@@ -122,11 +137,14 @@ func TestPolicer(t *testing.T) {
 // TestJitter: 5 Mbit/s up and 20 down with 60 ms and up to 30 ms more, in
 // clumps; with some reordering, which quic-go takes for loss.
 func TestJitter(t *testing.T) {
-	for _, tt := range []struct {
+	for i, tt := range []struct {
 		rate    int64
 		reorder float64
 		least   float64
 	}{{625000, 0, 0.94}, {2500000, 0, 0.94}, {625000, 0.02, 0.9}, {2500000, 0.02, 0.85}} {
+		if left(i) {
+			continue
+		}
 		l := newLane(4, link{rate: tt.rate, queue: tt.rate / 5, delay: 30 * time.Millisecond, jitter: 30 * time.Millisecond, reorder: tt.reorder, reorderBy: 10 * time.Millisecond})
 		f := newFlow(l.w, seeded(4), l.forward, l.back)
 		f.start()
@@ -187,7 +205,10 @@ func TestRateChanges(t *testing.T) {
 
 // TestTicks: timers that fire late by up to the kernel's tick cost no speed.
 func TestTicks(t *testing.T) {
-	for _, tick := range []int64{1, 4, 10} {
+	for i, tick := range []int64{1, 4, 10} {
+		if left(i) {
+			continue
+		}
 		l := newLane(7, link{rate: mbit50, queue: mbit50 / 10, delay: 20 * time.Millisecond, loss: 0.01})
 		f := newFlow(l.w, seeded(7), l.forward, l.back)
 		f.tick = tick * millisecond
@@ -200,17 +221,24 @@ func TestTicks(t *testing.T) {
 
 // TestLongPath: a product of 6 MB, and one of less than a packet.
 func TestLongPath(t *testing.T) {
-	for _, tt := range []struct {
+	for i, tt := range []struct {
 		rate  int64
 		rtt   time.Duration
 		least float64 // of the most that is possible
 	}{{25e6, 250 * time.Millisecond, 0.9}, {50e3, 10 * time.Millisecond, 0.93}, {8e3, 600 * time.Millisecond, 0.85}} {
+		if left(i) {
+			continue
+		}
 		l := newLane(8, link{rate: tt.rate, queue: max(tt.rate/5, 6000), delay: tt.rtt / 2})
 		l.back.rate = 6250000
 		f := newFlow(l.w, seeded(8), l.forward, l.back)
 		f.start()
+		d := 20 * time.Second
+		if tunneltest.Short() {
+			d = 4 * time.Second
+		}
 		l.w.run(10 * time.Second)
-		got := l.measure(f, 20*time.Second)
+		got := l.measure(f, d)
 		if got < tt.least*l.most() {
 			t.Errorf("%d bytes/s, %v: %.3f of %.3f Mbit/s", tt.rate, tt.rtt, got, l.most())
 		}
@@ -240,7 +268,7 @@ func older(w *world, _ int) congestion.CongestionControlEx { return newBBR1(w) }
 // in products, among flows that start one second after the other.
 func TestFairness(t *testing.T) {
 	type kind = func(*world, int) congestion.CongestionControlEx
-	for _, tt := range []struct {
+	for i, tt := range []struct {
 		name  string
 		flows []kind
 		queue float64
@@ -258,6 +286,9 @@ func TestFairness(t *testing.T) {
 		{"before two BBR 1", []kind{ours, older, older}, 2.5, 0.8},
 		{"after two BBR 1", []kind{older, older, ours}, 2.5, 0.8},
 	} {
+		if left(i) {
+			continue
+		}
 		t.Run(fmt.Sprintf("%s, %v", tt.name, tt.queue), func(t *testing.T) {
 			l := newLane(3, link{rate: mbit50, queue: int64(tt.queue * bdp), delay: 20 * time.Millisecond})
 			var flows []*flow

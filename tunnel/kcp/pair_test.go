@@ -22,7 +22,7 @@ import (
 
 func TestConformance(t *testing.T) {
 	tunneltest.Run(t, tunneltest.Transport{
-		Simulated: simulated, Loopback: loopback, Tick: 20 * time.Millisecond, Uploads: 46, Idle: 96 << 10,
+		Simulated: simulated, Loopback: loopback, Tick: 20 * time.Millisecond, Uploads: 46, Idle: 96 << 10, Layered: true,
 	})
 }
 

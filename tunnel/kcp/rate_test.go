@@ -15,7 +15,7 @@ import (
 // the usual settings sends 2.3 bytes for each that arrives there.
 func TestRateFollowsThePath(t *testing.T) {
 	const deep = 100 * time.Millisecond // as the queues of mobile networks are
-	for _, row := range []struct {
+	for i, row := range []struct {
 		name     string
 		mbit     float64
 		loss     int // packets of a thousand, each way
@@ -33,6 +33,9 @@ func TestRateFollowsThePath(t *testing.T) {
 		{"fast", 200, 0, 0, deep, 180, 1.05, 4 * time.Second},
 		{"policer", 10, 0, 0, 8 * time.Millisecond, 4, 1.30, 20 * time.Second},
 	} {
+		if tunneltest.Short() && i%3 != 1 { // one goroutine's arithmetic
+			continue
+		}
 		t.Run(row.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				l := newLab(t, tunneltest.Path{Delay: 20 * time.Millisecond, Loss: row.loss, Seed: tunneltest.Seed(t)})
@@ -91,7 +94,7 @@ func TestBlackout(t *testing.T) {
 		t.Run(row.dark.String(), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				l := newLab(t, tunneltest.Path{Delay: 20 * time.Millisecond, Seed: tunneltest.Seed(t)})
-				l.wire.rate = 50e6 / 8
+				l.wire.rate = 10e6 / 8
 				p := tunneltest.NewPair(t, l.connect(t, tunneltest.Path{}), tunneltest.Options{})
 				p.Net.HandleTCP("flood.test:80", func(c *tunneltest.Conn) {
 					for {
@@ -118,7 +121,7 @@ func TestBlackout(t *testing.T) {
 				tunneltest.Pass(3 * time.Second)
 				before := p.Buyer.Totals().DownTCP
 				tunneltest.Pass(time.Second)
-				if got := p.Buyer.Totals().DownTCP - before; row.lives && got < 3_000_000 {
+				if got := p.Buyer.Totals().DownTCP - before; row.lives && got < 600_000 {
 					t.Errorf("%d bytes in the fourth second after it", got)
 				}
 				if (p.Conn.Context().Err() == nil) != row.lives {

@@ -182,6 +182,11 @@ func Real(t testing.TB, dial Dial, o Options, f func(p *Pair)) {
 // Pass lets simulated time pass.
 func Pass(d time.Duration) { <-time.After(d) }
 
+// Short says whether long simulations may be cut short: under the race detector
+// they take ten times as long. `make check` runs them in full without it, and
+// `make soak`, which sets X402_SOAK, with it.
+func Short() bool { return raced && os.Getenv("X402_SOAK") == "" }
+
 // Random returns n bytes that depend on seed only.
 func Random(n int, seed uint64) []byte {
 	b := make([]byte, n)

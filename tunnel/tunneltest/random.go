@@ -209,7 +209,10 @@ func pause(d time.Duration) {
 // passed at the targets, over flows of every kind on a network that loses
 // packets.
 func testRandomFlows(t *testing.T, tr Transport) {
-	const flows, atOnce = 1000, 50
+	flows, atOnce := 1000, 50
+	if Short() {
+		flows = 300
+	}
 	n := Seed(t)
 	meters := &counting{}
 	o := Options{Path: Path{Delay: 10 * time.Millisecond, Loss: 5, Seed: n}, Config: tunnel.Config{Dialer: meters}}
