@@ -59,25 +59,6 @@ type device struct {
 	imei, maker, model, revision string
 }
 
-// A dialect is what differs between makers: the commands for the card's number,
-// best first, and the one for the PIN's tries.
-type dialect struct {
-	iccid []string
-	tries string
-}
-
-func (d device) dialect() dialect {
-	switch maker := strings.ToLower(d.maker + " " + d.model); {
-	case strings.Contains(maker, "quectel"):
-		return dialect{[]string{"+QCCID", "+CCID"}, "+QPINC?"}
-	case strings.Contains(maker, "huawei"):
-		return dialect{[]string{"^ICCID?"}, "^CPIN?"}
-	case strings.Contains(maker, "simcom"):
-		return dialect{[]string{"+CICCID", "+CCID"}, "+SPIC"}
-	}
-	return dialect{iccid: []string{"+CCID", "+ICCID", "+ICCID?", "^ICCID?", "+CCID?"}}
-}
-
 // readDevice reads maker, model, revision and IMEI. A modem without them still
 // works, so only errors that end the whole call are returned.
 func (m *Modem) readDevice(ctx context.Context) error {

@@ -65,38 +65,45 @@ func pin(t *testing.T, digits string) modem.PIN {
 	return p
 }
 
+// through has call succeed as a patient caller would: a modem that timed out is
+// asked again, one that is gone is opened again. m may be nil.
+func through(t *testing.T, m *modem.Modem, cfg modem.Config, call func(*modem.Modem) error) *modem.Modem {
+	t.Helper()
+	for try := range 8 {
+		var err error
+		if m == nil {
+			m, err = modem.Open(t.Context(), cfg)
+		}
+		if err == nil {
+			err = call(m)
+		}
+		switch {
+		case err == nil:
+			t.Cleanup(func() { m.Close() })
+			return m
+		case errors.Is(err, modem.ErrTimeout):
+		case errors.Is(err, modem.ErrGone), errors.Is(err, modemtest.ErrUnplugged):
+			if m != nil {
+				m.Close()
+			}
+			m = nil
+			<-time.After(5 * time.Second) // simulated
+		default:
+			t.Fatalf("try %d: %v", try, err)
+		}
+	}
+	t.Fatal("does not come through")
+	return nil
+}
+
 // TestIdentity reads the same card through every dialect and every fault that a
 // modem may have and still be understood.
 func TestIdentity(t *testing.T) {
-	faults := map[string]modemtest.Faults{
-		"none":         {},
-		"echo stays":   {StickyEcho: true},
-		"extra CR":     {StickyEcho: true, ExtraCR: true},
-		"numeric":      {Numeric: true},
-		"text errors":  {TextErrors: true},
-		"plain errors": {PlainErrors: true},
-		"slow":         {Delay: 5 * time.Second},
-		"halves":       {Halves: 700 * time.Millisecond},
-		"busy":         {BusyFor: 20 * time.Second},
-		"fails first":  {BusyFor: 20 * time.Second, FailsFirst: true},
-		"busy, plain":  {BusyFor: 20 * time.Second, PlainErrors: true},
-		"extra ERROR":  {Extra: "ERROR"},
-		"extra OK":     {Extra: "OK"},
-		"garbage":      {Garbage: "\x00\xff\x1b\x8e\x00\xfe"},
-		"two-step":     {TwoStep: true},
-		"unsolicited": {URCs: []string{
-			"^RSSI:17", "+CREG: 1", `+CREG: 5,"00C3","0000A1B2",7`, "RING", `+CMTI: "SM",3`, "+CGREG: 5,00C3,0000A1B2,7",
-			"+CPIN: READY", "^HCSQ:\"LTE\",54,41,151,26", "NO CARRIER", "+QIND: SMS DONE", "PB DONE", "> ",
-		}},
-		"everything": {
-			StickyEcho: true, ExtraCR: true, Delay: time.Second, Halves: 100 * time.Millisecond, BusyFor: 10 * time.Second,
-			Garbage: "\xfe\xff\x00", URCs: []string{"^RSSI:17", "RING"}, TwoStep: true,
-		},
-	}
 	for _, profile := range modemtest.Profiles() {
-		for name, fault := range faults {
+		for _, name := range append(modemtest.FaultNames(), "none") {
+			faults, _ := modemtest.Named(name)
 			t.Run(profile+"/"+name, func(t *testing.T) {
-				synctest.Test(t, func(t *testing.T) { testIdentity(t, profile, fault) })
+				synctest.Test(t, func(t *testing.T) { testIdentity(t, profile, faults) })
 			})
 		}
 	}
@@ -109,8 +116,11 @@ func testIdentity(t *testing.T, profile string, faults modemtest.Faults) {
 		Operator: modemtest.Operator{Name: "Vodafone D2", PLMN: "26202"}, Registration: 5,
 		Faults: faults,
 	})
-	m := open(t, cfg)
-	id := identity(t, m)
+	var id modem.Identity
+	m := through(t, nil, cfg, func(m *modem.Modem) (err error) {
+		id, err = m.Identity(t.Context())
+		return err
+	})
 	if got := id.IMSI.Digits(); got != "310260123456789" {
 		t.Errorf("IMSI %s", got)
 	}
@@ -120,12 +130,11 @@ func testIdentity(t *testing.T, profile string, faults modemtest.Faults) {
 	if id.ICCID != "8901260123456789012" || id.IMEI != "490154203237518" {
 		t.Errorf("ICCID %s IMEI %s", id.ICCID, id.IMEI)
 	}
-	makers := map[string]string{modemtest.Quectel: "Quectel EC25", modemtest.Huawei: "huawei E3372", modemtest.SIMCom: "SIMCOM INCORPORATED SIMCOM_SIM7600E-H"}
-	if got := id.Maker + " " + id.Model; got != makers[profile] || id.Revision == "" {
+	if got := id.Maker + " " + id.Model; got != modemtest.Model(profile) || id.Revision == "" {
 		t.Errorf("%s, revision %q", got, id.Revision)
 	}
 
-	status := modem.Status{
+	want := modem.Status{
 		SIM:          modem.SIMReady,
 		Operator:     modem.Operator{Name: "Vodafone D2", MCC: "262", MNC: "02"},
 		Registration: modem.Roaming,
@@ -133,17 +142,22 @@ func testIdentity(t *testing.T, profile string, faults modemtest.Faults) {
 		Signal:       modem.Signal{RSSI: -71, RSRP: -95},
 		Roaming:      true,
 	}
-	if profile == modemtest.Huawei {
-		status.Signal.RSRP = 0 // no AT+CESQ
+	if profile == modemtest.Huawei || profile == modemtest.ZTE {
+		want.Signal.RSRP = 0 // no AT+CESQ
+	}
+	var got modem.Status
+	status := func(m *modem.Modem) (err error) {
+		got, err = m.Status(t.Context())
+		return err
 	}
 	for range 2 {
-		if got, err := m.Status(t.Context()); err != nil || got != status {
-			t.Errorf("got %+v, %v\nwant %+v", got, err, status)
+		if m = through(t, m, cfg, status); got != want {
+			t.Errorf("got %+v\nwant %+v", got, want)
 		}
 	}
 	sim.Register(3)
-	if got, err := m.Status(t.Context()); err != nil || got.Registration != modem.Denied || got.Roaming || got.Operator != (modem.Operator{}) {
-		t.Errorf("denied: got %+v, %v", got, err)
+	if through(t, m, cfg, status); got.Registration != modem.Denied || got.Roaming || got.Operator != (modem.Operator{}) {
+		t.Errorf("denied: got %+v", got)
 	}
 }
 
@@ -430,24 +444,30 @@ func TestSilentCommand(t *testing.T) {
 // TestHang has the modem stop in the middle: calls end with their context, and
 // it works again when the modem does.
 func TestHang(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		sim, cfg := simulate(t, modemtest.Config{})
-		m := open(t, cfg)
-		sim.Break(func(f *modemtest.Faults) { f.Hang = true })
-		ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
-		defer cancel()
-		start := time.Now()
-		if _, err := m.Status(ctx); !errors.Is(err, context.DeadlineExceeded) || time.Since(start) != 3*time.Second {
-			t.Errorf("after %v: %v", time.Since(start), err)
-		}
-		if _, err := m.Status(t.Context()); !errors.Is(err, modem.ErrTimeout) {
-			t.Errorf("hung: %v", err)
-		}
-		sim.Break(func(f *modemtest.Faults) { f.Hang = false })
-		if s, err := m.Status(t.Context()); err != nil || s.SIM != modem.SIMReady {
-			t.Errorf("awake: %+v, %v", s, err)
-		}
-	})
+	for _, profile := range modemtest.Profiles() {
+		t.Run(profile, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) { testHang(t, profile) })
+		})
+	}
+}
+
+func testHang(t *testing.T, profile string) {
+	sim, cfg := simulate(t, modemtest.Config{Profile: profile})
+	m := open(t, cfg)
+	sim.Break(func(f *modemtest.Faults) { f.Hang = true })
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+	defer cancel()
+	start := time.Now()
+	if _, err := m.Status(ctx); !errors.Is(err, context.DeadlineExceeded) || time.Since(start) != 3*time.Second {
+		t.Errorf("after %v: %v", time.Since(start), err)
+	}
+	if _, err := m.Status(t.Context()); !errors.Is(err, modem.ErrTimeout) {
+		t.Errorf("hung: %v", err)
+	}
+	sim.Break(func(f *modemtest.Faults) { f.Hang = false })
+	if s, err := m.Status(t.Context()); err != nil || s.SIM != modem.SIMReady {
+		t.Errorf("awake: %+v, %v", s, err)
+	}
 }
 
 // A stuckPort takes no byte and gives none; Close hangs as long as a kernel's.

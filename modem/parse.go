@@ -74,7 +74,7 @@ func parseICCID(lines []string) (string, bool) {
 	for _, line := range lines {
 		if name, rest, ok := strings.Cut(line, ":"); ok {
 			switch name {
-			case "+CCID", "+QCCID", "+ICCID", "^ICCID", "+CICCID", "ICCID":
+			case "+CCID", "+QCCID", "+ICCID", "^ICCID", "+CICCID", "ICCID", "!ICCID", "#CCID", "+ZICCID":
 				line = rest
 			default:
 				continue
@@ -210,6 +210,10 @@ func simStateOf(s string) SIMState {
 //	+QPINC: "SC",3,10                      Quectel
 //	^CPIN: SIM PIN,3,10,3,10,3             Huawei: code, now, PUK, PIN, PUK2, PIN2
 //	+SPIC: 3,10,3,10                       SIMCom
+//	+CPINC: 3,3,10,10                      Sierra
+//	#PCT: 3                                Telit, of the code it asks for
+//	+UPINCNT: 3,3,10,10                    u-blox
+//	+ZPINPUK: 3,10                         ZTE
 //	+CPINR: SIM PIN,3,3                    3GPP TS 27.007 clause 8.65
 func parseTries(lines []string) (int, bool) {
 	for _, line := range lines {
@@ -220,7 +224,8 @@ func parseTries(lines []string) (int, bool) {
 			at = 1
 		case name == "^CPIN" && len(f) >= 4:
 			at = 3
-		case name == "+SPIC" && len(f) >= 4:
+		case (name == "+SPIC" || name == "+CPINC" || name == "+UPINCNT") && len(f) >= 4,
+			name == "#PCT" && len(f) == 1, name == "+ZPINPUK" && len(f) >= 2:
 			at = 0
 		case name == "+CPINR" && len(f) >= 2 && f[0] == "SIM PIN":
 			at = 1

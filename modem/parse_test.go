@@ -86,6 +86,7 @@ func TestParseCPIN(t *testing.T) {
 func TestParseTries(t *testing.T) {
 	for line, want := range map[string]int{
 		`+QPINC: "SC",3,10`: 3, "^CPIN: SIM PIN,1,10,2,10,3": 2, "^CPIN: READY,,10,3,10,3": 3, "+SPIC: 1,10,3,10": 1, "+CPINR: SIM PIN,0,3": 0,
+		"+CPINC: 2,3,10,10": 2, "+UPINCNT: 1,3,10,10": 1, "#PCT: 3": 3, "+ZPINPUK: 2,10": 2, "#PCT: 3,4": -1,
 		`+QPINC: "P2",3,10`: -1, "+SPIC: x,1,2,3": -1, "+CPINR: SIM PUK,10": -1, "+QPINC: \"SC\",-1": -1,
 	} {
 		got, ok := parseTries(among(line))

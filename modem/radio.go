@@ -240,13 +240,28 @@ func level(s string, most, floor int) int {
 //	+QNWINFO: "FDD LTE","26201","LTE BAND 3",1300       Quectel
 //	^SYSINFOEX: 2,3,0,1,,6,"LTE",101,"LTE"              Huawei
 //	+CPSI: LTE,Online,262-01,…                          SIMCom
+//	+ZPAS: "LTE","PS_ONLY"                              ZTE
+//	#PSNT: 0,4                                          Telit
 func parseTechnology(lines []string) Technology {
 	for _, line := range lines {
 		name, rest, _ := strings.Cut(line, ":")
 		f, at := fields(strings.TrimSpace(rest)), -1
 		switch {
-		case name == "+QNWINFO", name == "+CPSI":
+		case name == "+QNWINFO", name == "+CPSI", name == "+ZPAS":
 			at = 0
+		case name == "#PSNT" && len(f) >= 2:
+			switch f[1] {
+			case "0":
+				return GSM
+			case "1":
+				return EDGE
+			case "2":
+				return UMTS
+			case "3":
+				return HSPA
+			case "4":
+				return LTE
+			}
 		case name == "^SYSINFOEX" && len(f) >= 9:
 			at = 8
 		}

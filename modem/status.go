@@ -164,7 +164,7 @@ func (m *Modem) readTechnology(ctx context.Context, acts ...int) (Technology, er
 			return t, nil
 		}
 	}
-	for _, cmd := range []string{"+QNWINFO", "^SYSINFOEX", "+CPSI?"} {
+	for _, cmd := range []string{"+QNWINFO", "^SYSINFOEX", "+CPSI?", "+ZPAS?", "#PSNT?"} {
 		t := NoTechnology
 		ok, err := m.try(ctx, cmd, func(lines []string) bool {
 			t = parseTechnology(lines)

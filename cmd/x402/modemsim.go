@@ -17,6 +17,7 @@ const modemsimHelp = `NAME
 
 SYNOPSIS
     x402 modemsim --link PATH [flags]
+    x402 modemsim --profile list
 
 DESCRIPTION
     Answers AT commands as a modem with a SIM in it would, so that the agent can
@@ -30,8 +31,10 @@ DESCRIPTION
 FLAGS
     --link PATH          Symbolic link to make for the terminal. A link that was
                          left over is replaced, any other file is not. Required.
-    --profile NAME       Modem to play: quectel, huawei or simcom, which have
-                         their own commands and habits. Default quectel.
+    --profile NAME       Modem to play; each has its maker's commands and
+                         habits. list shows the names. Default quectel.
+    --fault NAME         What the modem does wrong; list shows the names.
+                         Default: nothing.
     --imsi DIGITS        Subscriber's number, 6 to 15 digits. Default
                          001010123456789, of the test network.
     --iccid DIGITS       Card's number, 18 to 20 digits that begin with 89.
@@ -53,6 +56,7 @@ FLAGS
 
 OUTPUT
     One line when the terminal is ready: the profile, PATH and the terminal.
+    With list: the names, one a line.
 
 EXIT STATUS
     0 when interrupted, 1 when the terminal cannot be made, 2 for wrong flags.
@@ -75,11 +79,15 @@ func (e modemsimUsage) Unwrap() error { return e.error }
 // line; those with an ExitCode are about the flags.
 func modemsim(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	cfg, link, err := modemsimFlags(args)
-	if errors.Is(err, flag.ErrHelp) {
+	list, lists := errors.AsType[modemsimList](err)
+	switch {
+	case errors.Is(err, flag.ErrHelp):
 		_, err := io.WriteString(stdout, modemsimHelp)
 		return err
-	}
-	if err != nil {
+	case lists:
+		_, err := io.WriteString(stdout, list.Error())
+		return err
+	case err != nil:
 		return modemsimUsage{fmt.Errorf("modemsim: %w; see x402 modemsim --help", err)}
 	}
 	sim, err := modemtest.New(cfg)
@@ -109,6 +117,7 @@ func modemsimFlags(args []string) (cfg modemtest.Config, link string, err error)
 	fs.BoolVar(&cfg.NoSIM, "no-sim", false, "")
 	fs.StringVar(&cfg.Operator.Name, "operator", "", "")
 	fs.StringVar(&cfg.Operator.PLMN, "plmn", "", "")
+	fault := fs.String("fault", "", "")
 	registration := fs.String("registration", "home", "")
 	technology := fs.String("technology", "lte", "")
 	fs.DurationVar(&cfg.Faults.Delay, "delay", 0, "")
@@ -117,6 +126,9 @@ func modemsimFlags(args []string) (cfg modemtest.Config, link string, err error)
 		return cfg, "", err
 	} else if err != nil {
 		return cfg, "", flagError(err)
+	}
+	if err := modemsimFault(&cfg, *fault); err != nil {
+		return cfg, "", err
 	}
 	switch {
 	case fs.NArg() > 0:
@@ -147,6 +159,40 @@ func modemsimFlags(args []string) (cfg modemtest.Config, link string, err error)
 		"gsm": 1, "edge": 3, "umts": 2, "hspa": 6, "lte": 7, "nr": 11,
 	})
 	return cfg, link, err
+}
+
+// A modemsimList is what was asked for instead of a modem.
+type modemsimList string
+
+func (l modemsimList) Error() string { return string(l) }
+
+// modemsimFault adds the faults with a name to those that flags set one by one,
+// and answers "list" for profile and fault.
+func modemsimFault(cfg *modemtest.Config, name string) error {
+	var list strings.Builder
+	switch {
+	case cfg.Profile == "list":
+		for _, profile := range modemtest.Profiles() {
+			fmt.Fprintf(&list, "%-10s %s\n", profile, modemtest.Model(profile))
+		}
+		return modemsimList(list.String())
+	case name == "list":
+		return modemsimList(strings.Join(modemtest.FaultNames(), "\n") + "\n")
+	case name == "":
+		return nil
+	}
+	faults, known := modemtest.Named(name)
+	if !known {
+		return fmt.Errorf("--fault: %q is not one of --fault list", name)
+	}
+	if cfg.Faults.Delay != 0 {
+		faults.Delay = cfg.Faults.Delay
+	}
+	if cfg.Faults.BusyFor != 0 {
+		faults.BusyFor = cfg.Faults.BusyFor
+	}
+	cfg.Faults = faults
+	return nil
 }
 
 // modemsimChoice is the number of a word.

@@ -8,11 +8,13 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 
 	"github.com/depinsim/x402/modem"
+	"github.com/depinsim/x402/modem/modemtest"
 )
 
 // lineWriter hands each write to a channel with room for all of them.
@@ -87,6 +89,55 @@ func TestModemsimHelp(t *testing.T) {
 	}
 }
 
+// TestModemsimList has every profile and every fault be listed.
+func TestModemsimList(t *testing.T) {
+	for flag, want := range map[string][]string{"--profile": modemtest.Profiles(), "--fault": modemtest.FaultNames()} {
+		var out bytes.Buffer
+		if err := modemsim(t.Context(), []string{flag, "list"}, &out, io.Discard); err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for line := range strings.Lines(out.String()) {
+			name, _, _ := strings.Cut(strings.TrimSpace(line), " ")
+			got = append(got, name)
+		}
+		if !slices.Equal(got, want) || len(got) < 8 {
+			t.Errorf("%s list: %q", flag, got)
+		}
+	}
+}
+
+// TestModemsimAll plays every profile, each with a fault, on a real terminal.
+func TestModemsimAll(t *testing.T) {
+	faults := []string{"unsolicited", "garbage", "echo", "prompts", "extra-error", "late", "numeric", "text-errors", "two-step"}
+	for i, profile := range modemtest.Profiles() {
+		t.Run(profile, func(t *testing.T) {
+			link := filepath.Join(t.TempDir(), "modem")
+			ctx, cancel := context.WithCancel(t.Context())
+			said := make(lineWriter, 8) // more lines than there are
+			var running sync.WaitGroup
+			defer running.Wait()
+			defer cancel()
+			running.Go(func() {
+				args := []string{"--profile", profile, "--fault", faults[i%len(faults)], "--link", link}
+				if err := modemsim(ctx, args, said, io.Discard); err != nil {
+					t.Error(err)
+				}
+			})
+			<-said
+			m, err := modem.Open(ctx, modem.Config{Port: link})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer m.Close()
+			id, err := m.Identity(ctx)
+			if err != nil || id.IMSI.Digits() != "001010123456789" || id.Maker+" "+id.Model != modemtest.Model(profile) {
+				t.Errorf("%+v, %v", id, err)
+			}
+		})
+	}
+}
+
 func TestModemsimFlags(t *testing.T) {
 	link := filepath.Join(t.TempDir(), "modem")
 	for want, args := range map[string]string{
@@ -97,6 +148,7 @@ func TestModemsimFlags(t *testing.T) {
 		"--pin: want 4 to 8 digits":               "--pin abcd --link " + link,
 		"--plmn: want 5 or 6 digits":              "--plmn 1 --link " + link,
 		`--profile: "nokia"`:                      "--profile nokia --link " + link,
+		`--fault: "x" is not one of`:              "--fault x --link " + link,
 		"--tries: 11":                             "--tries 11 --link " + link,
 		"--mnc-length: 4":                         "--mnc-length 4 --link " + link,
 		`--registration: "x"`:                     "--registration x --link " + link,

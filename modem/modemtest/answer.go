@@ -2,6 +2,7 @@ package modemtest
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -12,6 +13,7 @@ import (
 type reply struct {
 	lines []string
 	code  int
+	after []string // lines that come after the final one
 }
 
 // Outcomes beside the CME errors, which are 0 and up.
@@ -19,6 +21,8 @@ const (
 	ok = -1 - iota
 	unknown
 	tooMany
+	silent // no final line: the lines have it
+	prompt // a short message may follow
 )
 
 // answer is what the modem sends for one command, without its "AT".
@@ -26,19 +30,30 @@ func (m *Modem) answer(cmd string) []chunk {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	faults := m.cfg.Faults
+	if faults.Vanish != "" && cmd == faults.Vanish {
+		m.cfg.Faults.Vanish = ""
+		m.restart()
+		return nil
+	}
 	end := "\r\n"
 	if faults.ExtraCR && m.echo {
 		end = "\r\r\n"
 	}
-	var lines []string
+	var lines, after []string
 	if fixed, given := faults.Answers[cmd]; given {
 		if lines = fixed; len(lines) == 0 {
 			return nil
 		}
 	} else {
 		r := m.run(cmd)
-		lines = append(r.lines, m.final(r.code))
+		if lines = r.lines; r.code == prompt {
+			return []chunk{{faults.Delay, "\r\n> "}}
+		} else if r.code != silent {
+			lines = append(lines, m.final(r.code))
+		}
+		after = r.after
 	}
+	lines = m.holdBack(cmd, lines)
 	if faults.Extra != "" {
 		lines = append(lines, faults.Extra)
 	}
@@ -56,10 +71,42 @@ func (m *Modem) answer(cmd string) []chunk {
 		}
 	}
 	delay := max(faults.Delay, faults.Slow[cmd])
-	if whole := text.String(); faults.Halves > 0 {
+	whole := m.greeting() + text.String()
+	m.answers++
+	switch {
+	case faults.Torn > 0 && m.answers%faults.Torn == 0:
+		return []chunk{{delay, whole[:len(whole)/2]}}
+	case faults.Halves > 0:
 		return []chunk{{delay, whole[:len(whole)/2]}, {faults.Halves, whole[len(whole)/2:]}}
 	}
-	return []chunk{{delay, text.String()}}
+	chunks := []chunk{{delay, whole}}
+	for _, line := range after {
+		chunks = append(chunks, chunk{time.Second, end + line + end})
+	}
+	return chunks
+}
+
+// greeting is what a modem says when it has booted.
+func (m *Modem) greeting() string {
+	if m.greeted || m.cfg.Faults.Boot == 0 {
+		return ""
+	}
+	m.greeted = true
+	return "\r\nRDY\r\n\r\n+CFUN: 1\r\n\r\n+CPIN: READY\r\n"
+}
+
+// holdBack takes the lines of an answer that comes late, all but the last, and
+// puts those of the one before in the middle.
+func (m *Modem) holdBack(cmd string, lines []string) []string {
+	late := m.late
+	m.late = ""
+	if slices.Contains(m.cfg.Faults.Late, cmd) && len(lines) > 1 {
+		m.late, lines = lines[0], lines[len(lines)-1:]
+	}
+	if late != "" {
+		lines = slices.Insert(slices.Clone(lines), len(lines)-1, late)
+	}
+	return lines
 }
 
 // final is the line that ends an answer.
@@ -72,10 +119,10 @@ func (m *Modem) final(code int) string {
 		return "4"
 	case code == ok:
 		return "OK"
-	case code == unknown && m.cfg.Profile == Huawei:
-		return "COMMAND NOT SUPPORT"
-	case code == tooMany && m.cfg.Profile == Huawei:
-		return "TOO MANY PARAMETERS"
+	case code == unknown && m.dialect().unknown != "" && !faults.PlainErrors:
+		return m.dialect().unknown
+	case code == tooMany && m.dialect().tooMany != "":
+		return m.dialect().tooMany
 	case code == unknown, code == tooMany, faults.PlainErrors, m.cmee == 0 && !faults.TextErrors:
 		return "ERROR"
 	case m.cmee == 2 || faults.TextErrors:
@@ -121,13 +168,13 @@ func cmeText(code int) string {
 	return "unknown"
 }
 
-func done(lines ...string) reply { return reply{lines, ok} }
-func fail(code int) reply        { return reply{nil, code} }
+func done(lines ...string) reply { return reply{lines: lines, code: ok} }
+func fail(code int) reply        { return reply{code: code} }
 
 // run executes one command. Basic ones may be strung together (ITU-T V.250
 // clause 5.2.1).
 func (m *Modem) run(cmd string) reply {
-	for cmd != "" && !strings.ContainsAny(cmd[:1], "+^*$#%") {
+	for cmd != "" && !strings.ContainsAny(cmd[:1], "+^*$#%!\x1a") {
 		n := 1
 		for n < len(cmd) && cmd[n] >= '0' && cmd[n] <= '9' {
 			n++
@@ -139,6 +186,9 @@ func (m *Modem) run(cmd string) reply {
 	}
 	if cmd == "" {
 		return done()
+	}
+	if pdu, sends := strings.CutPrefix(cmd, "\x1a"); sends {
+		return m.accept(pdu)
 	}
 	name := cmd
 	if i := strings.IndexAny(cmd, "=?"); i >= 0 {
@@ -171,7 +221,16 @@ func (m *Modem) basic(cmd string) reply {
 // follows it.
 func (m *Modem) extended(name, op string) reply {
 	d := m.dialect()
+	if slices.Contains(d.restart, name+op) {
+		return m.restartNow()
+	}
 	if r, mine := d.own(m, name, op); mine {
+		return r
+	}
+	if r, mine := m.radio(name, op); mine {
+		return r
+	}
+	if r, mine := m.messages(name, op); mine {
 		return r
 	}
 	switch name + op {
@@ -187,6 +246,10 @@ func (m *Modem) extended(name, op string) reply {
 		return m.pinState()
 	case "+CIMI":
 		return m.withSIM(m.cfg.IMSI)
+	case "+CESQ":
+		if !d.noCESQ {
+			return done(fmt.Sprintf("+CESQ: 99,99,255,255,20,%d", m.cfg.RSRP+141))
+		}
 	case "+CSQ":
 		return done(fmt.Sprintf("+CSQ: %d,99", (m.cfg.RSSI+113)/2))
 	case "+CEREG?", "+CGREG?", "+CREG?":
@@ -289,10 +352,7 @@ func (m *Modem) enterPIN(pin string) reply {
 
 // registration has area and cell, as with the second setting of each command.
 func (m *Modem) registration(name string) reply {
-	stat := m.cfg.Registration
-	if code := m.simCode(); code != ok {
-		stat = 0
-	}
+	stat := m.stat()
 	circuits := name == "+CREG" || name == "+CGREG"
 	if stat == 0 || m.cfg.Technology < 0 || circuits != (m.cfg.Technology < 7) {
 		return done(fmt.Sprintf("%s: 2,%d", name, stat))
@@ -304,7 +364,7 @@ func (m *Modem) operator() reply {
 	if code := m.simCode(); code != ok {
 		return fail(code)
 	}
-	if m.cfg.Registration != 1 && m.cfg.Registration != 5 {
+	if stat := m.stat(); stat != 1 && stat != 5 {
 		return done("+COPS: 0")
 	}
 	line := fmt.Sprintf(`+COPS: 0,0,"%s"`, m.cfg.Operator.Name)

@@ -1,5 +1,5 @@
-// Package modemtest plays a cellular modem: it answers AT commands as Quectel,
-// Huawei and SIMCom modems do, with their dialects and their faults, on a
+// Package modemtest plays a cellular modem: it answers AT commands as the modems
+// of eight makers do, with their dialects and their faults, on a
 // pseudo-terminal or on a pipe.
 //
 //	sim, err := modemtest.New(modemtest.Config{Profile: modemtest.Huawei, PIN: "1234"})
@@ -14,21 +14,13 @@ package modemtest
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net"
+	"slices"
 	"strings"
 	"sync"
 	"time"
 )
-
-// The profiles, and the modem each plays.
-const (
-	Quectel = "quectel" // EC25
-	Huawei  = "huawei"  // E3372, stick firmware
-	SIMCom  = "simcom"  // SIM7600E-H
-)
-
-// Profiles lists them all.
-func Profiles() []string { return []string{Quectel, Huawei, SIMCom} }
 
 // ErrUnplugged is what Serve and Dial return while the modem is unplugged.
 var ErrUnplugged = errors.New("modem unplugged")
@@ -66,7 +58,16 @@ type Config struct {
 	Technology int
 	// RSSI and RSRP are in dBm, -71 and -95 when zero.
 	RSSI, RSRP int
-	Faults     Faults
+	// Attach is how long the modem looks for its network after its radio was
+	// switched on or it was told to register.
+	Attach time.Duration
+	// Sticky is how long the modem has to be away from the network to get
+	// another address there; negative: it always gets the same.
+	Sticky time.Duration
+	// USSD has the answers to codes, as they follow "+CUSD: ". One that is
+	// empty never comes; codes that are not here are not supported.
+	USSD   map[string]string
+	Faults Faults
 }
 
 // Faults are what real modems do wrong. Set them with Break.
@@ -104,6 +105,20 @@ type Faults struct {
 	NoTries, NoICCID bool
 	// Hang: the modem takes no byte any more, so that writes block.
 	Hang bool
+	// Boot is how long after power-on the modem answers nothing; then it says
+	// that it is there. Away is how long its port is gone when it restarts.
+	Boot, Away time.Duration
+	// Torn: of so many answers one stops in its middle for good.
+	Torn int
+	// Late are commands, without "AT", that say OK at once and the rest in the
+	// middle of the next answer.
+	Late []string
+	// Vanish is a command, without "AT", at which the modem restarts.
+	Vanish string
+	// Forgets: settings are taken and not kept.
+	Forgets bool
+	// Deaf: radio commands are taken and have no effect until a restart.
+	Deaf bool
 }
 
 // A Modem is one scripted modem.
@@ -113,7 +128,9 @@ type Modem struct {
 	mu      sync.Mutex
 	cfg     Config
 	plugged bool
-	changed chan struct{} // closed and replaced when plugged or Hang changes
+	away    time.Time     // until then it is unplugged all the same: it restarts
+	changed chan struct{} // closed and replaced when plugged, away or Hang changes
+	said    chan string   // what it says on its own; dropped when full
 	state
 }
 
@@ -127,8 +144,29 @@ type state struct {
 	unlocked bool
 	held     string // what GET RESPONSE would fetch
 	urc      int    // the next of Faults.URCs
-	// Across power cycles:
+	answers  int    // for Faults.Torn
+	late     string // what Faults.Late holds back
+	greeted  bool   // has said that it is there, after Faults.Boot
+
+	unlockedCommands bool // Sierra
+	off              bool // radio, by AT+CFUN=4
+	left             bool // the network, by AT+COPS=2
+	attached         time.Time
+	released         time.Time // when the address was given back; zero while it has one
+	prompting        bool      // a short message follows
+
+	flash
+}
+
+// flash is what survives a power cycle.
+type flash struct {
 	attempts int
+	restarts int
+	address  int // counts the addresses that the network has given
+	settings map[string]string
+	inbox    []string // PDUs by index, "" for none
+	seen     []bool   // listed before
+	sent     []string // PDUs
 }
 
 // New makes a plugged-in modem. Errors name the field.
@@ -137,7 +175,8 @@ func New(cfg Config) (*Modem, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, err
 	}
-	m := &Modem{dials: make(chan net.Conn), cfg: cfg, plugged: true, changed: make(chan struct{})}
+	m := &Modem{dials: make(chan net.Conn), cfg: cfg, plugged: true, changed: make(chan struct{}), said: make(chan string, 16)}
+	m.settings = maps.Clone(m.dialect().settings)
 	m.powerOn()
 	return m, nil
 }
@@ -188,7 +227,7 @@ func (c Config) validate() error {
 		return err
 	}
 	switch {
-	case !strings.Contains(" "+strings.Join(Profiles(), " ")+" ", " "+c.Profile+" "):
+	case !slices.Contains(Profiles(), c.Profile):
 		return fmt.Errorf("profile: %q is none of %s", c.Profile, strings.Join(Profiles(), ", "))
 	case !digits(c.IMEI, 14, 16):
 		return errors.New("imei: want 14 to 16 digits")
@@ -198,7 +237,7 @@ func (c Config) validate() error {
 		return errors.New("operator: no quotes and line ends")
 	case c.Registration > 15:
 		return errors.New("registration: want 0 to 15")
-	case c.Faults.Delay < 0 || c.Faults.BusyFor < 0 || c.Faults.Halves < 0:
+	case c.Faults.Delay < 0 || c.Faults.BusyFor < 0 || c.Faults.Halves < 0 || c.Faults.Boot < 0 || c.Faults.Away < 0 || c.Attach < 0:
 		return errors.New("delay: must not be negative")
 	}
 	return nil
@@ -227,11 +266,12 @@ func digits(s string, shortest, longest int) bool {
 // powerOn resets what a power cycle resets. The caller holds mu, or is New.
 func (m *Modem) powerOn() {
 	m.state = state{
-		since:    time.Now(),
-		echo:     true,
-		verbose:  !m.cfg.Faults.Numeric,
-		attempts: m.attempts,
+		since:   time.Now(),
+		echo:    true,
+		verbose: !m.cfg.Faults.Numeric,
+		flash:   m.flash,
 	}
+	m.attached = m.since.Add(m.cfg.Faults.Boot)
 }
 
 // notify wakes up what waits for plugged or Hang. The caller holds mu.
@@ -252,9 +292,26 @@ func (m *Modem) Unplug() {
 func (m *Modem) Replug() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.plugged = true
+	m.plugged, m.away = true, time.Time{}
 	m.powerOn()
 	m.notify()
+}
+
+// restart takes the port away for a while. The caller holds mu.
+func (m *Modem) restart() {
+	m.restarts++
+	m.away = time.Now().Add(max(m.cfg.Faults.Away, time.Second))
+	m.powerOn()
+	m.since = m.away
+	m.attached = m.since.Add(m.cfg.Faults.Boot)
+	m.notify()
+}
+
+// Restarts is how often the modem was told to restart.
+func (m *Modem) Restarts() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.restarts
 }
 
 // Register changes the <stat> of the registration.
@@ -307,5 +364,5 @@ func (m *Modem) PINAttempts() int {
 func (m *Modem) watch() (plugged, hangs bool, changed <-chan struct{}) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	return m.plugged, m.cfg.Faults.Hang, m.changed
+	return m.plugged && !time.Now().Before(m.away), m.cfg.Faults.Hang, m.changed
 }

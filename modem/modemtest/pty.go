@@ -25,14 +25,7 @@ func (m *Modem) RunPTY(ctx context.Context, link string, ready func(tty string))
 		if err != nil && !errors.Is(err, ErrUnplugged) {
 			return err
 		}
-		plugged, _, changed := m.watch()
-		if plugged {
-			continue
-		}
-		select {
-		case <-changed:
-		case <-ctx.Done():
-		}
+		m.untilPlugged(ctx)
 	}
 	return nil
 }

@@ -69,7 +69,7 @@ func (m *Modem) Serve(ctx context.Context, rw io.ReadWriter) error {
 	output := make(chan string, 64)
 	g.Go(func() error { return m.read(ctx, rw, commands, output) })
 	g.Go(func() error { return m.work(ctx, commands, output) })
-	g.Go(func() error { return write(ctx, rw, output) })
+	g.Go(func() error { return m.write(ctx, rw, output) })
 	g.Go(func() error {
 		err := m.untilUnplugged(ctx)
 		if c, ok := rw.(io.Closer); ok {
@@ -113,27 +113,62 @@ func (m *Modem) read(ctx context.Context, r io.Reader, commands, output chan<- s
 		if err := m.untilAwake(ctx); err != nil {
 			return err
 		}
+		if m.booting() {
+			line.Reset()
+			continue
+		}
 		if m.echoes() {
 			if err := send(ctx, output, string(buf[:n])); err != nil {
 				return err
 			}
 		}
 		for _, c := range buf[:n] {
-			switch {
-			case c == '\r' || c == '\n':
-				cmd := strings.TrimSpace(line.String())
-				line.Reset()
-				if len(cmd) < 2 || !strings.EqualFold(cmd[:2], "AT") {
-					continue
-				}
-				if err := send(ctx, commands, cmd[2:]); err != nil {
-					return err
-				}
-			case c >= ' ' && line.Len() < 1024:
-				line.WriteByte(c)
+			if err := m.take(ctx, c, &line, commands); err != nil {
+				return err
 			}
 		}
 	}
+}
+
+// take adds a byte to the line, or hands the finished one over: a command, or
+// after a prompt a short message, marked by the byte that ends it.
+func (m *Modem) take(ctx context.Context, c byte, line *strings.Builder, commands chan<- string) error {
+	const sub, esc = 0x1a, 0x1b
+	text := strings.TrimSpace(line.String())
+	switch {
+	case m.prompted(c == sub || c == esc):
+		if c == sub || c == esc {
+			line.Reset()
+		} else {
+			line.WriteByte(c)
+		}
+		if c == sub {
+			return send(ctx, commands, string(rune(sub))+text)
+		}
+	case c == '\r' || c == '\n':
+		line.Reset()
+		if len(text) >= 2 && strings.EqualFold(text[:2], "AT") {
+			return send(ctx, commands, text[2:])
+		}
+	case c >= ' ' && line.Len() < 1024:
+		line.WriteByte(c)
+	}
+	return nil
+}
+
+// prompted says whether a short message is being taken, and ends that if over.
+func (m *Modem) prompted(over bool) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	was := m.prompting
+	m.prompting = was && !over
+	return was
+}
+
+func (m *Modem) booting() bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return time.Since(m.since) < m.cfg.Faults.Boot
 }
 
 // untilAwake waits while the modem hangs.
@@ -176,15 +211,17 @@ func (m *Modem) work(ctx context.Context, commands <-chan string, output chan<- 
 	}
 }
 
-func write(ctx context.Context, w io.Writer, output <-chan string) error {
+func (m *Modem) write(ctx context.Context, w io.Writer, output <-chan string) error {
 	for {
+		var text string
 		select {
-		case text := <-output:
-			if _, err := io.WriteString(w, text); err != nil {
-				return err
-			}
+		case text = <-output:
+		case text = <-m.said:
 		case <-ctx.Done():
 			return ctx.Err()
+		}
+		if _, err := io.WriteString(w, text); err != nil {
+			return err
 		}
 	}
 }
