@@ -1,7 +1,8 @@
 // Package modem talks to a cellular modem on its AT port: who the SIM is, what
 // the network says, how strong it is.
 //
-//	m, err := modem.Open(ctx, modem.Config{Port: "/dev/ttyUSB2"})
+//	found, err := modem.Find(ctx, modem.FindConfig{}) // or Watch, which goes on
+//	m, err := modem.Open(ctx, modem.Config{Port: found[0].Port})
 //	id, err := m.Identity(ctx)   // waits for the card, enters its PIN
 //	status, err := m.Status(ctx) // whatever the state of the card
 //	<-m.Done()                   // the port has vanished: open another one
@@ -12,8 +13,8 @@
 // the IMSI nor the PIN shows in a log or an error.
 //
 // It only reads, apart from the PIN: it does not reset the modem, choose a
-// network or set up a connection, and it does not look for the right port. The
-// port must be its own: a second program on it mixes up the answers.
+// network or set up a connection. The port must be its own: a second program on
+// it mixes up the answers, so Find leaves alone what others have open.
 package modem
 
 import (
