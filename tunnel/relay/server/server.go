@@ -61,6 +61,9 @@ type Limits struct {
 	Requests        Rate // HTTP, of a source; 60 in 10 s
 	SessionRequests Rate // of a source; 20 in 10 s
 	Hellos          Rate // control connections of a source; 300 in a minute
+	// Handshakes are of TLS over TCP, of a source: they cost more than what is
+	// asked for behind them. 200 in 10 s.
+	Handshakes Rate
 
 	SessionBytes uint64 // a second, each session; 0: no limit
 	AgentQuota   uint64 // bytes in 24 h, all sessions of an agent; 0: no limit
@@ -81,7 +84,7 @@ func (l Limits) withDefaults() Limits {
 	}
 	for _, d := range [...]struct{ v, n *Rate }{
 		{&l.Requests, &Rate{60, 10 * time.Second}}, {&l.SessionRequests, &Rate{20, 10 * time.Second}},
-		{&l.Hellos, &Rate{300, time.Minute}},
+		{&l.Hellos, &Rate{300, time.Minute}}, {&l.Handshakes, &Rate{200, 10 * time.Second}},
 	} {
 		if *d.v == (Rate{}) {
 			*d.v = *d.n
@@ -96,10 +99,6 @@ func (l Limits) Files() int {
 	l = l.withDefaults()
 	return 2*l.Sessions + l.Connections + 64
 }
-
-// dialRate bounds the TLS handshakes over TCP of a source, which cost more than
-// what is asked for behind them.
-func dialRate() Rate { return Rate{200, 10 * time.Second} }
 
 // Config says how a relay runs.
 type Config struct {
@@ -178,7 +177,7 @@ func Listen(ctx context.Context, c Config) (*Server, error) {
 		members: members{by: map[relay.Address]*member{}},
 		agents:  newCrowd(l.SourceAgents, l.Agents), conns: newCrowd(l.SourceConnections, l.Connections),
 		requests: newLimiter(l.Requests), sessions: newLimiter(l.SessionRequests), hellos: newLimiter(l.Hellos),
-		callers: newLimiter(l.Hellos), proven: newLimiter(l.Hellos), dials: newLimiter(dialRate()),
+		callers: newLimiter(l.Hellos), proven: newLimiter(l.Hellos), dials: newLimiter(l.Handshakes),
 		attempts: make(chan struct{}, handshakes),
 		packets: packetConfig{
 			ip: c.Listen.Addr(), four: c.Listen.Addr().Is4(), ports: c.Ports, limitBytes: l.SessionBytes, log: c.Logger, cookies: &cookies{},
