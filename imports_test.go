@@ -46,7 +46,7 @@ var passages = map[string]string{"cmd/x402": "scripts/demo"}
 const demoFolder = "scripts/demo"
 
 var (
-	demoOurs    = []string{"channel", "channel/facilitator"}
+	demoOurs    = []string{"channel", "channel/facilitator", "channel/facilitator/nethttp"}
 	demoForeign = []string{"golang.org/x/sync/errgroup"}
 )
 

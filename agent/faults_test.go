@@ -19,6 +19,7 @@ import (
 	"github.com/depinsim/x402/agent/seller"
 	"github.com/depinsim/x402/channel"
 	"github.com/depinsim/x402/channel/facilitator"
+	"github.com/depinsim/x402/channel/facilitator/nethttp"
 	"github.com/depinsim/x402/channel/facilitator/server"
 	"github.com/depinsim/x402/channel/ledger"
 	"github.com/depinsim/x402/channel/x402"
@@ -446,7 +447,7 @@ func (m *market) newLate() *late {
 	}
 	s := httptest.NewServer(srv)
 	m.t.Cleanup(s.Close)
-	if m.fac, err = facilitator.New(facilitator.Config{URL: s.URL}); err != nil {
+	if m.fac, err = nethttp.New(nethttp.Config{URL: s.URL}); err != nil {
 		m.t.Fatal(err)
 	}
 	if _, err := m.fac.Faucet(m.t.Context(), x402.FaucetRequest{Address: m.wallet.Address(), Amount: wealth, Ref: channel.Hash{1}}); err != nil {

@@ -25,6 +25,7 @@ import (
 	"github.com/depinsim/x402/channel"
 	"github.com/depinsim/x402/channel/bolt"
 	"github.com/depinsim/x402/channel/facilitator"
+	"github.com/depinsim/x402/channel/facilitator/nethttp"
 	"github.com/depinsim/x402/channel/facilitator/server"
 	"github.com/depinsim/x402/channel/ledger"
 	"github.com/depinsim/x402/channel/x402"
@@ -94,7 +95,7 @@ func newMarketOf(t *testing.T, change func(*seller.Config)) *market {
 	hs := httptest.NewServer(srv)
 	t.Cleanup(hs.Close)
 	m.url = hs.URL
-	if m.fac, err = facilitator.New(facilitator.Config{URL: hs.URL}); err != nil {
+	if m.fac, err = nethttp.New(nethttp.Config{URL: hs.URL}); err != nil {
 		t.Fatal(err)
 	}
 	if m.wallet, err = channel.GenerateKey(); err != nil {

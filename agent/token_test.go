@@ -22,6 +22,7 @@ import (
 	"github.com/depinsim/x402/agent/seller"
 	"github.com/depinsim/x402/channel"
 	"github.com/depinsim/x402/channel/facilitator"
+	"github.com/depinsim/x402/channel/facilitator/nethttp"
 	"github.com/depinsim/x402/channel/x402"
 	"github.com/depinsim/x402/tunnel/relay"
 )
@@ -242,7 +243,7 @@ func TestTokenPowerLoss(t *testing.T) {
 	var dead atomic.Bool
 	m := newMarketOf(t, func(c *seller.Config) {
 		c.Credit.Cap = 4_000
-		c.Facilitator = mortal{must(facilitator.New(facilitator.Config{URL: c.Payment.Facilitator})), &dead}
+		c.Facilitator = mortal{must(nethttp.New(nethttp.Config{URL: c.Payment.Facilitator})), &dead}
 	})
 	site := web(t)
 	token := m.token(50_000_000)

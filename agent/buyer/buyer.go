@@ -21,6 +21,7 @@ import (
 	"github.com/depinsim/x402/agent"
 	"github.com/depinsim/x402/channel"
 	"github.com/depinsim/x402/channel/facilitator"
+	"github.com/depinsim/x402/channel/facilitator/nethttp"
 	"github.com/depinsim/x402/channel/x402"
 	"github.com/depinsim/x402/tunnel/proxy"
 )
@@ -190,7 +191,7 @@ func (b *Buyer) open() (err error) {
 		return err
 	}
 	if b.fac == nil {
-		if b.fac, err = facilitator.New(facilitator.Config{URL: p.Facilitator}); err != nil {
+		if b.fac, err = nethttp.New(nethttp.Config{URL: p.Facilitator}); err != nil {
 			return err
 		}
 	}

@@ -10,7 +10,7 @@ import (
 	"strings"
 
 	"github.com/depinsim/x402/agent"
-	"github.com/depinsim/x402/channel/facilitator"
+	"github.com/depinsim/x402/channel/facilitator/nethttp"
 )
 
 // KnownFacilitators remembers who keeps a wallet's money, so that it can be
@@ -31,7 +31,7 @@ func (k KnownFacilitators) All() ([]string, error) {
 		if l = strings.TrimSpace(l); l == "" || strings.HasPrefix(l, "#") {
 			continue
 		}
-		if _, err := facilitator.New(facilitator.Config{URL: l}); err != nil {
+		if _, err := nethttp.New(nethttp.Config{URL: l}); err != nil {
 			return nil, fmt.Errorf("%s:%d: %w", k.Path, i+1, err)
 		}
 		urls = append(urls, l)

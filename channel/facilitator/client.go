@@ -10,18 +10,13 @@
 package facilitator
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"net"
-	"net/http"
 	"net/url"
 	"os"
 	"strings"
-	"time"
 
 	"github.com/depinsim/x402/channel"
 	"github.com/depinsim/x402/channel/x402"
@@ -43,41 +38,35 @@ func (e *RefusedError) Error() string {
 	return "refused: " + e.Message + " (" + e.Code + ")"
 }
 
-// Config configures a Client.
-type Config struct {
-	URL  string // http or https, with an optional path
-	HTTP Doer   // nil: an *http.Client with 30 s for a call, of which 10 s to connect
+// An Answer is what a facilitator answered, of whatever status.
+type Answer struct {
+	Status   int
+	Location string // where it says that it has moved to
+	Body     []byte // up to x402.MaxBody+1 bytes of it: more is too much
 }
 
-// A Doer sends a request and returns the answer. *http.Client is one.
-type Doer interface {
-	Do(req *http.Request) (*http.Response, error)
+// An Exchanger sends a request by HTTP and returns the answer. A body is JSON;
+// nil is none.
+type Exchanger interface {
+	Exchange(ctx context.Context, method, url string, body []byte) (Answer, error)
 }
 
 // A Client talks to one facilitator. It is safe for concurrent use, and tries
 // every call once.
 type Client struct {
 	base string
-	http Doer
-}
-
-// New returns a client.
-func New(cfg Config) (*Client, error) {
-	if cfg.HTTP == nil {
-		cfg.HTTP = defaultHTTP()
-	}
-	return open(cfg)
+	via  Exchanger
 }
 
 // NewDirect returns a client for routers: it makes a connection for each call,
-// by way of no proxy, and follows no redirects, which are told as errors.
-// net/http's client would be 0.25 MB.
-func NewDirect(url string) (*Client, error) {
-	return open(Config{URL: url, HTTP: newDirect()})
-}
+// by way of no proxy, and follows no redirects, which are told as errors. The
+// client of package nethttp does both.
+func NewDirect(url string) (*Client, error) { return New(url, newDirect()) }
 
-func open(cfg Config) (*Client, error) {
-	u, err := url.Parse(cfg.URL)
+// New returns a client of the facilitator at an http or https URL, with an
+// optional path.
+func New(base string, via Exchanger) (*Client, error) {
+	u, err := url.Parse(base)
 	if err != nil {
 		return nil, fmt.Errorf("facilitator URL: %w", err)
 	}
@@ -85,24 +74,9 @@ func open(cfg Config) (*Client, error) {
 		return nil, errors.New("facilitator URL: without a user and password: offers tell it to everybody")
 	}
 	if u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || u.RawQuery != "" || u.Fragment != "" {
-		return nil, fmt.Errorf("facilitator URL %q: want http://HOST[:PORT][/PATH] or https", cfg.URL)
+		return nil, fmt.Errorf("facilitator URL %q: want http://HOST[:PORT][/PATH] or https", base)
 	}
-	return &Client{base: strings.TrimRight(cfg.URL, "/"), http: cfg.HTTP}, nil
-}
-
-func defaultHTTP() *http.Client {
-	return &http.Client{
-		Timeout: 30 * time.Second,
-		Transport: &http.Transport{
-			Proxy:                 http.ProxyFromEnvironment,
-			DialContext:           (&net.Dialer{Timeout: 10 * time.Second, KeepAlive: -1}).DialContext,
-			TLSHandshakeTimeout:   10 * time.Second,
-			ResponseHeaderTimeout: 20 * time.Second,
-			MaxIdleConnsPerHost:   1,
-			// A kept connection costs the SIM keep-alive packets.
-			IdleConnTimeout: 15 * time.Second,
-		},
-	}
+	return &Client{base: strings.TrimRight(base, "/"), via: via}, nil
 }
 
 // Supported asks what the facilitator can do.
@@ -157,51 +131,31 @@ func (c *Client) call(ctx context.Context, r request, out any) error {
 	if err != nil {
 		return fmt.Errorf("%w: %s %s: %w", ErrUnavailable, r.method, c.base+r.path, inTime(err))
 	}
-	defer resp.Body.Close() // nothing of it is needed any more
-	data, err := io.ReadAll(io.LimitReader(resp.Body, x402.MaxBody+1))
-	if err != nil {
-		return fmt.Errorf("%w: %s %s: %w", ErrUnavailable, r.method, c.base+r.path, inTime(err))
-	}
 	switch {
-	case resp.StatusCode == http.StatusOK:
-		if err := x402.Unmarshal(data, out); err != nil {
+	case resp.Status == 200:
+		if err := x402.Unmarshal(resp.Body, out); err != nil {
 			return fmt.Errorf("%w: %s answered nonsense: %w", ErrUnavailable, c.base+r.path, err)
 		}
 		return nil
-	case resp.StatusCode == http.StatusRequestTimeout || resp.StatusCode == http.StatusTooManyRequests:
-	case resp.StatusCode >= 300 && resp.StatusCode < 400:
-		return fmt.Errorf("%w: %s has moved to %q: name the new URL", ErrUnavailable, c.base+r.path, excerpt([]byte(resp.Header.Get("Location"))))
-	case resp.StatusCode >= 400 && resp.StatusCode < 500:
-		return refusal(resp.StatusCode, data)
+	case resp.Status == 408 || resp.Status == 429: // RFC 9110 §15.5.9, RFC 6585 §4: ask again
+	case resp.Status >= 300 && resp.Status < 400:
+		return fmt.Errorf("%w: %s has moved to %q: name the new URL", ErrUnavailable, c.base+r.path, excerpt([]byte(resp.Location)))
+	case resp.Status >= 400 && resp.Status < 500:
+		return refusal(resp.Status, resp.Body)
 	}
 	// Not %w: whatever the text says, it is no refusal.
-	return fmt.Errorf("%w: %s %s: status %d: %s", ErrUnavailable, r.method, c.base+r.path, resp.StatusCode, refusal(resp.StatusCode, data).Message)
+	return fmt.Errorf("%w: %s %s: status %d: %s", ErrUnavailable, r.method, c.base+r.path, resp.Status, refusal(resp.Status, resp.Body).Message)
 }
 
-func (c *Client) send(ctx context.Context, r request) (*http.Response, error) {
-	var body io.Reader
+func (c *Client) send(ctx context.Context, r request) (Answer, error) {
+	var body []byte
 	if r.body != nil {
-		b, err := json.Marshal(r.body)
-		if err != nil {
-			return nil, err
+		var err error
+		if body, err = json.Marshal(r.body); err != nil {
+			return Answer{}, err
 		}
-		body = bytes.NewReader(b)
 	}
-	req, err := http.NewRequestWithContext(ctx, r.method, c.base+r.path, body)
-	if err != nil {
-		return nil, err
-	}
-	if body != nil {
-		req.Header.Set("Content-Type", "application/json")
-	}
-	resp, err := c.http.Do(req)
-	if err != nil {
-		if u, ok := errors.AsType[*url.Error](err); ok {
-			err = u.Err // the method and URL are said by the caller
-		}
-		return nil, err
-	}
-	return resp, nil
+	return c.via.Exchange(ctx, r.method, c.base+r.path, body)
 }
 
 // A lateError is a deadline that passed, whoever set it, in words for people.

@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"io"
-	"net/http"
-	"net/http/httptest"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -15,25 +13,24 @@ import (
 	"github.com/depinsim/x402/channel/x402"
 )
 
-// transport answers requests without a network.
-type transport func(*http.Request) (*http.Response, error)
+// scripted answers requests without a network.
+type scripted func(ctx context.Context, url string) (Answer, error)
 
-func (f transport) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+func (f scripted) Exchange(ctx context.Context, _, url string, _ []byte) (Answer, error) {
+	return f(ctx, url)
+}
 
 // answering returns a client of a facilitator that always answers this.
 func answering(t *testing.T, status int, body string) *Client {
 	t.Helper()
-	return newClient(t, "http://f.test", func(*http.Request) (*http.Response, error) {
-		w := httptest.NewRecorder()
-		w.WriteHeader(status)
-		w.WriteString(body)
-		return w.Result(), nil
+	return newClient(t, "http://f.test", func(context.Context, string) (Answer, error) {
+		return Answer{Status: status, Body: []byte(body)}, nil
 	})
 }
 
-func newClient(t *testing.T, url string, f transport) *Client {
+func newClient(t *testing.T, url string, f scripted) *Client {
 	t.Helper()
-	c, err := New(Config{URL: url, HTTP: &http.Client{Transport: f}})
+	c, err := New(url, f)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -42,17 +39,14 @@ func newClient(t *testing.T, url string, f transport) *Client {
 
 func TestURL(t *testing.T) {
 	for _, url := range []string{"", "f.test", "ftp://f.test", "http://", "http://f.test?x=1", "http://f.test/#x", "http://f .test", "http://%zz", "http://:80", "https://user:secret@f.test"} {
-		if _, err := New(Config{URL: url}); err == nil || strings.Contains(err.Error(), "secret") {
+		if _, err := NewDirect(url); err == nil || strings.Contains(err.Error(), "secret") {
 			t.Errorf("%q: %v", url, err)
-		}
-		if _, err := NewDirect(url); err == nil {
-			t.Errorf("%q was accepted", url)
 		}
 	}
 	var got string
-	c := newClient(t, "http://f.test:8402/sub//", func(r *http.Request) (*http.Response, error) {
-		got = r.URL.String()
-		return nil, errors.New("enough")
+	c := newClient(t, "http://f.test:8402/sub//", func(_ context.Context, url string) (Answer, error) {
+		got = url
+		return Answer{}, errors.New("enough")
 	})
 	c.Channel(t.Context(), "eip155:5", channel.ID{})
 	if want := "http://f.test:8402/sub/v1/channels/eip155:5/0x" + strings.Repeat("0", 64); got != want {
@@ -121,15 +115,14 @@ func TestWrongSubject(t *testing.T) {
 // TestDown: a facilitator that is not there, hangs, or breaks off.
 func TestDown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		for name, f := range map[string]transport{
-			"refused": func(*http.Request) (*http.Response, error) { return nil, errors.New("connection refused") },
-			"hangs": func(r *http.Request) (*http.Response, error) {
-				<-r.Context().Done()
-				return nil, r.Context().Err()
+		for name, f := range map[string]scripted{
+			"refused": func(context.Context, string) (Answer, error) { return Answer{}, errors.New("connection refused") },
+			"hangs": func(ctx context.Context, _ string) (Answer, error) {
+				<-ctx.Done()
+				return Answer{}, ctx.Err()
 			},
-			"breaks off": func(*http.Request) (*http.Response, error) {
-				body := io.MultiReader(strings.NewReader(`{"kinds":[`), broken{})
-				return &http.Response{StatusCode: 200, Body: io.NopCloser(body)}, nil
+			"breaks off": func(context.Context, string) (Answer, error) {
+				return Answer{Status: 200, Body: []byte(`{"kinds":[`)}, io.ErrUnexpectedEOF
 			},
 		} {
 			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
@@ -143,22 +136,6 @@ func TestDown(t *testing.T) {
 			}
 		}
 	})
-}
-
-type broken struct{}
-
-func (broken) Read([]byte) (int, error) { return 0, io.ErrUnexpectedEOF }
-
-// TestDefaultTimeouts: without a client of the caller's own no call hangs for
-// ever.
-func TestDefaultTimeouts(t *testing.T) {
-	c, err := New(Config{URL: "https://f.test"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if d := c.http.(*http.Client).Timeout; d == 0 || d > time.Minute {
-		t.Errorf("timeout is %s", d)
-	}
 }
 
 // FuzzAnswer: no answer makes the client panic or takes an error for a yes.

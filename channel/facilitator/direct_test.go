@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/url"
 	"strings"
 	"sync"
 	"testing"
@@ -61,14 +62,35 @@ func TestDirectAnswers(t *testing.T) {
 		"chunked":        {fmt.Sprintf("HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n%x\r\n%s\r\n0\r\n\r\n", len(yes), yes), ""},
 		"interim":        {"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n" + full, ""},
 		"interim alone":  {"HTTP/1.1 100 Continue\r\n\r\n", "ended before the answer"},
-		"interim always": {strings.Repeat("HTTP/1.1 100 Continue\r\n\r\n", 50_000), "malformed HTTP"},
+		"interim always": {strings.Repeat("HTTP/1.1 100 Continue\r\n\r\n", 50_000), "too long"},
 		"switching":      {"HTTP/1.1 101 Switching Protocols\r\n\r\n", "status 101"},
 		"nothing":        {"", "ended before the answer"},
-		"half a header":  {"HTTP/1.1 200 OK\r\nContent-Le", "malformed MIME"},
+		"half a header":  {"HTTP/1.1 200 OK\r\nContent-Le", "ended before"},
 		"header no end":  {"HTTP/1.1 200 OK\r\nX: " + strings.Repeat("x", 2<<20), "too long"},
 		"too short":      {full[:len(full)-1], "unexpected EOF"},
 		"no http":        {"SSH-2.0-OpenSSH\r\n\r\n", "malformed HTTP"},
 		"too long":       {"HTTP/1.1 200 OK\r\n\r\n" + strings.Repeat(" ", 2<<20) + yes, "nonsense"},
+		"large chunk":    {"HTTP/1.1 200 OK\r\nTransfer-Encoding: Chunked\r\n\r\n7fffffffffffffff\r\n" + strings.Repeat(" ", 2<<20), "nonsense"},
+		"many chunks":    {"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + strings.Repeat("1\r\n \r\n", 1<<20), "too long"},
+		"large number":   {"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n8000000000000000\r\n", "malformed HTTP chunk"},
+		"chunk no end":   {"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n{}\r\n", "malformed HTTP chunk"},
+		"half a chunk":   {"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{", "unexpected EOF"},
+		"chunks, length": {fmt.Sprintf("HTTP/1.1 200 OK\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n5; a=b\r\n%s\r\n%x\r\n%s\r\n0\r\nX: y\r\n\r\n", yes[:5], len(yes)-5, yes[5:]), ""},
+		"gzip":           {"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n", "not supported"},
+		"chunked twice":  {"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", "not supported"},
+		"old chunks":     {"HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n", "not supported"},
+		"two lengths":    {"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n{}", "malformed HTTP length"},
+		"one length":     {"HTTP/1.1 200 OK\r\nContent-Length: " + fmt.Sprint(len(yes)) + "\r\ncontent-length:" + fmt.Sprint(len(yes)) + "\r\n\r\n" + yes, ""},
+		"no number":      {"HTTP/1.1 200 OK\r\nContent-Length: +2\r\n\r\n{}", "malformed HTTP length"},
+		"long length":    {"HTTP/1.1 200 OK\r\nContent-Length: 9223372036854775807\r\n\r\n" + strings.Repeat(" ", 2<<20), "nonsense"},
+		"folded":         {"HTTP/1.1 200 OK\r\nX: y\r\n z: y\r\n\r\n" + yes, "malformed HTTP field"},
+		"no colon":       {"HTTP/1.1 200 OK\r\nX\r\n\r\n" + yes, "malformed HTTP field"},
+		"space of name":  {"HTTP/1.1 200 OK\r\nX : y\r\n\r\n" + yes, "malformed HTTP field"},
+		"other version":  {"HTTP/2.0 200 OK\r\n\r\n" + yes, "malformed HTTP"},
+		"status of 4":    {"HTTP/1.1 2000 OK\r\n\r\n" + yes, "malformed HTTP"},
+		"status below":   {"HTTP/1.1 099 OK\r\n\r\n" + yes, "malformed HTTP"},
+		"bare":           {"HTTP/1.1 200\n\n" + yes, ""},
+		"no content":     {"HTTP/1.1 204 No Content\r\n\r\n", "status 204"},
 		"moved":          {"HTTP/1.1 308 Permanent Redirect\r\nLocation: https://www.f.test/settle\r\nContent-Length: 0\r\n\r\n", `has moved to "https://www.f.test/settle"`},
 	} {
 		_, err := says(t, tt.answer).SettleReceiver(t.Context(), "eip155:5", channel.Address{1}, channel.Address{2})
@@ -98,12 +120,8 @@ func TestDirectHangs(t *testing.T) {
 			}
 		})
 		wg.Go(func() { io.Copy(io.Discard, server) })
-		req, err := http.NewRequestWithContext(t.Context(), "GET", "http://f.test/", nil)
-		if err != nil {
-			t.Fatal(err)
-		}
 		start := time.Now()
-		_, err = exchange(client, req)
+		_, err := exchange(client, []byte("GET / HTTP/1.1\r\n\r\n"))
 		if got := time.Since(start); err == nil || got != callTime {
 			t.Errorf("after %v: %v", got, err)
 		}
@@ -154,7 +172,7 @@ func TestDirectTLS(t *testing.T) {
 	d := newDirect()
 	d.tls.RootCAs = x509.NewCertPool()
 	d.tls.RootCAs.AddCert(srv.Certificate())
-	c.http = d
+	c.via = d
 	for range 2 {
 		if err := call(c); err != nil {
 			t.Fatal(err)
@@ -184,17 +202,9 @@ func FuzzDirect(f *testing.F) {
 			server.Close()
 		})
 		defer client.Close()
-		req, err := http.NewRequestWithContext(t.Context(), "GET", "http://f.test/", nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		resp, err := exchange(client, req)
-		if err != nil {
-			return
-		}
-		defer resp.Body.Close()
-		if b, _ := io.ReadAll(resp.Body); len(b) > maxHeader+x402.MaxBody+1 {
-			t.Errorf("%d bytes were read", len(b))
+		a, err := exchange(client, requestText("GET", &url.URL{Host: "f.test", Path: "/"}, nil))
+		if err == nil && (len(a.Body) > x402.MaxBody+1 || a.Status < 101 || a.Status > 999) {
+			t.Errorf("status %d, %d bytes", a.Status, len(a.Body))
 		}
 	})
 }

@@ -27,7 +27,7 @@ import (
 
 	"github.com/depinsim/x402/agent"
 	"github.com/depinsim/x402/channel"
-	"github.com/depinsim/x402/channel/facilitator"
+	"github.com/depinsim/x402/channel/facilitator/nethttp"
 	"github.com/depinsim/x402/channel/facilitator/server"
 	"github.com/depinsim/x402/channel/ledger"
 	"github.com/depinsim/x402/channel/ledger/ledgertest"
@@ -251,7 +251,7 @@ func scriptModem(ts *testscript.TestScript, _ bool, args []string) {
 func scriptSold(ts *testscript.TestScript, _ bool, _ []string) {
 	b, ctx := ts.Value(benchKey{}).(*bench), context.Background()
 	p, network := b.party, b.party.Params.Network()
-	client, err := facilitator.New(facilitator.Config{URL: b.web.URL})
+	client, err := nethttp.New(nethttp.Config{URL: b.web.URL})
 	ts.Check(err)
 	_, err = client.Faucet(ctx, x402.FaucetRequest{Address: p.Config.Payer, Amount: 5_000_000, Ref: channel.Hash{1}})
 	ts.Check(err)

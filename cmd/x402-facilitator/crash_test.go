@@ -17,6 +17,7 @@ import (
 
 	"github.com/depinsim/x402/channel"
 	"github.com/depinsim/x402/channel/facilitator"
+	"github.com/depinsim/x402/channel/facilitator/nethttp"
 	"github.com/depinsim/x402/channel/ledger"
 	"github.com/depinsim/x402/channel/ledger/embedded"
 	"github.com/depinsim/x402/channel/ledger/ledgertest"
@@ -173,7 +174,7 @@ func tradeAndKill(t *testing.T, dir string, traders []*trader, credit channel.Am
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, err := facilitator.New(facilitator.Config{URL: p.url})
+	c, err := nethttp.New(nethttp.Config{URL: p.url})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -246,7 +247,7 @@ func TestFullDisk(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, err = facilitator.New(facilitator.Config{URL: p.url})
+	c, err = nethttp.New(nethttp.Config{URL: p.url})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -272,7 +273,7 @@ func TestFullDisk(t *testing.T) {
 // connect returns a trader with credit on a running facilitator.
 func connect(t *testing.T, p *process) (ledger.Params, *trader, *facilitator.Client) {
 	t.Helper()
-	c, err := facilitator.New(facilitator.Config{URL: p.url})
+	c, err := nethttp.New(nethttp.Config{URL: p.url})
 	if err != nil {
 		t.Fatal(err)
 	}

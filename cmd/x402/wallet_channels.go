@@ -10,6 +10,7 @@ import (
 	"github.com/depinsim/x402/agent/buyer"
 	"github.com/depinsim/x402/channel"
 	"github.com/depinsim/x402/channel/facilitator"
+	"github.com/depinsim/x402/channel/facilitator/nethttp"
 )
 
 // A cupboard is a wallet's channels, open for looking and for changing.
@@ -81,7 +82,7 @@ func (c *cupboard) client(url string) (*facilitator.Client, error) {
 	if known := c.clients[url]; known != nil {
 		return known, nil
 	}
-	fac, err := facilitator.New(facilitator.Config{URL: url})
+	fac, err := nethttp.New(nethttp.Config{URL: url})
 	if err == nil {
 		c.clients[url] = fac
 	}

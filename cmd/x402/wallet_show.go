@@ -14,6 +14,7 @@ import (
 	"github.com/depinsim/x402/agent/buyer"
 	"github.com/depinsim/x402/channel"
 	"github.com/depinsim/x402/channel/facilitator"
+	"github.com/depinsim/x402/channel/facilitator/nethttp"
 	"github.com/depinsim/x402/channel/x402"
 )
 
@@ -212,7 +213,7 @@ func walletFund(ctx context.Context, args []string, stdout, _ io.Writer) error {
 			{"", "x402 connect prints it, and " + p.given.echo("x402 wallet fund") + " --facilitator URL"},
 		})
 	}
-	fac, err := facilitator.New(facilitator.Config{URL: *url})
+	fac, err := nethttp.New(nethttp.Config{URL: *url})
 	if err != nil {
 		return usage("--facilitator: %w", err)
 	}

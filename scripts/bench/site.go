@@ -12,7 +12,7 @@ import (
 	"time"
 
 	"github.com/depinsim/x402/channel"
-	"github.com/depinsim/x402/channel/facilitator"
+	"github.com/depinsim/x402/channel/facilitator/nethttp"
 	"github.com/depinsim/x402/channel/facilitator/server"
 	"github.com/depinsim/x402/channel/ledger"
 	"github.com/depinsim/x402/channel/x402"
@@ -104,7 +104,7 @@ func fund(ctx context.Context, url string, s siteSettings) error {
 	if s.Amount == 0 {
 		return nil
 	}
-	fac, err := facilitator.New(facilitator.Config{URL: url})
+	fac, err := nethttp.New(nethttp.Config{URL: url})
 	if err != nil {
 		return err
 	}

@@ -18,6 +18,7 @@ import (
 	"github.com/depinsim/x402/agent/seller"
 	"github.com/depinsim/x402/channel"
 	"github.com/depinsim/x402/channel/facilitator"
+	"github.com/depinsim/x402/channel/facilitator/nethttp"
 	"github.com/depinsim/x402/channel/x402"
 	"github.com/depinsim/x402/scripts/netlab"
 )
@@ -212,7 +213,7 @@ func (s *stage) startBank() {
 	s.start(s.bank, s.w.WAN, "x402-facilitator", "run", "--dir", "ledger", "--listen", at, "--dev")
 	s.begun(s.bank, listening)
 	var err error
-	s.fac, err = facilitator.New(facilitator.Config{URL: "http://" + at, HTTP: &http.Client{
+	s.fac, err = nethttp.New(nethttp.Config{URL: "http://" + at, HTTP: &http.Client{
 		Transport: &http.Transport{DialContext: s.w.WAN.DialContext, DisableKeepAlives: true},
 	}})
 	s.must(err)

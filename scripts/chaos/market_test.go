@@ -21,6 +21,7 @@ import (
 	"github.com/depinsim/x402/agent/seller"
 	"github.com/depinsim/x402/channel"
 	"github.com/depinsim/x402/channel/facilitator"
+	"github.com/depinsim/x402/channel/facilitator/nethttp"
 	"github.com/depinsim/x402/channel/x402"
 )
 
@@ -231,7 +232,7 @@ func (m *market) startBank() {
 	if m.fac == nil {
 		m.url = "http://" + m.bankAddr
 		var err error
-		m.fac, err = facilitator.New(facilitator.Config{URL: m.url})
+		m.fac, err = nethttp.New(nethttp.Config{URL: m.url})
 		m.must(err)
 	}
 }

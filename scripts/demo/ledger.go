@@ -6,6 +6,7 @@ import (
 
 	"github.com/depinsim/x402/channel"
 	"github.com/depinsim/x402/channel/facilitator"
+	"github.com/depinsim/x402/channel/facilitator/nethttp"
 )
 
 // A bank is the facilitator, for those who want to look into its ledger.
@@ -19,7 +20,7 @@ type bank struct {
 
 // openBank asks the facilitator p at url for its network and asset.
 func openBank(ctx context.Context, p *program, url string) (*bank, error) {
-	c, err := facilitator.New(facilitator.Config{URL: url})
+	c, err := nethttp.New(nethttp.Config{URL: url})
 	if err != nil {
 		return nil, err
 	}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/depinsim/x402/channel"
 	"github.com/depinsim/x402/channel/facilitator"
+	"github.com/depinsim/x402/channel/facilitator/nethttp"
 	"github.com/depinsim/x402/channel/ledger"
 	"github.com/depinsim/x402/channel/ledger/ledgertest"
 )
@@ -83,7 +84,7 @@ func TestRun(t *testing.T) {
 		ended.Go(func() { runErr = s.Run(ctx, public, admin) })
 
 		httpClient := &http.Client{Transport: &http.Transport{DialContext: public.dial, DisableKeepAlives: true}}
-		c, err := facilitator.New(facilitator.Config{URL: "http://f.test", HTTP: httpClient})
+		c, err := nethttp.New(nethttp.Config{URL: "http://f.test", HTTP: httpClient})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -17,6 +17,7 @@ import (
 
 	"github.com/depinsim/x402/channel"
 	"github.com/depinsim/x402/channel/facilitator"
+	"github.com/depinsim/x402/channel/facilitator/nethttp"
 	"github.com/depinsim/x402/channel/ledger"
 	"github.com/depinsim/x402/channel/ledger/ledgertest"
 	"github.com/depinsim/x402/channel/x402"
@@ -57,7 +58,7 @@ func setup(t *testing.T) (*Server, *facilitator.Client, *ledgertest.Party) {
 
 func client(t *testing.T, h http.Handler) *facilitator.Client {
 	t.Helper()
-	c, err := facilitator.New(facilitator.Config{URL: "http://facilitator.test/", HTTP: &http.Client{Transport: direct{h}}})
+	c, err := nethttp.New(nethttp.Config{URL: "http://facilitator.test/", HTTP: &http.Client{Transport: direct{h}}})
 	if err != nil {
 		t.Fatal(err)
 	}
