@@ -3,7 +3,6 @@ package tunnel
 import (
 	"context"
 	"net"
-	"net/http"
 	"strconv"
 	"sync"
 )
@@ -26,8 +25,8 @@ type Client struct {
 // types the caller wants.
 func OpenControl(ctx context.Context, conn ClientConn, authority string, known func(typ uint64) bool) (*Control, error) {
 	req, err := conn.Open(ctx, Header{
-		Method: http.MethodConnect, Protocol: protocolControl, Authority: authority, Path: ControlPath,
-		Fields: http.Header{"Capsule-Protocol": {"?1"}},
+		Method: MethodConnect, Protocol: protocolControl, Authority: authority, Path: ControlPath,
+		Fields: Fields{"capsule-protocol": {"?1"}},
 	})
 	if err != nil {
 		return nil, err
@@ -80,7 +79,7 @@ func (c *Client) DialTCP(ctx context.Context, host string, port uint16) (*Flow, 
 	if _, _, err := parseAuthority(authority); err != nil {
 		return nil, err
 	}
-	req, err := c.conn.Open(ctx, Header{Method: http.MethodConnect, Authority: authority})
+	req, err := c.conn.Open(ctx, Header{Method: MethodConnect, Authority: authority})
 	if err != nil {
 		return nil, err
 	}
@@ -97,8 +96,8 @@ func (c *Client) DialUDP(ctx context.Context, host string, port uint16) (*Packet
 	}
 	authority := net.JoinHostPort(host, strconv.Itoa(int(port)))
 	req, err := c.conn.Open(ctx, Header{
-		Method: http.MethodConnect, Protocol: protocolUDP, Authority: "x402.invalid", Path: udpTarget(host, port),
-		Fields: http.Header{"Capsule-Protocol": {"?1"}},
+		Method: MethodConnect, Protocol: protocolUDP, Authority: "x402.invalid", Path: udpTarget(host, port),
+		Fields: Fields{"capsule-protocol": {"?1"}},
 	})
 	if err != nil {
 		return nil, err

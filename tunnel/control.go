@@ -46,10 +46,10 @@ func (c *Control) Send(typ uint64, value []byte) error {
 	if len(value) > MaxCapsule {
 		return fmt.Errorf("tunnel: capsule %#x of %d bytes, at most %d are allowed", typ, len(value), MaxCapsule)
 	}
-	b := appendCapsule(make([]byte, 0, 16+len(value)), typ, value)
+	b := appendCapsule(make([]byte, Headroom, Headroom+16+len(value)), typ, value)
 	c.sending <- struct{}{}
 	defer func() { <-c.sending }()
-	_, err := c.stream.Write(b)
+	_, err := write(c.stream, b)
 	return err
 }
 

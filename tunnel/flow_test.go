@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io"
 	"net"
-	"net/http"
 	"os"
 	"sync"
 	"testing"
@@ -62,8 +61,8 @@ type scriptedRequest struct {
 
 var errScript = errors.New("stream ended")
 
-func (r *scriptedRequest) Answer() (int, http.Header, error) { return 200, nil, nil }
-func (r *scriptedRequest) ID() uint64                        { return r.id }
+func (r *scriptedRequest) Answer() (int, Fields, error) { return 200, nil, nil }
+func (r *scriptedRequest) ID() uint64                   { return r.id }
 
 func (r *scriptedRequest) Read(b []byte) (int, error) {
 	if r.read == nil {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io"
 	"net"
-	"net/http"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -40,7 +39,7 @@ type leg struct {
 func (s *Session) serveTCP(h Header, c Call, e entry) {
 	host, port, err := parseAuthority(h.Authority)
 	if err != nil {
-		s.refuse(c, http.StatusBadRequest, err.Error())
+		s.refuse(c, StatusBadRequest, err.Error())
 		return
 	}
 	str, target := s.reach(e.ctx, c, nil, func(ctx context.Context) (net.Conn, error) {
@@ -162,18 +161,12 @@ func (l *leg) send(lane Lane, b []byte) error {
 	if err := l.gate.pass(l.ctx); err != nil {
 		return err
 	}
-	f, framed := l.stream.(Framer)
 	for len(b) > Headroom {
 		size, err := reserve(l.ctx, lane, len(b)-Headroom)
 		if err != nil {
 			return err
 		}
-		var n int
-		if framed {
-			n, err = f.WriteFramed(b[:Headroom+size])
-		} else {
-			n, err = l.stream.Write(b[Headroom : Headroom+size])
-		}
+		n, err := write(l.stream, b[:Headroom+size])
 		lane.Deliver(size, n)
 		if err != nil {
 			return err

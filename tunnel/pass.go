@@ -3,7 +3,6 @@ package tunnel
 import (
 	"context"
 	"errors"
-	"net/http"
 )
 
 // A Pass lets one flow in that no session pays for.
@@ -18,7 +17,7 @@ type Pass struct {
 // A PassError is why a flow is not let in, and how its request is answered.
 type PassError struct {
 	Status int
-	Fields http.Header
+	Fields Fields
 	// Kind, if it is set, makes a Proxy-Status field of Text: an error type of
 	// RFC 9209 §2.3.
 	Kind string
@@ -29,8 +28,8 @@ func (e *PassError) Error() string { return e.Text }
 
 // Refusals that concern no credentials.
 var (
-	errNoFlows   = &PassError{Status: http.StatusServiceUnavailable, Kind: kindInternal, Text: "the agent takes no new flows"}
-	errManyFlows = &PassError{Status: http.StatusTooManyRequests, Kind: kindInternal, Text: "too many flows in this session"}
+	errNoFlows   = &PassError{Status: StatusServiceUnavailable, Kind: kindInternal, Text: "the agent takes no new flows"}
+	errManyFlows = &PassError{Status: StatusTooManyRequests, Kind: kindInternal, Text: "too many flows in this session"}
 )
 
 // kindInternal is the error type of an answer that is this proxy's own.

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"iter"
 	"net"
-	"net/http"
 	"os"
 	"strings"
 	"syscall"
@@ -29,7 +28,7 @@ func (e *RefusedError) Error() string {
 	case e.Kind != "":
 		return fmt.Sprintf("agent refused: %s (%d)", e.Kind, e.Status)
 	default:
-		return fmt.Sprintf("agent refused: %d %s", e.Status, http.StatusText(e.Status))
+		return fmt.Sprintf("agent refused: %d %s", e.Status, statusText[e.Status])
 	}
 }
 
@@ -72,9 +71,9 @@ func proxyStatus(kind, text string) string {
 
 // refusal reads a refused answer's fields. They come from the peer: what does
 // not fit is left out.
-func refusal(status int, fields http.Header) *RefusedError {
+func refusal(status int, fields Fields) *RefusedError {
 	e := &RefusedError{Status: status}
-	for part := range params(fields.Get("Proxy-Status")) {
+	for part := range params(fields.Get("proxy-status")) {
 		k, v, _ := strings.Cut(strings.TrimSpace(part), "=")
 		switch k {
 		case "error":

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/http"
 	"os"
 	"strings"
 	"syscall"
@@ -14,7 +13,7 @@ import (
 
 func TestRefusalTravels(t *testing.T) {
 	for _, text := range []string{"dial tcp: refused", "a; b; error=c", `quoted "text" and \`, "bücher\x1b[2J", strings.Repeat("x", 300), ""} {
-		got := refusal(502, http.Header{"Proxy-Status": {proxyStatus("dns_error", text)}})
+		got := refusal(502, Fields{"proxy-status": {proxyStatus("dns_error", text)}})
 		if got.Status != 502 || got.Kind != "dns_error" || got.ErrorKind() != got.Kind {
 			t.Errorf("%q: %+v", text, got)
 		}
@@ -28,7 +27,7 @@ func TestRefusalTravels(t *testing.T) {
 		`p; details="a;b"; error=x`: {Status: 502, Kind: "x", Text: "a;b"},
 		`p; details="never ends`:    {Status: 502, Text: "never ends"},
 	} {
-		if got := refusal(502, http.Header{"Proxy-Status": {field}}); *got != want {
+		if got := refusal(502, Fields{"proxy-status": {field}}); *got != want {
 			t.Errorf("%q: %+v, want %+v", field, *got, want)
 		}
 	}
@@ -38,7 +37,7 @@ func FuzzRefusal(f *testing.F) {
 	f.Add(proxyStatus("dns_error", "no such host"))
 	f.Add(`;;";";`)
 	f.Fuzz(func(t *testing.T, s string) {
-		e := refusal(502, http.Header{"Proxy-Status": {s}})
+		e := refusal(502, Fields{"proxy-status": {s}})
 		for _, text := range []string{e.Kind, e.Text, e.Error()} {
 			if len(text) > maxRefusalText+100 || strings.ContainsFunc(text, func(r rune) bool { return r < ' ' || r > '~' }) {
 				t.Errorf("%q", text)
@@ -67,11 +66,11 @@ func (forbidden) Blocked() string { return "10.0.0.1 is private" }
 // A refusingCall keeps how it was refused.
 type refusingCall struct {
 	status int
-	fields http.Header
+	fields Fields
 }
 
-func (c *refusingCall) Accept(http.Header) (Stream, error) { return nil, errors.New("not accepted") }
-func (c *refusingCall) Refuse(status int, fields http.Header, _ string) error {
+func (c *refusingCall) Accept(Fields) (Stream, error) { return nil, errors.New("not accepted") }
+func (c *refusingCall) Refuse(status int, fields Fields, _ string) error {
 	c.status, c.fields = status, fields
 	return nil
 }

@@ -6,7 +6,6 @@ import (
 	"log/slog"
 	"maps"
 	"net"
-	"net/http"
 	"slices"
 	"sync"
 	"time"
@@ -29,7 +28,7 @@ type Config struct {
 	Admission time.Duration
 	// Unpaid gives the header fields of the 402 answer to a client that opens
 	// no control stream. Nil means none.
-	Unpaid func() http.Header
+	Unpaid func() Fields
 	// Pass decides about a flow that no session pays for, by the values of its
 	// request's Proxy-Authorization fields (RFC 9110 §11.7.2). It is asked on
 	// connections without a control stream; a refusal is a *[PassError]. Nil
@@ -203,9 +202,9 @@ func (s *Session) Drain(ctx context.Context) {
 func (s *Session) handle(h Header, c Call) {
 	log := s.cfg.Logger
 	switch {
-	case h.Method == http.MethodConnect && h.Protocol == protocolControl:
+	case h.Method == MethodConnect && h.Protocol == protocolControl:
 		s.acceptControl(c)
-	case h.Method == http.MethodConnect && (h.Protocol == "" || h.Protocol == protocolUDP):
+	case h.Method == MethodConnect && (h.Protocol == "" || h.Protocol == protocolUDP):
 		e, err := s.enter(h)
 		if err != nil {
 			s.refuseEntry(c, err)
@@ -217,8 +216,8 @@ func (s *Session) handle(h Header, c Call) {
 		} else {
 			s.serveTCP(h, c, e)
 		}
-	case h.Method == http.MethodConnect:
-		s.refuse(c, http.StatusNotImplemented, "unknown protocol "+h.Protocol)
+	case h.Method == MethodConnect:
+		s.refuse(c, StatusNotImplemented, "unknown protocol "+h.Protocol)
 	default:
 		if err := s.servePlain(h, c); err != nil {
 			log.Debug("answer", "err", err)
@@ -228,10 +227,10 @@ func (s *Session) handle(h Header, c Call) {
 
 func (s *Session) servePlain(h Header, c Call) error {
 	if s.cfg.Plain == nil {
-		return c.Refuse(http.StatusNotFound, nil, "")
+		return c.Refuse(StatusNotFound, nil, "")
 	}
 	status, mediaType, body := s.cfg.Plain(h)
-	return c.Refuse(status, http.Header{"Content-Type": {mediaType}}, string(body))
+	return c.Refuse(status, Fields{"content-type": {mediaType}}, string(body))
 }
 
 func (s *Session) acceptControl(c Call) {
@@ -241,13 +240,13 @@ func (s *Session) acceptControl(c Call) {
 	s.mu.Unlock()
 	switch {
 	case again:
-		s.refuse(c, http.StatusConflict, "a control stream is open already")
+		s.refuse(c, StatusConflict, "a control stream is open already")
 		return
 	case pay:
-		s.refuse(c, http.StatusConflict, "this connection is paid for by tokens")
+		s.refuse(c, StatusConflict, "this connection is paid for by tokens")
 		return
 	}
-	str, err := c.Accept(http.Header{"Capsule-Protocol": {"?1"}}) // RFC 9297 §3.4
+	str, err := c.Accept(Fields{"capsule-protocol": {"?1"}}) // RFC 9297 §3.4
 	if err != nil {
 		s.cfg.Logger.Debug("control stream", "err", err)
 		return
@@ -268,7 +267,7 @@ type entry struct {
 // enter waits for admission, or asks Pass, and takes a place among the flows.
 // The error is a *PassError.
 func (s *Session) enter(h Header) (entry, error) {
-	credentials := h.Fields.Values("Proxy-Authorization")
+	credentials := h.Fields["proxy-authorization"]
 	s.mu.Lock()
 	pass := s.cfg.Pass != nil && !s.opened && (s.pay || len(credentials) > 0)
 	s.mu.Unlock()
@@ -297,7 +296,7 @@ func (s *Session) admission() error {
 		return errNoFlows
 	case <-t.C:
 	}
-	unpaid := &PassError{Status: http.StatusPaymentRequired, Text: "payment required: open a payment channel first"}
+	unpaid := &PassError{Status: StatusPaymentRequired, Text: "payment required: open a payment channel first"}
 	if s.cfg.Unpaid != nil {
 		unpaid.Fields = s.cfg.Unpaid()
 	}
@@ -323,7 +322,7 @@ func (s *Session) place(p Pass) (entry, error) {
 
 // reach connects a flow to its target and accepts it, or refuses it and
 // returns nil. The caller owns both; it enlists the flow next.
-func (s *Session) reach(ctx context.Context, c Call, fields http.Header, dial func(context.Context) (net.Conn, error)) (Stream, net.Conn) {
+func (s *Session) reach(ctx context.Context, c Call, fields Fields, dial func(context.Context) (net.Conn, error)) (Stream, net.Conn) {
 	ctx, cancel := context.WithTimeout(ctx, s.cfg.DialTimeout)
 	target, err := dial(ctx)
 	cancel()
@@ -357,6 +356,9 @@ func (s *Session) delist(id uint64) {
 	s.mu.Unlock()
 }
 
+// textType is the media type of a refusal's text.
+const textType = "text/plain; charset=utf-8"
+
 // refuseEntry answers a flow that does not get in.
 func (s *Session) refuseEntry(c Call, err error) {
 	p, ok := errors.AsType[*PassError](err)
@@ -364,12 +366,10 @@ func (s *Session) refuseEntry(c Call, err error) {
 		s.cfg.Logger.Debug("pass", "err", err)
 		p = errNoFlows
 	}
-	fields := maps.Clone(p.Fields)
+	fields := Fields{"content-type": {textType}}
+	maps.Copy(fields, p.Fields)
 	if p.Kind != "" {
-		if fields == nil {
-			fields = http.Header{}
-		}
-		fields.Set("Proxy-Status", proxyStatus(p.Kind, p.Text))
+		fields["proxy-status"] = []string{proxyStatus(p.Kind, p.Text)}
 	}
 	if err := c.Refuse(p.Status, fields, p.Text+"\n"); err != nil {
 		s.cfg.Logger.Debug("answer", "err", err)
@@ -403,11 +403,11 @@ type blocked interface{ Blocked() string }
 // refuseDial answers a flow whose target could not be reached, with the error
 // types of RFC 9209 §2.3.
 func (s *Session) refuseDial(c Call, err error) {
-	status, kind := http.StatusBadGateway, "destination_unavailable"
+	status, kind := StatusBadGateway, "destination_unavailable"
 	var b blocked
 	switch {
 	case errors.As(err, &b):
-		status, kind = http.StatusForbidden, "destination_ip_prohibited"
+		status, kind = StatusForbidden, "destination_ip_prohibited"
 	case isRefused(err):
 		kind = "connection_refused"
 	case isUnroutable(err):
@@ -415,7 +415,7 @@ func (s *Session) refuseDial(c Call, err error) {
 	case isUnknownHost(err):
 		kind = "dns_error"
 	case isTimeout(err):
-		status, kind = http.StatusGatewayTimeout, "connection_timeout"
+		status, kind = StatusGatewayTimeout, "connection_timeout"
 	}
 	text := err.Error()
 	if b != nil {
@@ -429,7 +429,7 @@ func (s *Session) refuse(c Call, status int, text string) {
 }
 
 func (s *Session) refuseAs(c Call, status int, kind, text string) {
-	fields := http.Header{"Proxy-Status": {proxyStatus(kind, text)}}
+	fields := Fields{"content-type": {textType}, "proxy-status": {proxyStatus(kind, text)}}
 	if err := c.Refuse(status, fields, text+"\n"); err != nil {
 		s.cfg.Logger.Debug("answer", "err", err)
 	}

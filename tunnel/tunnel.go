@@ -19,7 +19,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"net/http"
 	"syscall"
 )
 
@@ -30,7 +29,7 @@ type Header struct {
 	Protocol  string // of an extended CONNECT
 	Authority string
 	Path      string // as on the wire: escaped
-	Fields    http.Header
+	Fields    Fields
 }
 
 // A Stream is one request's two directions. Reading and writing may be done
@@ -72,6 +71,14 @@ type Framer interface {
 // Headroom is how much room a [Framer] or [Packeter] is left.
 const Headroom = 16
 
+// write writes b[Headroom:], and may overwrite what is before it.
+func write(s Stream, b []byte) (int, error) {
+	if f, ok := s.(Framer); ok {
+		return f.WriteFramed(b)
+	}
+	return s.Write(b[Headroom:])
+}
+
 // A Waiter is a Stream that can be waited for without a buffer: Wait returns
 // when a Read would find bytes, an end or an error.
 type Waiter interface {
@@ -88,13 +95,13 @@ type Request interface {
 	Stream
 	// Answer waits for the head of the answer. It is called once, before the
 	// first Read.
-	Answer() (status int, fields http.Header, err error)
+	Answer() (status int, fields Fields, err error)
 }
 
 // A Call is a request as the agent sees it, until it is accepted or refused.
 type Call interface {
-	Accept(fields http.Header) (Stream, error)
-	Refuse(status int, fields http.Header, text string) error
+	Accept(fields Fields) (Stream, error)
+	Refuse(status int, fields Fields, text string) error
 }
 
 // A ClientConn is the buyer's end of a transport connection.

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io"
 	"net"
-	"net/http"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -32,10 +31,10 @@ type udpLeg struct {
 func (s *Session) serveUDP(h Header, c Call, e entry) {
 	host, port, err := parseUDPTarget(h.Path)
 	if err != nil {
-		s.refuse(c, http.StatusBadRequest, err.Error())
+		s.refuse(c, StatusBadRequest, err.Error())
 		return
 	}
-	str, target := s.reach(e.ctx, c, http.Header{"Capsule-Protocol": {"?1"}}, func(ctx context.Context) (net.Conn, error) {
+	str, target := s.reach(e.ctx, c, Fields{"capsule-protocol": {"?1"}}, func(ctx context.Context) (net.Conn, error) {
 		return s.cfg.Dialer.DialUDP(ctx, host, port)
 	})
 	if str == nil {

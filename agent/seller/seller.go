@@ -13,7 +13,6 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
-	"net/http"
 	"path/filepath"
 	"sync"
 	"time"
@@ -274,15 +273,15 @@ func (s *Seller) signRelay(exporter [32]byte) (relay.Signature, error) {
 
 // plain answers requests that any HTTP/3 client may make.
 func (s *Seller) plain(h tunnel.Header) (int, string, []byte) {
-	if h.Method != http.MethodGet || h.Path != agent.OfferPath {
-		return http.StatusNotFound, "text/plain; charset=utf-8", []byte("not found; the offer is at " + agent.OfferPath + "\n")
+	if h.Method != "GET" || h.Path != agent.OfferPath {
+		return tunnel.StatusNotFound, "text/plain; charset=utf-8", []byte("not found; the offer is at " + agent.OfferPath + "\n")
 	}
-	return http.StatusOK, "application/json", s.signedOffer()
+	return tunnel.StatusOK, "application/json", s.signedOffer()
 }
 
 // unpaid are the fields of the 402 answer to a client without a channel:
 // PAYMENT-REQUIRED (x402 v2, HTTP transport), and that a token will do.
-func (s *Seller) unpaid() http.Header {
+func (s *Seller) unpaid() tunnel.Fields {
 	cfg := s.offerConfig()
 	req := x402.BatchRequirements(s.cfg.Payment.Network, s.token, cfg)
 	req.Amount = s.cfg.Payment.MinDeposit
@@ -293,7 +292,7 @@ func (s *Seller) unpaid() http.Header {
 		s.log.Error("payment required", "err", err)
 		return nil
 	}
-	return http.Header{"Payment-Required": {v}, "Proxy-Authenticate": {agent.TokenRealm}}
+	return tunnel.Fields{"payment-required": {v}, "proxy-authenticate": {agent.TokenRealm}}
 }
 
 // offerConfig is the agent's part of a channel's config.

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net/http"
 	"time"
 
 	"github.com/depinsim/x402/agent"
@@ -139,7 +138,7 @@ func (s *Seller) pass(ctx context.Context, credentials []string) (tunnel.Pass, e
 	if err != nil {
 		s.log.Debug("no token", "err", err)
 		return tunnel.Pass{}, &tunnel.PassError{
-			Status: http.StatusProxyAuthRequired, Fields: http.Header{"Proxy-Authenticate": {agent.TokenRealm}},
+			Status: tunnel.StatusProxyAuthRequired, Fields: tunnel.Fields{"proxy-authenticate": {agent.TokenRealm}},
 			Kind: kindDenied, Text: "want a token of this agent's: x402 token buys one",
 		}
 	}
@@ -181,14 +180,14 @@ const kindDenied = "http_request_denied"
 
 func later(text string) *tunnel.PassError {
 	return &tunnel.PassError{
-		Status: http.StatusServiceUnavailable, Fields: http.Header{"Retry-After": {"5"}}, Kind: kindDenied, Text: text,
+		Status: tunnel.StatusServiceUnavailable, Fields: tunnel.Fields{"retry-after": {"5"}}, Kind: kindDenied, Text: text,
 	}
 }
 
 // used is the answer to a token that pays for nothing more.
 func (s *Seller) used(format string, args ...any) *tunnel.PassError {
 	return &tunnel.PassError{
-		Status: http.StatusPaymentRequired, Fields: s.unpaid(), Kind: kindDenied, Text: fmt.Sprintf(format, args...),
+		Status: tunnel.StatusPaymentRequired, Fields: s.unpaid(), Kind: kindDenied, Text: fmt.Sprintf(format, args...),
 	}
 }
 
@@ -215,7 +214,7 @@ func (s *Seller) use(id channel.ID) (*tokenUse, <-chan struct{}, error) {
 		s.uses[id] = u
 		s.reach.sessions.Go(u.run)
 	case u.flows >= s.cfg.MaxFlows:
-		return nil, nil, &tunnel.PassError{Status: http.StatusTooManyRequests, Kind: kindDenied, Text: "too many flows by this token"}
+		return nil, nil, &tunnel.PassError{Status: tunnel.StatusTooManyRequests, Kind: kindDenied, Text: "too many flows by this token"}
 	}
 	if left := u.left(); left < leastLeft {
 		return nil, nil, s.used("the token is used up: %d of %d bytes", u.stored.Prepaid-left, u.stored.Prepaid)

@@ -379,7 +379,7 @@ func TestStreamLimit(t *testing.T) {
 		if _, err := ends.Client.Open(t.Context(), h); err != nil || time.Since(start) < time.Second {
 			t.Errorf("a place that was left: %v after %v", err, time.Since(start))
 		}
-		if _, err := ends.Client.Open(t.Context(), tunnel.Header{Method: http.MethodGet, Authority: "x", Path: "/", Fields: http.Header{"A": {string(make([]byte, 9000))}}}); err == nil {
+		if _, err := ends.Client.Open(t.Context(), tunnel.Header{Method: http.MethodGet, Authority: "x", Path: "/", Fields: tunnel.Fields{"a": {string(make([]byte, 9000))}}}); err == nil {
 			t.Error("a head of 9,000 bytes")
 		}
 		if _, err := ends.Client.Open(t.Context(), tunnel.Header{Method: http.MethodGet, Authority: "x", Path: "no path"}); err == nil {

@@ -5,12 +5,10 @@ import (
 	"cmp"
 	"errors"
 	"maps"
-	"net/http"
 	"net/url"
 	"strconv"
 	"strings"
 
-	"golang.org/x/net/http/httpguts"
 	"golang.org/x/net/http2/hpack"
 
 	"github.com/depinsim/x402/tunnel"
@@ -30,7 +28,7 @@ const (
 // A block is a decoded header block.
 type block struct {
 	pseudo map[string]string
-	fields http.Header
+	fields tunnel.Fields
 	bad    error // malformed (RFC 9113 §8.1.1), though well compressed
 }
 
@@ -55,7 +53,7 @@ func newDecoder() *decoder {
 
 // decode decodes one whole header block. An error is one of the connection's.
 func (d *decoder) decode(b []byte) (block, error) {
-	d.in = block{pseudo: map[string]string{}, fields: http.Header{}}
+	d.in = block{pseudo: map[string]string{}, fields: tunnel.Fields{}}
 	d.size = 0
 	if _, err := d.hpack.Write(b); err != nil {
 		return block{}, connError{codeCompression, err.Error()}
@@ -76,23 +74,11 @@ func (d *decoder) emit(f hpack.HeaderField) {
 			d.in.bad = errMalformed
 		}
 		d.in.pseudo[name] = f.Value
-	case !httpguts.ValidHeaderFieldName(f.Name) || f.Name != strings.ToLower(f.Name) ||
-		!httpguts.ValidHeaderFieldValue(f.Value) || connectionOnly(f):
+	case tunnel.CheckField(f.Name, f.Value) != nil:
 		d.in.bad = errMalformed
 	default:
 		d.in.fields.Add(f.Name, f.Value)
 	}
-}
-
-// connectionOnly reports fields that HTTP/2 forbids, RFC 9113 §8.2.2.
-func connectionOnly(f hpack.HeaderField) bool {
-	switch f.Name {
-	case "connection", "proxy-connection", "keep-alive", "transfer-encoding", "upgrade":
-		return true
-	case "te":
-		return f.Value != "trailers"
-	}
-	return false
 }
 
 // An encoder compresses the header blocks of one connection.
@@ -110,14 +96,14 @@ func newEncoder() *encoder {
 
 // encode returns a header block; it is valid until the next call. pseudo are
 // names and values in turn.
-func (e *encoder) encode(fields http.Header, pseudo ...string) []byte {
+func (e *encoder) encode(fields tunnel.Fields, pseudo ...string) []byte {
 	e.out.Reset()
 	for i := 0; i < len(pseudo); i += 2 {
 		e.field(":"+pseudo[i], pseudo[i+1])
 	}
 	for name, values := range fields {
 		for _, v := range values {
-			e.field(strings.ToLower(name), v)
+			e.field(name, v)
 		}
 	}
 	return e.out.Bytes()
@@ -133,15 +119,15 @@ func (e *encoder) field(name, value string) {
 // is a POST that names the protocol: an extended CONNECT would have to wait for
 // the agent's SETTINGS (RFC 8441 §3), a round trip.
 func (e *encoder) request(h tunnel.Header) []byte {
-	fields := http.Header{}
+	fields := tunnel.Fields{}
 	maps.Copy(fields, h.Fields)
-	if h.Method == http.MethodConnect && h.Protocol == "" {
+	if h.Method == tunnel.MethodConnect && h.Protocol == "" {
 		fields["te"] = []string{"trailers"} // see Fail
 		return e.encode(fields, "method", h.Method, "authority", h.Authority)
 	}
 	method := h.Method
 	if h.Protocol != "" {
-		method = http.MethodPost
+		method = "POST"
 		fields[fieldProtocol] = []string{h.Protocol}
 	}
 	return e.encode(fields, "method", method, "scheme", "https", "authority", h.Authority, "path", cmp.Or(h.Path, "/"))
@@ -158,10 +144,10 @@ func (b block) request() (tunnel.Header, error) {
 	protocol, extended := b.pseudo["protocol"]
 	_, isAnswer := b.pseudo["status"]
 	if h.Authority == "" {
-		h.Authority = b.fields.Get("Host")
+		h.Authority = b.fields.Get("host")
 	}
-	switch plain := h.Method == http.MethodConnect && !extended; {
-	case h.Method == "" || isAnswer, extended && h.Method != http.MethodConnect,
+	switch plain := h.Method == tunnel.MethodConnect && !extended; {
+	case h.Method == "" || isAnswer, extended && h.Method != tunnel.MethodConnect,
 		plain && (hasPath || hasScheme || h.Authority == ""), // RFC 9113 §8.5
 		!plain && (!hasScheme || !strings.HasPrefix(path, "/")):
 		return tunnel.Header{}, errMalformed
@@ -173,8 +159,8 @@ func (b block) request() (tunnel.Header, error) {
 		return tunnel.Header{}, errMalformed
 	}
 	h.Path, h.Protocol = path, protocol
-	if p := b.fields.Get(fieldProtocol); p != "" && h.Method == http.MethodPost {
-		h.Method, h.Protocol = http.MethodConnect, p
+	if p := b.fields.Get(fieldProtocol); p != "" && h.Method == "POST" {
+		h.Method, h.Protocol = tunnel.MethodConnect, p
 	}
 	return h, nil
 }

@@ -183,7 +183,7 @@ func (l *link) arrived(id uint32, b block, end bool, now time.Time) error {
 		return l.charge(now)
 	}
 	s := l.newStream(id)
-	s.head, s.trailers = h, h.Fields.Get("Te") == "trailers"
+	s.head, s.trailers = h, h.Fields.Get("te") == "trailers"
 	if end {
 		s.receiveEnd(nil)
 	}

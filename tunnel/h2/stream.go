@@ -4,7 +4,6 @@ import (
 	"errors"
 	"io"
 	"math/bits"
-	"net/http"
 	"strconv"
 	"sync"
 
@@ -49,7 +48,7 @@ type stream struct {
 	sendErr    error // why the sending direction has ended
 
 	status   int // of the answer; 0: none yet
-	fields   http.Header
+	fields   tunnel.Fields
 	trailers bool // the peer takes them
 }
 
@@ -223,7 +222,7 @@ func (s *stream) Abort(code uint64) {
 }
 
 func (s *stream) trailer(name, value string) []byte {
-	return appendHeaders(nil, s.id, flagEndStream, s.link.enc.encode(http.Header{name: {value}}))
+	return appendHeaders(nil, s.id, flagEndStream, s.link.enc.encode(tunnel.Fields{name: {value}}))
 }
 
 // finish ends the sending direction with last. It is called locked.
@@ -342,7 +341,7 @@ func (s *stream) receiveEnd(why error) {
 type request struct{ *stream }
 
 // Answer waits for the head of the answer.
-func (r request) Answer() (int, http.Header, error) {
+func (r request) Answer() (int, tunnel.Fields, error) {
 	l := r.link
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -376,14 +375,14 @@ var errNoTrailers = errors.New("h2: the buyer takes no trailers")
 // A call is a request that is not yet answered.
 type call struct{ *stream }
 
-func (c call) Accept(fields http.Header) (tunnel.Stream, error) {
-	if err := c.answer(http.StatusOK, fields); err != nil {
+func (c call) Accept(fields tunnel.Fields) (tunnel.Stream, error) {
+	if err := c.answer(tunnel.StatusOK, fields); err != nil {
 		return nil, err
 	}
 	return reply(c), nil
 }
 
-func (c call) Refuse(status int, fields http.Header, text string) error {
+func (c call) Refuse(status int, fields tunnel.Fields, text string) error {
 	if err := c.answer(status, fields); err != nil {
 		return err
 	}
@@ -393,7 +392,7 @@ func (c call) Refuse(status int, fields http.Header, text string) error {
 	return c.Close()
 }
 
-func (c call) answer(status int, fields http.Header) error {
+func (c call) answer(status int, fields tunnel.Fields) error {
 	l := c.link
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -1,6 +1,7 @@
 package quic
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -9,13 +10,8 @@ import (
 	"sync/atomic"
 
 	quicgo "github.com/apernet/quic-go"
-	"github.com/apernet/quic-go/http3"
 	"github.com/apernet/quic-go/quicvarint"
 )
-
-// Of what a peer sends on streams in one direction, the HTTP/3 control stream
-// (RFC 9114 §6.2.1) is read here, since the library, once it has seen that
-// datagrams are allowed, takes them from the connection itself; see inboxes.
 
 // Numbers of RFC 9114 §6.2 and §7.2, and RFC 9297 §2.1.1.
 const (
@@ -32,6 +28,7 @@ const (
 	frameMaxPushID = 0x0d
 
 	settingSection  = 0x06
+	settingConnect  = 0x08 // RFC 9220 §3
 	settingDatagram = 0x33
 
 	maxSettings = 4 << 10
@@ -44,36 +41,67 @@ var (
 	badSettings = [...]uint64{0x00, 0x02, 0x03, 0x04, 0x05}
 )
 
-// inward says how an end takes what its peer sends on streams in one direction.
-type inward struct {
-	rest func(*quicgo.ReceiveStream) // takes those that are not the control stream
-	// goAway takes the last request that a server serves; nil with an agent,
-	// which pushes nothing that a client could refuse (RFC 9114 §5.2).
-	goAway   func(id uint64) error
-	settings func(datagrams bool) // is called once
+// sendSettings opens the control stream, which stays open (RFC 9114 §6.2.1). The
+// settings of RFC 9204 are left at none: no dynamic table. more are an end's
+// own settings, each a number below 64 and its value.
+func (l *link) sendSettings(more ...byte) {
+	str, err := l.conn.OpenUniStream()
+	if err == nil {
+		settings := quicvarint.Append([]byte{settingSection}, maxHeader)
+		settings = append(append(settings, settingDatagram, 1), more...)
+		_, err = str.Write(append([]byte{streamControl, frameSettings, byte(len(settings))}, settings...))
+	}
+	if err != nil {
+		l.fail(codeInternal, fmt.Errorf("control stream: %w", err))
+	}
 }
 
 // acceptUni serves the peer's streams in one direction until the connection
-// ends.
-func (l link) acceptUni(in inward) {
+// ends. goAway takes the last request that a server serves; it is nil at the
+// agent, which pushes nothing that a client could refuse (RFC 9114 §5.2).
+func (l *link) acceptUni(goAway func(id uint64) error) {
 	var streams sync.WaitGroup
 	defer streams.Wait()
-	var control atomic.Bool // it was seen
+	var seen [streamDecoder + 1]atomic.Bool // by type
 	for {
 		str, err := l.conn.AcceptUniStream(l.ctx)
 		if err != nil {
 			return
 		}
 		streams.Go(func() {
-			if typ, n, err := peekVarint(str); err != nil || typ != streamControl {
-				in.rest(str)
-			} else if control.Swap(true) {
-				l.fail(http3.ErrCodeStreamCreationError, errors.New("a second control stream"))
-			} else {
-				l.control(str, n, in)
+			typ, n, err := peekVarint(str)
+			switch {
+			case err != nil, typ > streamDecoder: // RFC 9114 §6.2: neither is an error
+				str.CancelRead(quicgo.StreamErrorCode(codeStreamCreation))
+			case typ == streamPush && goAway != nil: // RFC 9114 §4.6: it was not allowed
+				l.fail(codeID, errPush)
+			case typ == streamPush: // RFC 9114 §6.2.2: only servers push
+				l.fail(codeStreamCreation, errPush)
+			case seen[typ].Swap(true):
+				l.fail(codeStreamCreation, fmt.Errorf("a second stream of type %d", typ))
+			case typ == streamControl:
+				l.control(str, n, goAway)
+			default:
+				l.fail(readQPACK(str, typ, n))
 			}
 		})
 	}
+}
+
+var errPush = errors.New("a push")
+
+// readQPACK reads a stream of QPACK, whose type takes n bytes, to its end or
+// fault. Without a dynamic table an encoder can say nothing but that its size
+// is zero (RFC 9204 §4.3.1), and what a decoder says does not matter.
+func readQPACK(r io.Reader, typ uint64, n int) (errCode, error) {
+	var b [64]byte
+	_, err := io.ReadFull(r, b[:n])
+	for err == nil {
+		if n, err = r.Read(b[:]); typ == streamEncoder && bytes.Count(b[:n], []byte{0x20}) != n {
+			return codeQPACKEncoder, errors.New("QPACK: a dynamic table")
+		}
+	}
+	return codeClosedCritical, fmt.Errorf("QPACK: %w", err)
 }
 
 // peekVarint returns a stream's type and the length of its encoding, and
@@ -92,61 +120,60 @@ func peekVarint(str *quicgo.ReceiveStream) (v uint64, n int, err error) {
 
 // control serves the control stream, whose type takes n bytes, and with it the
 // connection's datagrams.
-func (l link) control(str *quicgo.ReceiveStream, n int, in inward) {
+func (l *link) control(str *quicgo.ReceiveStream, n int, goAway func(id uint64) error) {
 	if _, err := io.CopyN(io.Discard, str, int64(n)); err != nil {
 		return // the connection has ended: the bytes were there
 	}
 	var receiving sync.WaitGroup
 	defer receiving.Wait()
-	in.settings = func(datagrams bool) {
+	l.fail(readControl(str, goAway, func(datagrams bool) {
 		if datagrams {
 			receiving.Go(l.receiveDatagrams)
 		}
-	}
-	code, err := readControl(str, in)
-	l.fail(code, err)
+	}))
 }
 
 // fail ends a connection whose peer does not keep to HTTP/3; one that has ended
 // stays as it is.
-func (l link) fail(code http3.ErrCode, err error) {
+func (l *link) fail(code errCode, err error) {
 	_ = l.conn.CloseWithError(quicgo.ApplicationErrorCode(code), err.Error())
 }
 
 // readControl reads a control stream behind its type to its end, which it
-// returns as an error of RFC 9114 §8.1.
-func readControl(r io.Reader, in inward) (http3.ErrCode, error) {
+// returns as an error of RFC 9114 §8.1. settings is called once; goAway is
+// acceptUni's.
+func readControl(r io.Reader, goAway func(id uint64) error, settings func(datagrams bool)) (errCode, error) {
 	v := quicvarint.NewReader(r)
 	for first := true; ; first = false {
 		typ, err := quicvarint.Read(v)
 		if err != nil {
-			return http3.ErrCodeClosedCriticalStream, fmt.Errorf("control stream: %w", err)
+			return codeClosedCritical, fmt.Errorf("control stream: %w", err)
 		}
 		n, err := quicvarint.Read(v)
 		switch {
 		case err != nil:
-			return http3.ErrCodeClosedCriticalStream, fmt.Errorf("control stream: %w", err)
+			return codeClosedCritical, fmt.Errorf("control stream: %w", err)
 		case first && typ != frameSettings:
-			return http3.ErrCodeMissingSettings, fmt.Errorf("frame %#x before the settings", typ)
+			return codeMissingSettings, fmt.Errorf("frame %#x before the settings", typ)
 		case first:
 			datagrams, code, err := readSettings(v, n)
 			if err != nil {
 				return code, err
 			}
-			in.settings(datagrams)
-		case typ == frameSettings, slices.Contains(badFrames[:], typ), typ == frameMaxPushID && in.goAway != nil:
-			return http3.ErrCodeFrameUnexpected, fmt.Errorf("frame %#x on the control stream", typ)
-		case typ == frameGoAway && in.goAway != nil:
+			settings(datagrams)
+		case typ == frameSettings, slices.Contains(badFrames[:], typ), typ == frameMaxPushID && goAway != nil:
+			return codeFrameUnexpected, fmt.Errorf("frame %#x on the control stream", typ)
+		case typ == frameGoAway && goAway != nil:
 			id, err := readID(v, n)
 			if err != nil {
-				return http3.ErrCodeFrameError, err
+				return codeFrame, err
 			}
-			if err := in.goAway(id); err != nil {
-				return http3.ErrCodeIDError, err
+			if err := goAway(id); err != nil {
+				return codeID, err
 			}
 		default:
 			if _, err := io.CopyN(io.Discard, v, int64(n)); err != nil {
-				return http3.ErrCodeClosedCriticalStream, fmt.Errorf("control stream: %w", err)
+				return codeClosedCritical, fmt.Errorf("control stream: %w", err)
 			}
 		}
 	}
@@ -168,33 +195,34 @@ func readID(r io.Reader, n uint64) (uint64, error) {
 	return id, err
 }
 
-func readSettings(r io.Reader, n uint64) (datagrams bool, code http3.ErrCode, err error) {
+func readSettings(r io.Reader, n uint64) (datagrams bool, code errCode, err error) {
 	if n > maxSettings {
-		return false, http3.ErrCodeExcessiveLoad, fmt.Errorf("settings of %d bytes", n)
+		return false, codeExcessiveLoad, fmt.Errorf("settings of %d bytes", n)
 	}
 	b := make([]byte, n)
 	if _, err := io.ReadFull(r, b); err != nil {
-		return false, http3.ErrCodeFrameError, fmt.Errorf("settings: %w", err)
+		return false, codeFrame, fmt.Errorf("settings: %w", err)
 	}
 	return parseSettings(b)
 }
 
 // parseSettings returns the one setting that matters here.
-func parseSettings(b []byte) (datagrams bool, code http3.ErrCode, err error) {
+func parseSettings(b []byte) (datagrams bool, code errCode, err error) {
 	seen := false
 	for len(b) > 0 {
 		id, n, err := quicvarint.Parse(b)
 		if err != nil {
-			return false, http3.ErrCodeFrameError, fmt.Errorf("settings: %w", err)
+			return false, codeFrame, fmt.Errorf("settings: %w", err)
 		}
 		value, m, err := quicvarint.Parse(b[n:])
 		if err != nil {
-			return false, http3.ErrCodeFrameError, fmt.Errorf("settings: %w", err)
+			return false, codeFrame, fmt.Errorf("settings: %w", err)
 		}
 		b = b[n+m:]
 		switch {
-		case slices.Contains(badSettings[:], id), id == settingDatagram && (seen || value > 1):
-			return false, http3.ErrCodeSettingsError, fmt.Errorf("setting %#x = %d", id, value)
+		case slices.Contains(badSettings[:], id), id == settingDatagram && seen,
+			value > 1 && (id == settingDatagram || id == settingConnect):
+			return false, codeSettings, fmt.Errorf("setting %#x = %d", id, value)
 		case id == settingDatagram:
 			seen, datagrams = true, value == 1
 		}

@@ -7,8 +7,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-
-	"github.com/apernet/quic-go/http3"
 )
 
 // Settings of a browser, with datagrams (RFC 9297 §2.1.1).
@@ -17,31 +15,32 @@ const usual = "\x04\x08" + "\x06\x50\x00" + "\x08\x01" + "\x33\x01" + "\x00"
 func TestReadControl(t *testing.T) {
 	for name, row := range map[string]struct {
 		sent string
-		code http3.ErrCode
+		code errCode
 		seen string // what settings was called with
 	}{
-		"ends":                 {"\x04\x02\x33\x01", http3.ErrCodeClosedCriticalStream, "true"},
-		"ends at once":         {"", http3.ErrCodeClosedCriticalStream, ""},
-		"ends in a frame":      {"\x04\x00\x0d\x05ab", http3.ErrCodeClosedCriticalStream, "false"},
-		"ends in a length":     {"\x04\x00\x0d\x40", http3.ErrCodeClosedCriticalStream, "false"},
-		"datagrams off":        {"\x04\x02\x33\x00", http3.ErrCodeClosedCriticalStream, "false"},
-		"unknown frames":       {"\x04\x02\x33\x01" + "\x40\x21\x03abc" + "\x07\x01\x00" + "\x0d\x01\x04", http3.ErrCodeClosedCriticalStream, "true"},
-		"unknown settings":     {"\x04\x06" + "\x33\x01" + "\x40\x21\x40\x21", http3.ErrCodeClosedCriticalStream, "true"},
-		"no settings":          {"\x07\x01\x00", http3.ErrCodeMissingSettings, ""},
-		"settings twice":       {"\x04\x00\x04\x00", http3.ErrCodeFrameUnexpected, "false"},
-		"a request's frame":    {"\x04\x00\x00\x01x", http3.ErrCodeFrameUnexpected, "false"},
-		"HTTP/2's frame":       {"\x04\x00\x06\x00", http3.ErrCodeFrameUnexpected, "false"},
-		"HTTP/2's setting":     {"\x04\x02\x03\x01", http3.ErrCodeSettingsError, ""},
-		"datagrams twice":      {"\x04\x04\x33\x01\x33\x01", http3.ErrCodeSettingsError, ""},
-		"datagrams of 2":       {"\x04\x02\x33\x02", http3.ErrCodeSettingsError, ""},
-		"half a setting":       {"\x04\x01\x33", http3.ErrCodeFrameError, ""},
-		"half of the settings": {"\x04\x04\x33\x01", http3.ErrCodeFrameError, ""},
-		"endless settings":     {"\x04\xbf\xff\xff\xff", http3.ErrCodeExcessiveLoad, ""},
+		"ends":                 {"\x04\x02\x33\x01", codeClosedCritical, "true"},
+		"ends at once":         {"", codeClosedCritical, ""},
+		"ends in a frame":      {"\x04\x00\x0d\x05ab", codeClosedCritical, "false"},
+		"ends in a length":     {"\x04\x00\x0d\x40", codeClosedCritical, "false"},
+		"datagrams off":        {"\x04\x02\x33\x00", codeClosedCritical, "false"},
+		"unknown frames":       {"\x04\x02\x33\x01" + "\x40\x21\x03abc" + "\x07\x01\x00" + "\x0d\x01\x04", codeClosedCritical, "true"},
+		"unknown settings":     {"\x04\x06" + "\x33\x01" + "\x40\x21\x40\x21", codeClosedCritical, "true"},
+		"no settings":          {"\x07\x01\x00", codeMissingSettings, ""},
+		"settings twice":       {"\x04\x00\x04\x00", codeFrameUnexpected, "false"},
+		"a request's frame":    {"\x04\x00\x00\x01x", codeFrameUnexpected, "false"},
+		"HTTP/2's frame":       {"\x04\x00\x06\x00", codeFrameUnexpected, "false"},
+		"HTTP/2's setting":     {"\x04\x02\x03\x01", codeSettings, ""},
+		"datagrams twice":      {"\x04\x04\x33\x01\x33\x01", codeSettings, ""},
+		"datagrams of 2":       {"\x04\x02\x33\x02", codeSettings, ""},
+		"CONNECTs of 2":        {"\x04\x02\x08\x02", codeSettings, ""},
+		"half a setting":       {"\x04\x01\x33", codeFrame, ""},
+		"half of the settings": {"\x04\x04\x33\x01", codeFrame, ""},
+		"endless settings":     {"\x04\xbf\xff\xff\xff", codeExcessiveLoad, ""},
 	} {
 		seen := ""
-		code, err := readControl(strings.NewReader(row.sent), inward{settings: func(datagrams bool) {
+		code, err := readControl(strings.NewReader(row.sent), nil, func(datagrams bool) {
 			seen += map[bool]string{true: "true", false: "false"}[datagrams]
-		}})
+		})
 		if code != row.code || err == nil || seen != row.seen {
 			t.Errorf("%s: got %v, %v, settings %q; want %v, %q", name, code, err, seen, row.code, row.seen)
 		}
@@ -58,12 +57,15 @@ func FuzzReadControl(f *testing.F) {
 	f.Add([]byte("\x04\x00\x07\x02\x40\x08"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		seen := 0
+		if code, err := readControl(bytes.NewReader(b), nil, func(bool) {}); err == nil || code == 0 {
+			t.Errorf("an agent got %v, %v", code, err)
+		}
 		r := bytes.NewReader(b)
-		code, err := readControl(r, inward{settings: func(bool) { seen++ }, goAway: func(uint64) error { return nil }})
+		code, err := readControl(r, func(uint64) error { return nil }, func(bool) { seen++ })
 		if err == nil || code == 0 || seen > 1 {
 			t.Errorf("got %v, %v, settings %d times", code, err, seen)
 		}
-		if code == http3.ErrCodeClosedCriticalStream && (r.Len() > 0 || !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF)) {
+		if code == codeClosedCritical && (r.Len() > 0 || !errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF)) {
 			t.Errorf("%v with %d bytes left", err, r.Len())
 		}
 	})
@@ -92,15 +94,34 @@ func TestGoAway(t *testing.T) {
 		c := &ClientConn{}
 		c.last.Store(1 << 62)
 		var told []uint64
-		code, _ := readControl(strings.NewReader("\x04\x00"+row.sent), inward{settings: func(bool) {}, goAway: func(id uint64) error {
+		code, _ := readControl(strings.NewReader("\x04\x00"+row.sent), func(id uint64) error {
 			err := c.goAway(id)
 			if err == nil {
 				told = append(told, c.last.Load())
 			}
 			return err
-		}})
+		}, func(bool) {})
 		if uint64(code) != row.code || !slices.Equal(told, row.told) {
 			t.Errorf("%s: got %v, told %v", name, code, told)
+		}
+	}
+}
+
+func TestReadQPACK(t *testing.T) {
+	for name, row := range map[string]struct {
+		typ  uint64
+		sent string
+		code errCode
+	}{
+		"encoder ends":          {streamEncoder, "\x02", codeClosedCritical},
+		"encoder says nothing":  {streamEncoder, "\x02" + strings.Repeat("\x20", 200), codeClosedCritical},
+		"encoder wants a table": {streamEncoder, "\x02\x3f\xe1\x1f", codeQPACKEncoder},
+		"encoder inserts":       {streamEncoder, "\x40\x02\x20\xc0\x01x", codeQPACKEncoder},
+		"decoder ends":          {streamDecoder, "\x03\x44", codeClosedCritical},
+	} {
+		code, err := readQPACK(strings.NewReader(row.sent), row.typ, 1<<(row.sent[0]>>6))
+		if code != row.code || err == nil {
+			t.Errorf("%s: got %v, %v", name, code, err)
 		}
 	}
 }

@@ -1,7 +1,6 @@
 package quic
 
 import (
-	"net/http"
 	"strings"
 	"testing"
 
@@ -17,15 +16,15 @@ func TestRequestHead(t *testing.T) {
 		want []string
 	}{
 		"CONNECT": {
-			tunnel.Header{Method: "CONNECT", Authority: "[2001:db8::1]:443", Fields: http.Header{"Proxy-Authorization": {"a b"}}},
+			tunnel.Header{Method: "CONNECT", Authority: "[2001:db8::1]:443", Fields: tunnel.Fields{"proxy-authorization": {"a b"}}},
 			[]string{":method", "CONNECT", ":authority", "[2001:db8::1]:443", "proxy-authorization", "a b", "te", "trailers"},
 		},
 		"extended CONNECT": {
-			tunnel.Header{Method: "CONNECT", Protocol: "connect-udp", Authority: "x402.invalid", Path: "/a%3Ab/", Fields: http.Header{"Capsule-Protocol": {"?1"}}},
+			tunnel.Header{Method: "CONNECT", Protocol: "connect-udp", Authority: "x402.invalid", Path: "/a%3Ab/", Fields: tunnel.Fields{"capsule-protocol": {"?1"}}},
 			[]string{":method", "CONNECT", ":authority", "x402.invalid", ":scheme", "https", ":path", "/a%3Ab/", ":protocol", "connect-udp", "capsule-protocol", "?1"},
 		},
 		"GET": {
-			tunnel.Header{Method: "GET", Authority: "agent", Fields: http.Header{"B": {"1", "2"}, "A": {""}}},
+			tunnel.Header{Method: "GET", Authority: "agent", Fields: tunnel.Fields{"b": {"1", "2"}, "a": {""}}},
 			[]string{":method", "GET", ":authority", "agent", ":scheme", "https", ":path", "/", "a", "", "b", "1", "b", "2"},
 		},
 		"query": {
@@ -70,9 +69,9 @@ func TestRequestHeadRefuses(t *testing.T) {
 		"fragment":                {Method: "GET", Authority: "a", Path: "/a#b"},
 		"protocol of a GET":       {Method: "GET", Protocol: "x", Authority: "a"},
 		"protocol of two words":   {Method: "CONNECT", Protocol: "x y", Authority: "a", Path: "/"},
-		"name with a colon":       {Method: "GET", Authority: "a", Fields: http.Header{":path": {"/"}}},
-		"value in two lines":      {Method: "GET", Authority: "a", Fields: http.Header{"A": {"b\nc"}}},
-		"field of the connection": {Method: "GET", Authority: "a", Fields: http.Header{"Connection": {"close"}}},
+		"name with a colon":       {Method: "GET", Authority: "a", Fields: tunnel.Fields{":path": {"/"}}},
+		"value in two lines":      {Method: "GET", Authority: "a", Fields: tunnel.Fields{"a": {"b\nc"}}},
+		"field of the connection": {Method: "GET", Authority: "a", Fields: tunnel.Fields{"connection": {"close"}}},
 	} {
 		if b, err := requestHead(h); err == nil {
 			t.Errorf("%s: %q", name, b)
@@ -80,20 +79,20 @@ func TestRequestHeadRefuses(t *testing.T) {
 	}
 }
 
-// FuzzFields decodes a field section: what an answer is made of could be sent
-// in a request, and is no more than the bound.
+// FuzzFields decodes a field section: what a message is made of could be sent
+// in another, and is no more than the bound.
 func FuzzFields(f *testing.F) {
-	f.Add([]byte(section(":status", "200", "via", "x"))[2:])
+	f.Add([]byte(head(":status", "200", "via", "x"))[2:])
 	f.Add([]byte(broken)[2:])
 	f.Add([]byte("\x00\x00" + strings.Repeat("\xf5", 300)))
 	f.Add([]byte("\x00\x00\xff\xff\xff\xff\xff\xff\xff\xff\x7f"))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		check := func(fields http.Header) {
+		check := func(fields tunnel.Fields) {
 			size := 0
 			for name, values := range fields {
 				for _, v := range values {
 					size += len(name) + len(v) + 32
-					if err := checkField(strings.ToLower(name), v); err != nil {
+					if err := tunnel.CheckField(name, v); err != nil {
 						t.Errorf("field %q: %v", name, err)
 					}
 				}
@@ -106,6 +105,9 @@ func FuzzFields(f *testing.F) {
 			if check(fields); status < 100 || status > 599 {
 				t.Errorf("status %d", status)
 			}
+		}
+		if h, err := parseRequest(b); err == nil {
+			check(h.Fields)
 		}
 		if fields, err := parseTrailers(b); err == nil {
 			check(fields)

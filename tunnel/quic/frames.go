@@ -1,45 +1,21 @@
 package quic
 
 import (
-	"fmt"
 	"io"
 	"math"
-	"net/http"
 	"slices"
-	"strconv"
 
-	"github.com/apernet/quic-go/http3"
 	"github.com/apernet/quic-go/quicvarint"
 
 	"github.com/depinsim/x402/tunnel"
 )
 
-// A fault is what a peer did against HTTP/3.
-type fault struct {
-	code    http3.ErrCode
-	message bool // an error of the stream; else of the connection (RFC 9114 §8)
-	err     error
-}
-
-func (f *fault) Error() string { return "http3: " + f.err.Error() }
-func (f *fault) Unwrap() error { return f.err }
-
-// malformed is a fault of a message (RFC 9114 §4.1.2).
-func malformed(format string, args ...any) error {
-	return &fault{http3.ErrCodeMessageError, true, fmt.Errorf(format, args...)}
-}
-
-// broke is a fault of the connection.
-func broke(code http3.ErrCode, format string, args ...any) error {
-	return &fault{code, false, fmt.Errorf(format, args...)}
-}
-
-// frames are those of a request's stream (RFC 9114 §7.1) as a client reads
-// them.
+// frames are those of a request's stream (RFC 9114 §7.1) as one end reads them.
 type frames struct {
-	r    io.Reader
-	left uint64 // of the last one's payload
-	head [8]byte
+	r     io.Reader
+	agent bool   // which end it is
+	left  uint64 // of the last one's payload
+	head  [8]byte
 }
 
 // Frames that are an error on a request's stream: those of control streams and
@@ -77,10 +53,10 @@ func (f *frames) next() (typ uint64, err error) {
 		switch {
 		case typ == frameData, typ == frameHeaders:
 			return typ, nil
-		case typ == framePromise: // RFC 9114 §7.2.5: no push was allowed
-			return 0, broke(http3.ErrCodeIDError, "a promise of a push")
-		case slices.Contains(badRequestFrames[:], typ):
-			return 0, broke(http3.ErrCodeFrameUnexpected, "frame %#x in an answer", typ)
+		case typ == framePromise && !f.agent: // RFC 9114 §7.2.5: no push was allowed
+			return 0, broke(codeID, "a promise of a push")
+		case typ == framePromise, slices.Contains(badRequestFrames[:], typ):
+			return 0, broke(codeFrameUnexpected, "frame %#x on a request's stream", typ)
 		}
 		if err := f.skip(); err != nil {
 			return 0, err
@@ -100,7 +76,7 @@ func (f *frames) varint(have, size int) (uint64, error) {
 // cut is the error of a read within a frame (RFC 9114 §7.1).
 func cut(err error) error {
 	if err == io.EOF || err == io.ErrUnexpectedEOF {
-		return broke(http3.ErrCodeFrameError, "a frame that was cut off")
+		return broke(codeFrame, "a frame that was cut off")
 	}
 	return err
 }
@@ -114,45 +90,58 @@ func (f *frames) skip() error {
 	return nil
 }
 
-// payload reads a frame that may have up to maxHeader bytes.
+// payload reads a field section of up to maxHeader bytes. It takes room as the
+// bytes come.
 func (f *frames) payload() ([]byte, error) {
 	if f.left > maxHeader {
-		return nil, &fault{http3.ErrCodeExcessiveLoad, true, fmt.Errorf("a field section of %d bytes", f.left)}
+		return nil, tooMuch("a field section of %d bytes", f.left)
 	}
-	b := make([]byte, f.left)
-	f.left = 0
-	if _, err := io.ReadFull(f.r, b); err != nil {
-		return nil, cut(err)
+	var b []byte
+	for f.left > 0 {
+		n := min(f.left, 1<<10)
+		b = append(b, make([]byte, n)...)
+		f.left -= n
+		if _, err := io.ReadFull(f.r, b[uint64(len(b))-n:]); err != nil {
+			return nil, cut(err)
+		}
 	}
 	return b, nil
 }
 
-// An answer is read from a request's stream: start, then read to its end.
-type answer struct {
-	frames
-	method string // of the request
-
-	length   int64 // of the content that is to come; -1: unknown
-	trailers bool  // they were read
-	broken   bool  // and say that the content breaks off
+// readRequest reads the head that a request's stream begins with.
+func (f *frames) readRequest() (tunnel.Header, error) {
+	typ, err := f.next()
+	switch {
+	case err == io.EOF:
+		return tunnel.Header{}, &fault{codeRequestIncomplete, true, io.ErrUnexpectedEOF}
+	case err != nil:
+		return tunnel.Header{}, err
+	case typ != frameHeaders:
+		return tunnel.Header{}, broke(codeFrameUnexpected, "content before a head")
+	}
+	block, err := f.payload()
+	if err != nil {
+		return tunnel.Header{}, err
+	}
+	return parseRequest(block)
 }
 
 // mostInterim is how many interim answers (RFC 9110 §15.2) an answer may have.
 const mostInterim = 8
 
-// start reads the head.
-func (a *answer) start() (status int, fields http.Header, err error) {
+// readAnswer reads the head of the answer to a request.
+func (f *frames) readAnswer() (status int, fields tunnel.Fields, err error) {
 	for range mostInterim {
-		typ, err := a.next()
+		typ, err := f.next()
 		switch {
 		case err == io.EOF:
 			return 0, nil, malformed("no answer: %w", io.ErrUnexpectedEOF)
 		case err != nil:
 			return 0, nil, err
 		case typ != frameHeaders:
-			return 0, nil, broke(http3.ErrCodeFrameUnexpected, "content before a head")
+			return 0, nil, broke(codeFrameUnexpected, "content before a head")
 		}
-		block, err := a.payload()
+		block, err := f.payload()
 		if err != nil {
 			return 0, nil, err
 		}
@@ -160,70 +149,64 @@ func (a *answer) start() (status int, fields http.Header, err error) {
 			return 0, nil, err
 		}
 		if status >= 200 {
-			a.length, err = contentLength(a.method, status, fields)
-			return status, fields, err
+			return status, fields, nil
 		}
 	}
-	return 0, nil, &fault{http3.ErrCodeExcessiveLoad, true, fmt.Errorf("more than %d interim answers", mostInterim)}
+	return 0, nil, tooMuch("more than %d interim answers", mostInterim)
 }
 
-// contentLength is how long the content of an answer is to be; -1 is unknown
-// (RFC 9110 §8.6 and §9.3.6, RFC 9114 §4.1.2).
-func contentLength(method string, status int, fields http.Header) (int64, error) {
-	values := fields.Values("Content-Length")
-	if len(values) == 0 || method == http.MethodHead || method == http.MethodConnect && status < 300 ||
-		status == http.StatusNoContent || status == http.StatusNotModified {
-		return -1, nil
-	}
-	n, err := strconv.ParseUint(values[0], 10, 63)
-	if err != nil || slices.ContainsFunc(values, func(v string) bool { return v != values[0] }) {
-		return 0, malformed("content-length %q", values)
-	}
-	return int64(n), nil
+// content is what follows the head on a request's stream.
+type content struct {
+	frames
+	length   int64 // that is to come; -1: unknown
+	trailers bool  // they were read
+	broken   bool  // and say that the content breaks off
 }
 
 // read reads content. It returns [tunnel.ErrBroken] behind the last byte when
 // the trailers say that it breaks off there.
-func (a *answer) read(b []byte) (int, error) {
+func (c *content) read(b []byte) (int, error) {
 	if len(b) == 0 {
 		return 0, nil
 	}
-	for a.left == 0 {
-		if err := a.advance(); err != nil {
+	for c.left == 0 {
+		if err := c.advance(); err != nil {
 			return 0, err
 		}
 	}
-	n, err := a.r.Read(b[:min(uint64(len(b)), a.left)])
-	a.left -= uint64(n)
-	if a.length >= 0 {
-		a.length -= int64(n)
+	n, err := c.r.Read(b[:min(uint64(len(b)), c.left)])
+	c.left -= uint64(n)
+	if c.length >= 0 {
+		c.length -= int64(n)
 	}
 	if err == io.EOF {
-		if a.left > 0 {
+		if c.left > 0 {
 			return n, cut(err)
 		}
-		return n, a.end()
+		return n, c.end()
 	}
 	return n, err
 }
 
 // advance goes to the next frame of content.
-func (a *answer) advance() error {
-	typ, err := a.next()
+func (c *content) advance() error {
+	typ, err := c.next()
 	switch {
 	case err == io.EOF:
-		return a.end()
+		return c.end()
 	case err != nil:
 		return err
-	case a.trailers:
-		return broke(http3.ErrCodeFrameUnexpected, "frame %#x behind trailers", typ)
+	case c.trailers:
+		return broke(codeFrameUnexpected, "frame %#x behind trailers", typ)
 	case typ == frameData:
-		if a.length >= 0 && a.left > uint64(a.length) {
+		if c.length >= 0 && c.left > uint64(c.length) {
 			return malformed("more content than was announced")
 		}
 		return nil
+	case c.agent: // RFC 9114 §4.4: it accepts nothing but CONNECTs
+		return broke(codeFrameUnexpected, "trailers of a CONNECT")
 	}
-	block, err := a.payload()
+	block, err := c.payload()
 	if err != nil {
 		return err
 	}
@@ -231,17 +214,17 @@ func (a *answer) advance() error {
 	if err != nil {
 		return err
 	}
-	a.trailers, a.broken = true, fields.Get("Proxy-Status") != ""
+	c.trailers, c.broken = true, fields.Get("proxy-status") != ""
 	return nil
 }
 
-// end is how an answer ends where its stream does.
-func (a *answer) end() error {
+// end is how the content ends where its stream does.
+func (c *content) end() error {
 	switch {
-	case a.broken:
+	case c.broken:
 		return tunnel.ErrBroken
-	case a.length > 0:
-		return malformed("%d bytes of content are missing: %w", a.length, io.ErrUnexpectedEOF)
+	case c.length > 0:
+		return malformed("%d bytes of content are missing: %w", c.length, io.ErrUnexpectedEOF)
 	}
 	return io.EOF
 }

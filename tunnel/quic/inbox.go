@@ -7,7 +7,6 @@ import (
 	"sync"
 
 	quicgo "github.com/apernet/quic-go"
-	"github.com/apernet/quic-go/http3"
 	"github.com/apernet/quic-go/quicvarint"
 )
 
@@ -25,8 +24,7 @@ var errQuarterID = errors.New("datagram of an impossible stream")
 
 // inboxes keep the datagrams of a connection until their streams fetch them. A
 // goroutine takes them from the connection, which holds 128 and drops the rest,
-// as fast as they come. The library's would hold 32 for a stream: that is lost
-// whenever a stream's goroutine has to wait 2 ms for its turn.
+// as fast as they come: a stream's goroutine may have to wait for its turn.
 type inboxes struct {
 	mu   sync.Mutex
 	byID map[uint64]*inbox // by quarter stream ID
@@ -40,7 +38,6 @@ type inbox struct {
 	news    chan struct{} // one token: look again; never closed
 	packets [][]byte      // from head on
 	head    int
-	kept    bool // a stream has it
 	closed  bool
 }
 
@@ -53,28 +50,6 @@ func (x *inboxes) open(id quicgo.StreamID) *inbox {
 	x.byID[box.id] = box
 	x.mu.Unlock()
 	return box
-}
-
-// keep returns the inbox of a stream, which has to close it from now on; nil
-// if there is none.
-func (x *inboxes) keep(id quicgo.StreamID) *inbox {
-	x.mu.Lock()
-	defer x.mu.Unlock()
-	box := x.byID[uint64(id)/4]
-	if box != nil {
-		box.kept = true
-	}
-	return box
-}
-
-// drop closes a stream's inbox unless it is kept.
-func (b *inbox) drop() {
-	b.all.mu.Lock()
-	kept := b.kept
-	b.all.mu.Unlock()
-	if !kept {
-		b.close()
-	}
 }
 
 // close throws away what is left. It may be called again, and of nil.
@@ -150,7 +125,7 @@ func (b *inbox) next() (packet []byte, closed bool) {
 }
 
 // receiveDatagrams hands out the connection's datagrams until it ends.
-func (l link) receiveDatagrams() {
+func (l *link) receiveDatagrams() {
 	for {
 		b, err := l.conn.ReceiveDatagram(l.ctx)
 		if err != nil {
@@ -159,10 +134,10 @@ func (l link) receiveDatagrams() {
 		id, n, err := quicvarint.Parse(b)
 		switch {
 		case err != nil:
-			l.fail(http3.ErrCodeDatagramError, err)
+			l.fail(codeDatagram, err)
 			return
 		case id > maxQuarterID:
-			l.fail(http3.ErrCodeDatagramError, errQuarterID)
+			l.fail(codeDatagram, errQuarterID)
 			return
 		}
 		l.boxes.put(id, b[n:])

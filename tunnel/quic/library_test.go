@@ -40,7 +40,7 @@ func TestPlainServer(t *testing.T) {
 		get := open(t, conn, tunnel.Header{Method: http.MethodGet, Authority: "agent", Path: "/a%2Fb?c"})
 		get.Close()
 		status, fields, err := get.Answer()
-		if err != nil || status != http.StatusAccepted || fields.Get("Path") != "/a%2Fb?c" || fields.Get("Agent") != "" {
+		if err != nil || status != http.StatusAccepted || fields.Get("path") != "/a%2Fb?c" || fields.Get("agent") != "" {
 			t.Errorf("%d %v %v", status, fields, err)
 		}
 		if b, err := io.ReadAll(get); string(b) != "content" || !errors.Is(err, tunnel.ErrBroken) {
@@ -159,7 +159,7 @@ func datagrams(t *testing.T, conn *quic.ClientConn) {
 	t.Helper()
 	req := open(t, conn, tunnel.Header{
 		Method: http.MethodConnect, Protocol: "connect-udp", Authority: "agent",
-		Path: "/.well-known/masque/udp/host.test/53/", Fields: http.Header{"Capsule-Protocol": {"?1"}},
+		Path: "/.well-known/masque/udp/host.test/53/", Fields: tunnel.Fields{"capsule-protocol": {"?1"}},
 	})
 	if status, _, err := req.Answer(); status != http.StatusOK || err != nil {
 		t.Fatal(status, err)

@@ -20,7 +20,6 @@ import (
 	"time"
 
 	quicgo "github.com/apernet/quic-go"
-	"github.com/apernet/quic-go/http3"
 
 	"github.com/depinsim/x402/tunnel"
 	"github.com/depinsim/x402/tunnel/bbr"
@@ -140,13 +139,14 @@ func Listen(c ListenConfig) (*Listener, error) {
 	if c.ResetKey != [32]byte{} {
 		l.transport.StatelessResetKey = (*quicgo.StatelessResetKey)(&c.ResetKey)
 	}
-	l.listener, err = l.transport.ListenEarly(http3.ConfigureTLSConfig(&tls.Config{
+	l.listener, err = l.transport.ListenEarly(&tls.Config{
 		Certificates: []tls.Certificate{cert},
+		NextProtos:   []string{nextProto},
 		MinVersion:   tls.VersionTLS13,
 		// Resumption would save a signature but not a round trip, and a ticket
 		// would outlive the proof of who holds it.
 		SessionTicketsDisabled: true,
-	}), qc)
+	}, qc)
 	if err != nil {
 		return nil, err
 	}
@@ -204,6 +204,9 @@ func certificate(key *ecdsa.PrivateKey) (tls.Certificate, error) {
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, nil
 }
 
+// nextProto is HTTP/3's name in TLS (RFC 9114 §3.1).
+const nextProto = "h3"
+
 // serverName is what buyers ask for; it names no agent.
 const serverName = "agent.x402.invalid"
 
@@ -236,7 +239,7 @@ func (d *Dialer) Dial(ctx context.Context, addr net.Addr, keyHash *[32]byte) (*C
 	var wrong error
 	tc := &tls.Config{
 		ServerName:         serverName,
-		NextProtos:         []string{http3.NextProtoH3},
+		NextProtos:         []string{nextProto},
 		MinVersion:         tls.VersionTLS13,
 		InsecureSkipVerify: true, // the key is verified below; names and dates mean nothing
 		VerifyConnection: func(cs tls.ConnectionState) error {

@@ -34,7 +34,7 @@ func TestUnpaidClientGets402(t *testing.T) {
 				wg.Go(func() {
 					_ = tunnel.NewSession(conn, tunnel.Config{
 						Dialer: &tunneltest.Net{},
-						Unpaid: func() http.Header { return http.Header{"Payment-Required": {"terms"}} },
+						Unpaid: func() tunnel.Fields { return tunnel.Fields{"payment-required": {"terms"}} },
 					}).Run()
 				})
 			}
@@ -59,7 +59,7 @@ func TestUnpaidClientGets402(t *testing.T) {
 			t.Fatal(err)
 		}
 		status, fields, err := req.Answer()
-		if err != nil || status != http.StatusPaymentRequired || fields.Get("Payment-Required") != "terms" {
+		if err != nil || status != http.StatusPaymentRequired || fields.Get("payment-required") != "terms" {
 			t.Errorf("answer %d %v %v", status, fields, err)
 		}
 		conn.Close(tunnel.ReasonDone, "")

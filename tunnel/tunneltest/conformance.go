@@ -213,7 +213,7 @@ func testUnpaidClientGets402(t *testing.T, tr Transport) {
 		wg.Go(func() {
 			_ = tunnel.NewSession(ends.Server, tunnel.Config{
 				Dialer: &Net{},
-				Unpaid: func() http.Header { return http.Header{"Payment-Required": {"terms"}} },
+				Unpaid: func() tunnel.Fields { return tunnel.Fields{"payment-required": {"terms"}} },
 			}).Run()
 		})
 		req, err := ends.Client.Open(context.Background(), tunnel.Header{Method: http.MethodConnect, Authority: "example.com:80"})
@@ -221,7 +221,7 @@ func testUnpaidClientGets402(t *testing.T, tr Transport) {
 			t.Fatal(err)
 		}
 		status, fields, err := req.Answer()
-		if err != nil || status != http.StatusPaymentRequired || fields.Get("Payment-Required") != "terms" {
+		if err != nil || status != http.StatusPaymentRequired || fields.Get("payment-required") != "terms" {
 			t.Errorf("answer %d %v %v", status, fields, err)
 		}
 		ends.Client.Close(tunnel.ReasonDone, "")

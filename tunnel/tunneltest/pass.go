@@ -29,7 +29,7 @@ func (g *gatekeeper) pass(_ context.Context, credentials []string) (tunnel.Pass,
 		return tunnel.Pass{}, errors.New("the gatekeeper's own fault")
 	default:
 		return tunnel.Pass{}, &tunnel.PassError{
-			Status: http.StatusProxyAuthRequired, Fields: http.Header{"Proxy-Authenticate": {"Basic"}},
+			Status: http.StatusProxyAuthRequired, Fields: tunnel.Fields{"proxy-authenticate": {"Basic"}},
 			Kind: "http_request_denied", Text: "no\n\"pass\"",
 		}
 	}
@@ -85,11 +85,11 @@ func gated(t *testing.T, tr Transport, lanes tunnel.Lanes, f func(*testing.T, *g
 }
 
 // knock opens a flow to echo.test with credentials, none if that is "".
-func knock(t *testing.T, conn tunnel.ClientConn, credentials string) (req tunnel.Request, status int, fields http.Header) {
+func knock(t *testing.T, conn tunnel.ClientConn, credentials string) (req tunnel.Request, status int, fields tunnel.Fields) {
 	t.Helper()
-	h := tunnel.Header{Method: http.MethodConnect, Authority: "echo.test:7", Fields: http.Header{}}
+	h := tunnel.Header{Method: http.MethodConnect, Authority: "echo.test:7", Fields: tunnel.Fields{}}
 	if credentials != "" {
-		h.Fields.Set("Proxy-Authorization", credentials)
+		h.Fields.Add("proxy-authorization", credentials)
 	}
 	req, err := conn.Open(t.Context(), h)
 	if err == nil {
@@ -110,7 +110,7 @@ func testPass(t *testing.T, tr Transport) {
 			t.Errorf("without credentials: %d after %v", status, time.Since(began))
 		}
 		want := `x402-agent; error=http_request_denied; details="no  pass"`
-		if _, status, fields := knock(t, conn, "Basic bad"); status != http.StatusProxyAuthRequired || fields.Get("Proxy-Authenticate") != "Basic" || fields.Get("Proxy-Status") != want {
+		if _, status, fields := knock(t, conn, "Basic bad"); status != http.StatusProxyAuthRequired || fields.Get("proxy-authenticate") != "Basic" || fields.Get("proxy-status") != want {
 			t.Errorf("with bad credentials: %d %v", status, fields)
 		}
 		if _, status, _ := knock(t, conn, "Basic broken"); status != http.StatusServiceUnavailable {
