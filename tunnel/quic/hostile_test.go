@@ -4,9 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/tls"
-	"errors"
 	"io"
-	"os"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -18,67 +16,6 @@ import (
 	"github.com/depinsim/x402/tunnel/quic"
 	"github.com/depinsim/x402/tunnel/tunneltest"
 )
-
-// TestRawStreams writes onto QUIC streams what no HTTP/3 client would.
-func TestRawStreams(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		l := newLab(t, tunneltest.Path{})
-		key, _ := newKey(t)
-		ln, err := quic.Listen(quic.ListenConfig{Conn: l.server, Key: key, MaxStreams: 4})
-		if err != nil {
-			t.Fatal(err)
-		}
-		var wg sync.WaitGroup
-		wg.Go(func() {
-			for {
-				conn, _, err := ln.Accept(context.Background())
-				if err != nil {
-					return
-				}
-				wg.Go(func() { _ = tunnel.NewSession(conn, tunnel.Config{Dialer: &tunneltest.Net{}}).Run() })
-			}
-		})
-		tr := &quicgo.Transport{Conn: l.client}
-		for name, row := range map[string]struct {
-			sent   []byte
-			answer bool // something comes back before the end
-		}{
-			"header of a gigabyte":  {[]byte{0x01, 0xbf, 0xff, 0xff, 0xff}, true},
-			"data before a header":  {[]byte{0x00, 0x01, 'x'}, false},
-			"undecodable header":    {[]byte{0x01, 0x03, 0xff, 0xff, 0xff}, false},
-			"half of a header":      {[]byte{0x01, 0x10, 0x00}, false},
-			"settings on a request": {[]byte{0x04, 0x00}, false},
-		} {
-			conn, err := tr.Dial(t.Context(), l.server.LocalAddr(), &tls.Config{InsecureSkipVerify: true, NextProtos: []string{"h3"}}, &quicgo.Config{EnableDatagrams: true})
-			if err != nil {
-				t.Fatal(err)
-			}
-			str, err := conn.OpenStreamSync(t.Context())
-			if err != nil {
-				t.Fatal(err)
-			}
-			if _, err := str.Write(row.sent); err != nil {
-				t.Fatal(err)
-			}
-			if !row.answer {
-				str.Close()
-			}
-			str.SetReadDeadline(time.Now().Add(time.Minute))
-			b, err := io.ReadAll(str)
-			if errors.Is(err, os.ErrDeadlineExceeded) {
-				t.Errorf("%s: not answered", name)
-			}
-			if (len(b) > 0) != row.answer {
-				t.Errorf("%s: answered with %d bytes", name, len(b))
-			}
-			conn.CloseWithError(0x100, "")
-		}
-		ln.Close()
-		tr.Close()
-		wg.Wait()
-		l.close(t)
-	})
-}
 
 // TestHostileAgent answers a buyer's flow with what is no answer.
 func TestHostileAgent(t *testing.T) {
