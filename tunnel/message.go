@@ -5,8 +5,8 @@ import (
 	"strings"
 )
 
-// Of HTTP's messages the agent needs little: net/http would be 1 MB of its
-// program (docs/decisions/0011-agent-size.md).
+// Of HTTP's messages the agent needs little: net/http would be half a megabyte
+// of its program (docs/decisions/0011-agent-size.md).
 
 // MethodConnect is the method of flows and of the control stream.
 const MethodConnect = "CONNECT"

@@ -17,7 +17,7 @@ import (
 
 // requestHead returns the HEADERS frame of a request (RFC 9114 §4.3.1, RFC
 // 9220 §3). A CONNECT without a protocol says that it takes trailers: see
-// [stream.Fail].
+// [reply.Fail].
 func requestHead(h tunnel.Header) ([]byte, error) {
 	if !tunnel.IsToken(h.Method) || !isAuthority(h.Authority) {
 		return nil, fmt.Errorf("quic: no request is %.64q %.64q", h.Method, h.Authority)
