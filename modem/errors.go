@@ -32,7 +32,21 @@ var (
 	// ErrGone says that the port has vanished or the Modem was closed; it Is
 	// net.ErrClosed. Done is closed then.
 	ErrGone error = goneError{}
+	// ErrUnsupported says that this modem cannot do what was asked, or that its
+	// maker's commands for it are not known here.
+	ErrUnsupported = errors.New("not supported by this modem")
 )
+
+// An UnverifiedError says that the modem took a command, and that what was to
+// come of it could not be seen: the command may have had its effect or not.
+type UnverifiedError struct {
+	Op        string // such as "airplane mode on"
+	Want, Got string
+}
+
+func (e UnverifiedError) Error() string {
+	return e.Op + ": not verified: want " + e.Want + ", the modem says " + e.Got
+}
 
 type goneError struct{}
 

@@ -26,6 +26,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/warthog618/modem/at"
 )
 
 // Config says which modem, and how patient to be with it.
@@ -100,6 +102,7 @@ type Modem struct {
 	ready       bool                 // the card was ready when last asked
 	unconfirmed string               // the card that got the PIN and was not seen open since
 	skip        map[string]time.Time // commands that this modem does not know, and when to ask again
+	locked      *Bands               // the lock that was set last from here
 }
 
 // A request is work for the owner. The reply is dropped when nobody waits.
@@ -194,8 +197,20 @@ func (m *Modem) do(ctx context.Context, work func() error) error {
 	return nil
 }
 
-// command runs one AT command. The owner's methods all go through here.
+// command runs one AT command. The owner's methods all go through here, or
+// through commandFor when the modem may take longer than Config.Timeout.
 func (m *Modem) command(ctx context.Context, cmd string) ([]string, error) {
+	return m.commandFor(ctx, cmd, m.cfg.Timeout)
+}
+
+func (m *Modem) commandFor(ctx context.Context, cmd string, limit time.Duration) ([]string, error) {
+	return m.exchange(ctx, cmd, limit, func() ([]string, error) {
+		return m.link.at.Command(cmd, at.WithTimeout(limit))
+	})
+}
+
+// exchange runs call, which sends cmd by the at package.
+func (m *Modem) exchange(ctx context.Context, cmd string, limit time.Duration, call func() ([]string, error)) ([]string, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
@@ -205,7 +220,7 @@ func (m *Modem) command(ctx context.Context, cmd string) ([]string, error) {
 		}
 	}
 	start := time.Now()
-	lines, err := m.link.exec(m.stop, cmd, m.cfg.Timeout)
+	lines, err := m.link.run(m.stop, limit, call)
 	m.cfg.Logger.DebugContext(ctx, "command", "at", label(cmd), "took", time.Since(start), "lines", len(lines), "err", err)
 	switch {
 	case err == nil:
@@ -233,10 +248,13 @@ func (m *Modem) reconnect(ctx context.Context) error {
 	return err
 }
 
-// label is cmd as it may be shown: without the PIN.
+// label is cmd as it may be shown: without the PIN, and without the codes of
+// USSD, which may be those of vouchers.
 func label(cmd string) string {
-	if name, _, ok := strings.Cut(cmd, "+CPIN="); ok {
-		return name + "+CPIN="
+	for _, secret := range []string{"+CPIN=", "+CUSD="} {
+		if name, _, ok := strings.Cut(cmd, secret); ok {
+			return name + secret
+		}
 	}
 	return cmd
 }

@@ -247,6 +247,10 @@ func FuzzParseLines(f *testing.F) {
 	f.Add([]byte("+CPIN: SIM PIN\r\n+QPINC: \"SC\",3,10\r\n^CPIN: SIM PIN,1,10,2,10,3\r\n"))
 	f.Add([]byte("+CRSM: 144,0,\"98882110000000001001\"\r\n^ICCID: 988812\r\n001010123456789\r\n"))
 	f.Add([]byte("+CSQ: 20,99\r\n+CESQ: 99,99,255,255,20,46\r\n^SYSINFOEX: 2,3,0,1,,6,\"LTE\",101,\"LTE\"\r\n"))
+	f.Add([]byte("+CFUN: 1,0\r\n+CGPADDR: 1,\"10.64.0.1\",\"254.128.0.0.0.0.0.0.0.0.0.0.0.0.0.1\"\r\n+CGPADDR: 2\r\n+CUSD: 0,\"x\",15\r\n"))
+	f.Add([]byte("+QCFG: \"band\",0x93,0x1a0080800d5,0x0\r\n+QCFG: \"nwscanmode\",3\r\n+QNWPREFCFG: \"lte_band\",1:3:7\r\n+QNWPREFCFG: \"mode_pref\",NR5G:LTE\r\n"))
+	f.Add([]byte("^SYSCFGEX: \"00\",3FFFFFFF,1,2,7FFFFFFFFFFFFFFF\r\n+CNBP: 0x0002000000400183,0x1E0\r\n+GTACT: 20,6,3,1,103,5078\r\n#BND: 1,8,526535\r\n"))
+	f.Add([]byte("00, All bands             0002000007C00000 00000100130818DF\r\n!SELRAT: 06, LTE Only\r\n+UBANDMASK: 3,526551,0\r\n+WS46: 28\r\n+ZSNT: 6,0,0\r\n"))
 	f.Fuzz(func(t *testing.T, in []byte) {
 		var filter lineFilter
 		out := filter.feed(nil, in)
@@ -300,6 +304,7 @@ func checkParsers(t *testing.T, lines []string) {
 			}
 		}
 	}
+	checkSettings(t, lines)
 	if parseTechnology(lines).String() == "" {
 		t.Error("a technology without name")
 	}
@@ -309,6 +314,41 @@ func checkParsers(t *testing.T, lines []string) {
 	for _, line := range lines {
 		if e := parseCME(line); len(e.Error()) > 64 || e.Code < -1 {
 			t.Errorf("%+v", e)
+		}
+	}
+}
+
+// checkSettings reads lines as every maker's answers about its settings, and
+// makes the commands that would follow.
+func checkSettings(t *testing.T, lines []string) {
+	if n, ok := parseCFUN(lines); ok && (n < 0 || n > 255) {
+		t.Errorf("radio at %d", n)
+	}
+	for _, a := range parseCGPADDR(lines) {
+		if !a.IsValid() || a.IsUnspecified() || a.Zone() != "" {
+			t.Errorf("address %v", a)
+		}
+	}
+	parseCMGL(lines)
+	for _, d := range dialects {
+		if mode, ok := d.mode.parse(lines); ok && mode >= modes {
+			t.Errorf("%s: mode %d", d.makers, mode)
+		}
+		if d.bands == nil {
+			continue
+		}
+		b, _ := d.bands.parse(lines)
+		for _, n := range slices.Concat(b.LTE, b.NR) {
+			if n < 1 || n > maxBand {
+				t.Errorf("%s: band %d", d.makers, n)
+			}
+		}
+		for _, want := range []Bands{{}, {LTE: []int{3, 20}}, {NR: []int{78}}, {LTE: []int{71}, NR: []int{1}}} {
+			for _, cmd := range d.bands.set(want, lines) {
+				if len(cmd) > 4*maxLine || strings.ContainsAny(cmd, "\r\n") {
+					t.Errorf("%s: command %q", d.makers, cmd)
+				}
+			}
 		}
 	}
 }

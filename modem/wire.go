@@ -19,11 +19,16 @@ type wire struct {
 	opened  time.Time
 	last    atomic.Int64 // when the last byte came, in nanoseconds since opened
 	lines   lineFilter   // the reader's
-	pending []byte       // the reader's: filtered, not yet read
-	buf     [512]byte    // the reader's
+	tap     atomic.Pointer[tap]
+	pending []byte    // the reader's: filtered, not yet read
+	buf     [512]byte // the reader's
 }
 
 func newWire(port io.ReadWriteCloser) *wire { return &wire{port: port, opened: time.Now()} }
+
+// A tap hears every line that comes, whoever it is for. What finds the channel
+// full is lost.
+type tap struct{ lines chan string }
 
 func (w *wire) Write(p []byte) (int, error) { return w.port.Write(p) }
 
@@ -36,6 +41,7 @@ func (w *wire) Read(p []byte) (int, error) {
 			idle = 0
 			w.last.Store(int64(time.Since(w.opened)))
 			w.pending = w.lines.feed(w.pending[:0], w.buf[:n])
+			w.listen()
 			continue
 		}
 		if idle++; err == nil && idle == 100 {
@@ -50,6 +56,20 @@ func (w *wire) Read(p []byte) (int, error) {
 	return n, nil
 }
 
+// listen hands new lines to the tap.
+func (w *wire) listen() {
+	tap := w.tap.Load()
+	if tap == nil {
+		return
+	}
+	for line := range bytes.Lines(w.pending) {
+		select {
+		case tap.lines <- string(bytes.TrimSuffix(line, []byte{'\n'})):
+		default:
+		}
+	}
+}
+
 // quiet is how long nothing has come.
 func (w *wire) quiet() time.Duration {
 	return time.Since(w.opened) - time.Duration(w.last.Load())
@@ -61,6 +81,9 @@ func (w *wire) quiet() time.Duration {
 type lineFilter struct {
 	line []byte
 	skip bool // the line is too long: drop the rest of it
+	// prompt is set by the writer before a command that is answered by "> " and
+	// no end of line; the filter takes one as a line then.
+	prompt atomic.Bool
 }
 
 // feed appends the lines that in completes to out, each with a LF, and keeps an
@@ -77,6 +100,8 @@ func (f *lineFilter) feed(out, in []byte) []byte {
 		case c >= 0x80 && len(f.line) == 0: // no line begins outside ASCII
 		case len(f.line) == maxLine:
 			f.skip = true
+		case c == '>' && len(f.line) == 0 && f.prompt.Swap(false):
+			out = append(out, ">\n"...)
 		default:
 			f.line = append(f.line, c)
 		}

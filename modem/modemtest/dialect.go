@@ -28,6 +28,7 @@ type dialect struct {
 	unknown, tooMany       string // final lines, ERROR when empty
 	cfun                   string // what follows the number in the answer to AT+CFUN?
 	noCESQ                 bool
+	packedUSSD             bool
 	// restart are commands that restart the modem, besides AT+CFUN=1,1.
 	restart []string
 	// settings are the modem's kept settings, as the maker names and prints
@@ -46,9 +47,10 @@ var dialects = []dialect{
 		profile: Quectel5, maker: "Quectel", model: "RM500Q-GL", revision: "RM500QGLABR11A06M4G", own: quectel5,
 		settings: map[string]string{
 			`"mode_pref"`: "AUTO", `"lte_band"`: "1:3:7:8:20:28:38:40", `"nsa_nr5g_band"`: "1:3:28:78", `"nr5g_band"`: "1:3:28:78",
+			`all "lte_band"`: "1:3:7:8:20:28:38:40", `all "nsa_nr5g_band"`: "1:3:28:78", `all "nr5g_band"`: "1:3:28:78",
 		},
 	}, {
-		profile: Huawei, maker: "huawei", model: "E3372", revision: "21.200.07.01.00", own: huawei, bareIP: true, noCESQ: true,
+		profile: Huawei, maker: "huawei", model: "E3372", revision: "21.200.07.01.00", own: huawei, bareIP: true, noCESQ: true, packedUSSD: true,
 		unknown: "COMMAND NOT SUPPORT", tooMany: "TOO MANY PARAMETERS", restart: []string{"^RESET"},
 		settings: map[string]string{"^SYSCFGEX": `"00",3FFFFFFF,1,2,7FFFFFFFFFFFFFFF`},
 	}, {
@@ -194,6 +196,11 @@ func quectel5(m *Modem, name, op string) (reply, bool) {
 	}
 	key, value, assigned := strings.Cut(op[1:], ",")
 	switch {
+	case op == `="all_band_reset"`:
+		for _, list := range []string{`"lte_band"`, `"nsa_nr5g_band"`, `"nr5g_band"`} {
+			m.set(list, m.setting("all "+list))
+		}
+		return done(), true
 	case m.setting(key) == "":
 		return fail(parameters), true
 	case !assigned:

@@ -39,7 +39,11 @@ func (m *Modem) messages(name, op string) (reply, bool) {
 	case name+op == "+CUSD=2":
 		return done(), true
 	case name == "+CUSD" && len(args) >= 2 && args[0] == "1":
-		return m.dial(strings.Trim(args[1], `"`)), true
+		code := strings.Trim(args[1], `"`)
+		if m.dialect().packedUSSD {
+			code = unpacked(code)
+		}
+		return m.dial(code), true
 	}
 	return reply{}, false
 }
@@ -87,5 +91,57 @@ func (m *Modem) dial(code string) reply {
 	case answer == "":
 		return done()
 	}
+	if before, text, after := quoted(answer); m.dialect().packedUSSD && strings.HasSuffix(after, ",15") {
+		answer = before + `"` + packed(text) + `"` + after
+	}
 	return reply{code: ok, after: []string{"+CUSD: " + answer}}
+}
+
+// quoted takes what is between the first and the last quote out.
+func quoted(s string) (before, text, after string) {
+	first, last := strings.IndexByte(s, '"'), strings.LastIndexByte(s, '"')
+	if first < 0 || last == first {
+		return s, "", ""
+	}
+	return s[:first], s[first+1 : last], s[last+1:]
+}
+
+// packed puts seven bits of each character, the lowest first, into octets in
+// hex; characters that differ in the GSM alphabet are not for it.
+func packed(text string) string {
+	var bits strings.Builder // the first bit of each octet comes first
+	for i := range len(text) {
+		for bit := range 7 {
+			bits.WriteByte('0' + text[i]>>bit&1)
+		}
+	}
+	var hex strings.Builder
+	for s := bits.String(); s != ""; s = s[min(8, len(s)):] {
+		octet := 0
+		for bit, digit := range s[:min(8, len(s))] {
+			octet |= int(digit-'0') << bit
+		}
+		fmt.Fprintf(&hex, "%02X", octet)
+	}
+	return hex.String()
+}
+
+// unpacked is the way back; a carriage return at the end is padding.
+func unpacked(hex string) string {
+	var bits strings.Builder
+	for ; len(hex) >= 2; hex = hex[2:] {
+		octet, _ := strconv.ParseUint(hex[:2], 16, 8)
+		for bit := range 8 {
+			bits.WriteByte('0' + byte(octet>>bit&1))
+		}
+	}
+	var text strings.Builder
+	for s := bits.String(); len(s) >= 7; s = s[7:] {
+		c := byte(0)
+		for bit := range 7 {
+			c |= (s[bit] - '0') << bit
+		}
+		text.WriteByte(c)
+	}
+	return strings.TrimRight(text.String(), "\r\x00")
 }
