@@ -87,8 +87,29 @@ func (s *State) turn(c Config, elapsed time.Duration) {
 		s.turnUnknown()
 		return
 	}
+	if !s.looked || !s.same() {
+		s.turnWindows(c, elapsed)
+	}
+	if c.Hours != nil && (s.unix() < s.openFrom || s.unix() >= s.openUntil) {
+		s.turnHours(c)
+	}
+	if s.Anchored {
+		s.Loose, s.LooseSold = 0, 0
+	}
+}
+
+// same says whether Time is in the same period, day and hour as before. It
+// spares most samples the arithmetic of calendars.
+func (s *State) same() bool {
+	now := s.unix()
+	within := func(end, most int64) bool { return now < end && end-now <= most }
+	return now >= s.Start && now < s.End && within(s.Day.End, 25*60*60) && within(s.Hour.End, 60*60)
+}
+
+func (s *State) turnWindows(c Config, elapsed time.Duration) {
 	now := time.Unix(0, s.Time).In(c.zone())
 	start, end := c.period(now)
+	s.looked = true
 	s.turnPeriod(start.Unix(), end.Unix(), elapsed)
 	if s.EntryOn != 0 && s.EntryOn+24*60*60 <= s.Start { // of a period that is over
 		s.Entered = 0
@@ -98,9 +119,17 @@ func (s *State) turn(c Config, elapsed time.Duration) {
 	s.turnDay(time.Date(y, m, d+1, 0, 0, 0, 0, c.zone()).Unix())
 	begun := time.Duration(now.Minute())*time.Minute + time.Duration(now.Second())*time.Second
 	s.Hour = s.Hour.next(now.Add(time.Hour-begun).Unix(), s)
-	if s.Anchored {
-		s.Loose, s.LooseSold = 0, 0
+}
+
+// turnHours finds out whether these are selling hours, and until when.
+func (s *State) turnHours(c Config) {
+	now := time.Unix(0, s.Time).In(c.zone())
+	s.open, s.openFrom = c.open(now), now.Unix()
+	next := c.changes(now)
+	if s.changes = !next.IsZero(); !s.changes {
+		next = now.AddDate(0, 0, 1)
 	}
+	s.openUntil = next.Unix()
 }
 
 // turnPeriod goes over to the period that Time is in. Where the owner has set

@@ -37,7 +37,10 @@ func (s State) permit(c Config, in Sample, d *Decision) {
 			d.Until = time.Unix(until, 0)
 		}
 	}
-	now := time.Unix(0, s.Time).In(c.zone())
+	hours := int64(0) // when they change
+	if s.changes {
+		hours = s.openUntil
+	}
 	hourly := d.Today
 	if c.Hourly > 0 {
 		hourly = min(hourly, less(c.Hourly, s.Hour.Sold+s.Claim))
@@ -58,18 +61,26 @@ func (s State) permit(c Config, in Sample, d *Decision) {
 		stop(ReasonSpent, s.End)
 	case c.Hours != nil && !s.Anchored:
 		stop(ReasonClock, 0)
-	case !c.open(now), !in.Synced && !c.open(time.Unix(0, s.Latest).In(c.zone())):
-		stop(ReasonHours, 0)
-		d.Until = c.changes(now)
+	case c.Hours != nil && !s.surelyOpen(c, in):
+		stop(ReasonHours, hours)
 	case d.Today < least:
 		stop(ReasonDaily, s.Day.End)
 	case hourly < least:
 		stop(ReasonHourly, s.Hour.End)
 	case d.Bytes < least:
 		stop(ReasonStore, 0)
-	case c.Hours != nil:
-		d.Until = c.changes(now)
+	default:
+		stop("", hours)
 	}
+}
+
+// surelyOpen says whether these are selling hours. Where NTP does not vouch for
+// the time now, it may be a little later than Time.
+func (s State) surelyOpen(c Config, in Sample) bool {
+	if in.Synced || s.Latest/int64(time.Second) < s.openUntil {
+		return s.open
+	}
+	return s.open && c.open(time.Unix(0, s.Latest).In(c.zone()))
 }
 
 // forecast is what the household will use until the reset, by its mean over the

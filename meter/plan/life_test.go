@@ -44,7 +44,7 @@ type life struct {
 
 // A card is the truth about a SIM.
 type card struct {
-	start time.Time // of the period
+	end   time.Time // of the period
 	used  uint64
 	known bool // the owner has said what is used
 }
@@ -62,8 +62,9 @@ func (l *life) card() *card {
 		x = &card{}
 		l.cards[l.sim] = x
 	}
-	if start, _ := l.c.period(l.now); !start.Equal(x.start) {
-		x.start, x.used = start, 0
+	if !l.now.Before(x.end) {
+		_, x.end = l.c.period(l.now)
+		x.used = 0
 	}
 	return x
 }
@@ -370,9 +371,9 @@ func newLife(t *testing.T, seed uint64) *life {
 // never more than there is, by more than a second of traffic; all that passes
 // is counted, once, and little is written.
 func TestLife(t *testing.T) {
-	for seed := range uint64(16) {
+	for seed := range uint64(12) {
 		days := 30
-		if seed == 0 || seed == 3 {
+		if seed == 0 {
 			days = yearOfDays
 		}
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {

@@ -279,6 +279,9 @@ func TestRefusals(t *testing.T) {
 	}
 	p.next(13*time.Hour, 0, 0)
 	p.want("")
+	if want := time.Date(2026, 3, 11, 6, 0, 0, 0, time.UTC); !p.d.Until.Equal(want) {
+		t.Errorf("until %v", p.d.Until)
+	}
 	p.in.Roaming = true
 	p.next(time.Second, 0, 0)
 	p.want(ReasonRoaming)
@@ -447,7 +450,7 @@ func TestClock(t *testing.T) {
 func TestConfigChanges(t *testing.T) {
 	p := newTape(t, Config{Size: 20 * gb, ResetDay: 1, Used: gb})
 	p.next(time.Hour, 3*gb, 0)
-	p.c.ResetDay = 9
+	p.c.ResetDay, p.s.looked = 9, false // as after a start
 	p.next(time.Hour, gb, 0)
 	if want := time.Date(2026, 4, 9, 0, 0, 0, 0, time.UTC); p.d.Used != 5*gb || !p.d.Reset.Equal(want) {
 		t.Errorf("used %d, resets at %v", p.d.Used, p.d.Reset)

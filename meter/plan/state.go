@@ -53,7 +53,12 @@ type State struct {
 	// What follows is not in records.
 	saved     uint64 // Total in the newest record
 	loaded    bool   // from a record, and not yet compared with a sample
-	gone      bool   // the interface is not there
+	looked    bool   // windows are those of the config
+	open      bool   // these are selling hours, in Unix seconds:
+	openFrom  int64
+	openUntil int64
+	changes   bool // then they end, or begin
+	gone      bool // the interface is not there
 	peak      uint64
 	learned   learning
 	elsewhere int // windows in a row that the interface did not show
