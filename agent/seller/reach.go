@@ -59,7 +59,7 @@ func (s *Seller) openReach(ctx context.Context) (_ *reach, err error) {
 		}
 	}
 	if s.cfg.KCP {
-		r.kcp, err = kcp.Listen(kcp.ListenConfig{Conn: r.socket.Beside(), Key: s.tls, MaxStreams: s.cfg.MaxFlows + 8, MaxConns: 4 * s.cfg.MaxSessions})
+		r.kcp, err = kcp.Listen(kcp.ListenConfig{Conn: r.socket.Beside(), Key: s.tls, MaxStreams: s.cfg.MaxFlows + 8, MaxConns: 4 * s.cfg.MaxSessions, Cap: &s.rate})
 		if err != nil {
 			return nil, errors.Join(err, r.close())
 		}
@@ -83,7 +83,7 @@ func (r *reach) listenTCP() error {
 	if err != nil {
 		return fmt.Errorf("listen_tcp: %w", err)
 	}
-	r.tcp, err = h2.Listen(h2.ListenConfig{Listener: ln, Key: r.s.tls, MaxStreams: r.s.cfg.MaxFlows + 8, MaxConns: 4 * r.s.cfg.MaxSessions})
+	r.tcp, err = h2.Listen(h2.ListenConfig{Listener: ln, Key: r.s.tls, MaxStreams: r.s.cfg.MaxFlows + 8, MaxConns: 4 * r.s.cfg.MaxSessions, Cap: &r.s.rate})
 	if err != nil {
 		return errors.Join(err, ln.Close())
 	}

@@ -303,7 +303,7 @@ func (l *relayLink) splice(ctx context.Context, a relay.Allotment) error {
 	if err != nil {
 		return errors.Join(err, conn.Close())
 	}
-	c, err := h2.Server(dctx, conn, h2.ServerConfig{Certificate: cert, MaxStreams: l.r.s.cfg.MaxFlows + 8})
+	c, err := h2.Server(dctx, conn, h2.ServerConfig{Certificate: cert, MaxStreams: l.r.s.cfg.MaxFlows + 8, Cap: &l.r.s.rate})
 	if err != nil {
 		return err
 	}

@@ -53,7 +53,7 @@ type Seller struct {
 	dialer tunnel.Dialer
 	reach  *reach // set by run, like relays
 	relays []*relayLink
-	rate   bbr.Cap // of all that goes to buyers by QUIC
+	rate   bbr.Cap // of all that goes to buyers
 
 	journal *channel.Journal
 	payee   *channel.Payee

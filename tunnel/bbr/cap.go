@@ -5,6 +5,9 @@ import (
 	"math/bits"
 	"sync"
 	"sync/atomic"
+	"time"
+
+	"github.com/apernet/quic-go/monotime"
 )
 
 const (
@@ -19,8 +22,8 @@ const (
 	turnExpires = second
 )
 
-// A Cap bounds the sum of what its controllers send, and divides it evenly
-// among those that are busy. The zero Cap is no bound.
+// A Cap bounds the sum of what its controllers and senders send, and divides it
+// evenly among those that are busy. The zero Cap is no bound.
 //
 // Busy senders take turns: each reserves one quantum of the rate and comes back
 // when it has sent it, in the order in which they came. What one does not use
@@ -59,13 +62,63 @@ func (c *Cap) reserve(now int64, turn *turn) {
 	if turn.off = c.rate == 0; turn.off {
 		return
 	}
+	c.take(now, turn)
+}
+
+// take is called locked.
+func (c *Cap) take(now int64, turn *turn) {
 	turn.from = max(c.next, now-capBank)
 	turn.credit += int32(c.quantum)
 	high, low := bits.Mul64(uint64(c.quantum), c.cost)
 	c.next = turn.from + int64(high<<52|low>>12)
 }
 
-// A turn is one controller's place under a cap.
+// A Sender is a place under a cap for what is not QUIC. It belongs to one
+// goroutine at a time; the zero Sender knows no cap.
+type Sender struct{ turn turn }
+
+// Sender returns a place for one connection. Of a nil cap it is no bound.
+func (c *Cap) Sender() Sender { return Sender{turn{cap: c}} }
+
+// Allow says how many of want bytes may be sent at a time, at least one, or none
+// and how long to wait before it is asked again. Who was late may send what the
+// cap has left unused meanwhile.
+func (s *Sender) Allow(at time.Time, want int) (n int, wait time.Duration) {
+	t := &s.turn
+	if t.cap == nil || t.change == t.cap.changes.Load() && (t.off || t.change == 0) {
+		return want, 0
+	}
+	now := int64(monotime.FromTime(at))
+	if !t.ready(now) {
+		return 0, time.Duration(min(t.from-now, longestWait))
+	}
+	if t.off {
+		return want, 0
+	}
+	for int(t.credit) < want && t.cap.left(now, t) {
+	}
+	return min(want, int(t.credit)), 0
+}
+
+// Sent takes what was sent off, with all its heads.
+func (s *Sender) Sent(n int) {
+	if t := &s.turn; t.cap != nil && t.change != 0 && !t.off {
+		t.credit -= int32(n)
+	}
+}
+
+// left reserves another quantum if it may leave at once.
+func (c *Cap) left(now int64, turn *turn) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.rate == 0 || turn.change != c.changes.Load() || c.next > now {
+		return false
+	}
+	c.take(now, turn)
+	return true
+}
+
+// A turn is one sender's place under a cap.
 type turn struct {
 	cap    *Cap
 	change uint32 // of the cap, when this was reserved

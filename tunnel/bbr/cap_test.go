@@ -4,6 +4,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/apernet/quic-go/monotime"
+
 	"github.com/depinsim/x402/tunnel/tunneltest"
 )
 
@@ -63,6 +65,56 @@ func TestCap(t *testing.T) {
 	l.w.run(3 * time.Second)
 	if got := l.measure(flows[0], 5*time.Second) + 0; got < 30 {
 		t.Errorf("without a cap one of three carries %.1f of 100 Mbit/s", got)
+	}
+}
+
+// TestSenders: what is no controller shares a cap with one, whether it comes
+// when its turn is or looks only now and then. What is late is made up for, and
+// no more.
+func TestSenders(t *testing.T) {
+	for _, tick := range []int64{0, 10 * millisecond} {
+		l := newLane(1, link{rate: 2 * mbit50, queue: mbit50 / 5, delay: 20 * time.Millisecond})
+		const rate = 2500000
+		var all Cap
+		all.Set(rate)
+		c := New(Config{Cap: &all})
+		c.random = 1
+		f := newFlow(l.w, c, l.forward, l.back)
+		var sent int64
+		base := time.Now()
+		other := all.Sender()
+		var look func()
+		look = func() {
+			wait := time.Duration(tick)
+			for {
+				n, again := other.Allow(base.Add(time.Duration(l.w.now)-time.Duration(monotime.FromTime(base))), 1<<16)
+				if n == 0 {
+					wait = max(wait, again, 1)
+					break
+				}
+				other.Sent(n)
+				sent += int64(n)
+			}
+			l.w.at(l.w.now+int64(wait), look)
+		}
+		look()
+		l.w.run(2 * time.Second)
+		alone := sent
+		l.w.run(5 * time.Second)
+		if got := float64(sent-alone) / 5; got < 0.99*rate || got > 1.01*rate {
+			t.Errorf("tick %d: alone %.0f bytes/s", tick, got)
+		}
+		f.start()
+		l.w.run(3 * time.Second)
+		flow, before := l.forward.sent, sent
+		l.w.run(10 * time.Second)
+		mine, his := float64(sent-before)/10, float64(l.forward.sent-flow)/10
+		if mine+his > 1.01*rate || mine+his < 0.98*rate {
+			t.Errorf("tick %d: %.0f and %.0f bytes/s", tick, mine, his)
+		}
+		if least := 0.45; tick == 0 && (mine < least*rate || his < least*rate) || tick > 0 && mine < 0.15*rate {
+			t.Errorf("tick %d: shares of %.0f and %.0f bytes/s", tick, mine, his)
+		}
 	}
 }
 

@@ -25,6 +25,7 @@ import (
 	"time"
 
 	"github.com/depinsim/x402/tunnel"
+	"github.com/depinsim/x402/tunnel/bbr"
 )
 
 // protocol is the name in ALPN, RFC 9113 §3.2.
@@ -71,7 +72,7 @@ func Client(ctx context.Context, conn net.Conn, keyHash *[32]byte) (*ClientConn,
 		}
 		return nil, fmt.Errorf("h2: %s: %w", conn.RemoteAddr(), err)
 	}
-	return &ClientConn{newLink(tc, true, 0), tc.ConnectionState()}, nil
+	return &ClientConn{newLink(tc, true, 0, nil), tc.ConnectionState()}, nil
 }
 
 // handshake does the handshake, or closes c.
@@ -148,6 +149,9 @@ type ServerConfig struct {
 	Certificate tls.Certificate
 	// MaxStreams bounds the requests of one connection. Default 264.
 	MaxStreams int
+	// Cap bounds what all connections that share it send; nil is no bound. What
+	// TCP has to send again is not seen here and comes on top.
+	Cap *bbr.Cap
 }
 
 // Certificate returns the certificate of an agent with this key.
@@ -192,7 +196,7 @@ func Server(ctx context.Context, conn net.Conn, c ServerConfig) (ServerConn, err
 	if err := handshake(ctx, tc); err != nil {
 		return ServerConn{}, fmt.Errorf("h2: %s: %w", conn.RemoteAddr(), err)
 	}
-	return ServerConn{newLink(tc, false, c.MaxStreams), conn}, nil
+	return ServerConn{newLink(tc, false, c.MaxStreams, newPacer(c.Cap)), conn}, nil
 }
 
 // NetConn is what the connection runs over, below TLS.

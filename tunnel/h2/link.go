@@ -33,6 +33,7 @@ type link struct {
 	read   chan struct{}  // closed when readAll has returned
 	wake   chan struct{}  // one token: control has something; dropped when it is full
 
+	pace  *pacer        // what bounds the rate; nil: nothing does
 	token chan struct{} // holds a token while the connection is written
 	out   []byte        // the token's: what is written next
 
@@ -89,9 +90,9 @@ const (
 	batch = 64 << 10
 )
 
-func newLink(conn net.Conn, client bool, maxStreams int) *link {
+func newLink(conn net.Conn, client bool, maxStreams int, pace *pacer) *link {
 	l := &link{
-		conn: conn, client: client, read: make(chan struct{}), wake: make(chan struct{}, 1),
+		conn: conn, client: client, pace: pace, read: make(chan struct{}), wake: make(chan struct{}, 1),
 		token: make(chan struct{}, 1), enc: newEncoder(), streams: make(map[uint32]*stream),
 		next: 1, limit: maxStreams, incoming: make(chan *stream, 2*maxStreams),
 		peer: peer{dec: newDecoder(), budget: abuseBurst, refill: time.Now()}, window: newWindows(client),
@@ -292,53 +293,6 @@ func (l *link) write() error {
 		_ = l.conn.SetReadDeadline(time.Now().Add(linger)) // of a connection that is gone anyway
 	}
 	return err
-}
-
-// sendData writes part of b, at least one byte, and returns how much.
-func (l *link) sendData(s *stream, b []byte) (int, error) {
-	for {
-		if err := s.awaitWindow(); err != nil {
-			return 0, err
-		}
-		select {
-		case l.token <- struct{}{}:
-		case <-s.cut:
-			continue // for the reason
-		}
-		n, err := l.frameData(s, b)
-		if n > 0 && l.write() != nil {
-			<-l.token
-			<-l.ctx.Done()
-			return n, context.Cause(l.ctx)
-		}
-		<-l.token
-		if n > 0 || err != nil {
-			return n, err
-		}
-	}
-}
-
-// frameData puts control and then part of b into out. What is counted as sent
-// when the write fails may have arrived in part, so all of it is.
-func (l *link) frameData(s *stream, b []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if s.sendErr != nil {
-		return 0, s.sendErr
-	}
-	n := int(min(int64(len(b)), s.sendWindow, l.window.send, batch))
-	if n <= 0 {
-		return 0, nil // others were faster
-	}
-	s.sendWindow -= int64(n)
-	l.window.send -= int64(n)
-	l.takeControl()
-	for rest := b[:n]; len(rest) > 0; {
-		part := rest[:min(len(rest), maxFrame-headSize)] // with its head one record of TLS
-		rest = rest[len(part):]
-		l.out = append(appendHead(l.out, head{len(part), frameData, 0, s.id}), part...)
-	}
-	return n, nil
 }
 
 // readAll reads frames until the connection ends, and then to its end.

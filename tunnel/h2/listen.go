@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/depinsim/x402/tunnel"
+	"github.com/depinsim/x402/tunnel/bbr"
 )
 
 // ListenConfig says how an agent listens.
@@ -21,6 +22,8 @@ type ListenConfig struct {
 	MaxStreams int
 	// MaxConns bounds connections. Default 128.
 	MaxConns int
+	// Cap is as in [ServerConfig].
+	Cap *bbr.Cap
 }
 
 // acceptPause is between two tries to accept a connection.
@@ -56,7 +59,7 @@ func Listen(c ListenConfig) (*Listener, error) {
 		c.MaxConns = 128
 	}
 	l := &Listener{
-		listener: c.Listener, config: ServerConfig{cert, c.MaxStreams},
+		listener: c.Listener, config: ServerConfig{cert, c.MaxStreams, c.Cap},
 		places: make(chan struct{}, c.MaxConns), attempts: make(chan struct{}, c.MaxConns+handshakes),
 		accepted: make(chan accepted),
 	}

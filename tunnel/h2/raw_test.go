@@ -32,7 +32,7 @@ type raw struct {
 // newRaw begins as a peer does. It is called in a bubble.
 func newRaw(t *testing.T, client bool, handle func(tunnel.Header, tunnel.Call)) *raw {
 	near, far := tunneltest.Cable(time.Millisecond)
-	r := &raw{t: t, conn: near, link: newLink(far, client, 8)}
+	r := &raw{t: t, conn: near, link: newLink(far, client, 8, nil)}
 	r.enc = hpack.NewEncoder(&r.out)
 	if !client {
 		r.wg.Go(func() { _ = ServerConn{link: r.link}.Serve(handle) })
@@ -226,7 +226,7 @@ func TestHostilePreface(t *testing.T) {
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			near, far := tunneltest.Cable(time.Millisecond)
-			l := newLink(far, false, 8)
+			l := newLink(far, false, 8, nil)
 			if _, err := near.Write([]byte(sent)); err != nil {
 				t.Fatal(err)
 			}
@@ -334,7 +334,7 @@ func TestHostileAnswers(t *testing.T) {
 func TestUnreadAnswers(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		near, far := net.Pipe() // holds nothing
-		l := newLink(far, false, 8)
+		l := newLink(far, false, 8, nil)
 		var wg sync.WaitGroup
 		wg.Go(func() {
 			_, err := near.Write(append([]byte(preface), appendSettings(nil)...))
@@ -371,7 +371,7 @@ func FuzzFrames(f *testing.F) {
 	f.Add(append(appendSettings(nil), append(appendHead(nil, head{6, frameData, flagPadded, 1}), 2, 'x', 'y', 'z', 0, 0)...), true)
 	f.Fuzz(func(t *testing.T, b []byte, client bool) {
 		near, far := tunneltest.Cable(0)
-		l := newLink(far, client, 4)
+		l := newLink(far, client, 4, nil)
 		if client {
 			c := ClientConn{link: l}
 			req, err := c.Open(context.Background(), tunnel.Header{Method: http.MethodConnect, Authority: "host.test:80"})

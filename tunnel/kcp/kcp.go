@@ -17,6 +17,7 @@ import (
 	"net"
 
 	"github.com/depinsim/x402/tunnel"
+	"github.com/depinsim/x402/tunnel/bbr"
 	"github.com/depinsim/x402/tunnel/h2"
 )
 
@@ -30,6 +31,8 @@ type ListenConfig struct {
 	MaxStreams int
 	// MaxConns bounds connections. Default 128.
 	MaxConns int
+	// Cap bounds what all connections together send; nil is no bound.
+	Cap *bbr.Cap
 }
 
 // A Listener accepts buyers' connections.
@@ -46,7 +49,7 @@ func Listen(c ListenConfig) (*Listener, error) {
 	if c.MaxConns == 0 {
 		c.MaxConns = 128
 	}
-	m := newMux(c.Conn, receiveAgent, c.MaxConns+handshakes)
+	m := newMux(muxConfig{conn: c.Conn, receive: receiveAgent, accepts: c.MaxConns + handshakes, cap: c.Cap})
 	l, err := h2.Listen(h2.ListenConfig{
 		Listener: &peers{mux: m, done: make(chan struct{})}, Key: c.Key, MaxStreams: c.MaxStreams, MaxConns: c.MaxConns,
 	})
@@ -96,7 +99,9 @@ type Dialer struct{ mux *mux }
 
 // NewDialer returns a dialer on conn, which stays the caller's to close. It
 // reads conn alone.
-func NewDialer(conn net.PacketConn) *Dialer { return &Dialer{newMux(conn, receiveBuyer, 0)} }
+func NewDialer(conn net.PacketConn) *Dialer {
+	return &Dialer{newMux(muxConfig{conn: conn, receive: receiveBuyer})}
+}
 
 // Close ends all the dialer's connections.
 func (d *Dialer) Close() error { return d.mux.close() }

@@ -11,20 +11,27 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/depinsim/x402/tunnel/bbr"
 )
+
+type muxConfig struct {
+	conn    net.PacketConn
+	receive int      // window of a session, in segments
+	accepts int      // sessions that others may open
+	cap     *bbr.Cap // of what all sessions send; nil: none
+}
 
 // A mux has the sessions of one socket. It reads the socket and hands packets
 // to sessions; they write to the socket themselves.
 type mux struct {
-	conn    net.PacketConn
-	receive int      // window of a session, in segments
-	accepts int      // sessions that others may open
-	secret  [32]byte // of cookies
-	start   time.Time
-	free    sync.Pool // of *packet
-	wg      sync.WaitGroup
-	closed  chan struct{} // closed by close
-	opened  chan *session // by peers; Accept takes them, and none is opened while it is full
+	muxConfig
+	secret [32]byte // of cookies
+	start  time.Time
+	free   sync.Pool // of *packet
+	wg     sync.WaitGroup
+	closed chan struct{} // closed by close
+	opened chan *session // by peers; Accept takes them, and none is opened while it is full
 
 	mu       sync.Mutex
 	sessions map[key]*session
@@ -40,9 +47,9 @@ type key struct {
 	conv uint32
 }
 
-func newMux(conn net.PacketConn, receive, accepts int) *mux {
+func newMux(c muxConfig) *mux {
 	m := &mux{
-		conn: conn, receive: receive, accepts: accepts, start: time.Now(), closed: make(chan struct{}),
+		muxConfig: c, start: time.Now(), closed: make(chan struct{}),
 		opened: make(chan *session, 64), sessions: make(map[key]*session), hellos: make(map[[8]byte]chan uint32),
 	}
 	m.free.New = func() any { return new(packet) }

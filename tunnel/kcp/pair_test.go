@@ -44,9 +44,14 @@ func newKey(t testing.TB) (*ecdsa.PrivateKey, [32]byte) {
 
 // connect connects the sockets of a buyer and an agent.
 func connect(t testing.TB, server, client net.PacketConn, p tunneltest.Path) tunneltest.Ends {
+	return connectWith(t, server, client, kcp.ListenConfig{MaxStreams: p.Streams})
+}
+
+func connectWith(t testing.TB, server, client net.PacketConn, c kcp.ListenConfig) tunneltest.Ends {
 	t.Helper()
 	key, hash := newKey(t)
-	ln, err := kcp.Listen(kcp.ListenConfig{Conn: server, Key: key, MaxStreams: p.Streams})
+	c.Conn, c.Key = server, key
+	ln, err := kcp.Listen(c)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	kcpgo "github.com/xtaci/kcp-go/v5"
+
+	"github.com/depinsim/x402/tunnel/bbr"
 )
 
 // A session is one conversation: a net.Conn whose bytes arrive in order. One
@@ -26,10 +28,12 @@ type session struct {
 	// run's own.
 	kcp      *kcpgo.KCP
 	rate     *rate
-	out      []byte // packets to be sent, one behind the other
-	ends     []int  // where each ends in out
-	unacked  int    // data segments that came since the last flush
-	received int    // bytes, up to bufferMost
+	cap      bbr.Sender
+	wait     time.Duration // until the cap is to be asked again; zero: no later than usual
+	out      []byte        // packets to be sent, one behind the other
+	ends     []int         // where each ends in out
+	unacked  int           // data segments that came since the last flush
+	received int           // bytes, up to bufferMost
 	progress time.Time
 	flushed  time.Time
 
@@ -54,6 +58,9 @@ const (
 	receiveAgent = 1024
 	receiveBuyer = maxSpan
 	packetQueue  = 512
+	// heads are those of IPv4 and UDP, onWire what a full segment takes.
+	heads  = 28
+	onWire = packetSize + heads
 	// slack is the least that a time-out waits beyond the round trip.
 	slack = 60
 	// unanswered is how long a peer may answer nothing.
@@ -73,7 +80,7 @@ func newSession(m *mux, k key, addr net.Addr) *session {
 	s := &session{
 		mux: m, key: k, addr: addr,
 		packets: make(chan *packet, packetQueue), wake: make(chan struct{}, 1), gone: make(chan struct{}),
-		rate: newRate(now), progress: now,
+		rate: newRate(now), cap: m.cap.Sender(), progress: now,
 	}
 	s.changed = sync.NewCond(&s.mu)
 	s.kcp = kcpgo.NewKCP(k.conv, s.output)
@@ -106,6 +113,8 @@ func (s *session) run() {
 		switch {
 		case s.over(now):
 			s.end(net.ErrClosed)
+		case busy && s.wait > 0:
+			timer.Reset(min(tick, s.wait))
 		case busy:
 			timer.Reset(tick)
 		default:
@@ -165,7 +174,7 @@ func (s *session) setWindow(now time.Time) int {
 func (s *session) step(now time.Time) bool {
 	s.mu.Lock()
 	s.receive()
-	n := s.setWindow(now) - s.queued()
+	n := s.capped(s.setWindow(now), now) - s.queued()
 	for ; n > 0 && s.sending.len() > 0; n-- {
 		s.kcp.Send(s.sending.take(segmentMost))
 		s.changed.Broadcast()
@@ -184,6 +193,22 @@ func (s *session) step(now time.Time) bool {
 	s.kcp.Update()
 	s.unacked = 0
 	return true
+}
+
+// capped is how many of n segments the cap lets leave. What it keeps back says
+// nothing of the path.
+func (s *session) capped(n int, now time.Time) int {
+	s.wait = 0
+	if n == 0 {
+		return 0
+	}
+	bytes, wait := s.cap.Allow(now, n*onWire)
+	s.wait = wait
+	most := (bytes + onWire - 1) / onWire
+	if most < n {
+		s.rate.idle()
+	}
+	return min(n, most)
 }
 
 // queued is how many segments KCP has not begun to send.
@@ -234,6 +259,7 @@ func (s *session) send() {
 		start = end
 	}
 	s.wire.Add(uint64(len(s.out)))
+	s.cap.Sent(len(s.out) + len(s.ends)*heads)
 	s.out, s.ends = s.out[:0], s.ends[:0]
 }
 

@@ -104,7 +104,7 @@ func FuzzInput(f *testing.F) {
 	f.Add(ack)
 	f.Add(append([]byte{0, 0, 0, 0}, appendHello(nil, [8]byte{1})[5:]...))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		m := &mux{conn: sink{}, receive: receiveAgent, accepts: 1, start: time.Now(),
+		m := &mux{muxConfig: muxConfig{conn: sink{}, receive: receiveAgent, accepts: 1}, start: time.Now(),
 			sessions: map[key]*session{}, hellos: map[[8]byte]chan uint32{}, opened: make(chan *session, 1)}
 		m.free.New = func() any { return new(packet) }
 		peer := &net.UDPAddr{IP: net.IPv4(192, 0, 2, 1), Port: 5000}
