@@ -52,6 +52,9 @@ func (s *Session) enterByPass(credentials []string) (entry, error) {
 		close(s.passed)
 	}
 	s.mu.Unlock()
+	if !late && first {
+		s.Trust()
+	}
 	if late { // the control stream came meanwhile
 		p.Leave()
 		return entry{}, errNoFlows

@@ -154,8 +154,17 @@ func (s *Session) Control(ctx context.Context) (*Control, error) {
 	}
 }
 
+// Trust tells the transport that the buyer is no stranger: until then it bounds
+// what the connection may make the agent hold. Admit and a [Pass] do so too.
+func (s *Session) Trust() {
+	if c, ok := s.conn.(interface{ Trust() }); ok {
+		c.Trust()
+	}
+}
+
 // Admit lets flows begin; they are counted in lanes. It is called once.
 func (s *Session) Admit(lanes Lanes) {
+	s.Trust()
 	s.mu.Lock()
 	s.lanes = lanes
 	s.mu.Unlock()

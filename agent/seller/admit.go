@@ -281,6 +281,7 @@ func (x *session) start() error {
 	}
 	x.log.Info("session opened", "session", t.Session, "price_up", t.Price.Up, "price_down", t.Price.Down, "balance", x.account.balance, "cipher", x.cipher())
 	if x.prepaid {
+		x.tun.Trust()
 		return nil
 	}
 	x.meter.Extend(x.account.limit())

@@ -49,6 +49,10 @@ type Config struct {
 	MaxSessions int
 	// MaxFlows bounds the flows of one session. Default 256.
 	MaxFlows int
+	// MaxStrangers bounds the connections of those who have not shown a channel
+	// or a token yet. Each may make the agent hold about a quarter of a MiB.
+	// Default 64.
+	MaxStrangers int
 
 	// SettleEvery is the longest time between two settlements. Default 24 h.
 	SettleEvery time.Duration
@@ -96,6 +100,9 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.MaxFlows == 0 {
 		c.MaxFlows = 256
+	}
+	if c.MaxStrangers == 0 {
+		c.MaxStrangers = 64
 	}
 	if c.SettleEvery == 0 {
 		c.SettleEvery = 24 * time.Hour

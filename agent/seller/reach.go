@@ -48,7 +48,7 @@ func (s *Seller) openReach(ctx context.Context) (_ *reach, err error) {
 	}
 	r.quic, err = quic.Listen(quic.ListenConfig{
 		Conn: r.socket.PacketConn(), Key: s.tls, MaxStreams: s.cfg.MaxFlows + 8, MaxConns: 4 * s.cfg.MaxSessions,
-		ResetKey: s.key.Derive("x402 stateless reset v1"), Cap: &s.rate,
+		ResetKey: s.key.Derive("x402 stateless reset v1"), Cap: &s.rate, Strangers: &s.strangers,
 	})
 	if err != nil {
 		return nil, errors.Join(err, r.socket.Close())
@@ -59,7 +59,7 @@ func (s *Seller) openReach(ctx context.Context) (_ *reach, err error) {
 		}
 	}
 	if s.cfg.KCP {
-		r.kcp, err = kcp.Listen(kcp.ListenConfig{Conn: r.socket.Beside(), Key: s.tls, MaxStreams: s.cfg.MaxFlows + 8, MaxConns: 4 * s.cfg.MaxSessions, Cap: &s.rate})
+		r.kcp, err = kcp.Listen(kcp.ListenConfig{Conn: r.socket.Beside(), Key: s.tls, MaxStreams: s.cfg.MaxFlows + 8, MaxConns: 4 * s.cfg.MaxSessions, Cap: &s.rate, Strangers: &s.strangers})
 		if err != nil {
 			return nil, errors.Join(err, r.close())
 		}
@@ -83,7 +83,7 @@ func (r *reach) listenTCP() error {
 	if err != nil {
 		return fmt.Errorf("listen_tcp: %w", err)
 	}
-	r.tcp, err = h2.Listen(h2.ListenConfig{Listener: ln, Key: r.s.tls, MaxStreams: r.s.cfg.MaxFlows + 8, MaxConns: 4 * r.s.cfg.MaxSessions, Cap: &r.s.rate})
+	r.tcp, err = h2.Listen(h2.ListenConfig{Listener: ln, Key: r.s.tls, MaxStreams: r.s.cfg.MaxFlows + 8, MaxConns: 4 * r.s.cfg.MaxSessions, Cap: &r.s.rate, Strangers: &r.s.strangers})
 	if err != nil {
 		return errors.Join(err, ln.Close())
 	}

@@ -233,6 +233,7 @@ func (l *relayLink) allot(ctx context.Context, a relay.Allotment) {
 	}
 	l.places[a.ID] = cancel
 	l.mu.Unlock()
+	l.r.s.strangers.Relay(a.Address.Addr())
 	l.r.s.log.Debug("a buyer comes", "relay", l.name.Address(), "tcp", a.TCP)
 	l.r.sessions.Go(func() error {
 		defer l.end(a.ID)

@@ -54,6 +54,8 @@ type Seller struct {
 	reach  *reach // set by run, like relays
 	relays []*relayLink
 	rate   bbr.Cap // of all that goes to buyers
+	// strangers are connections without a session or a token yet.
+	strangers tunnel.Strangers
 
 	journal *channel.Journal
 	payee   *channel.Payee
@@ -125,6 +127,7 @@ func open(c Config) (*Seller, error) {
 	}
 	s.secret, s.tokens = s.key.Derive("x402 proof v1"), s.key.Derive("x402 token v1")
 	s.rate.Set(c.Rate)
+	s.strangers.Most = c.MaxStrangers
 	if s.journal, err = channel.OpenJournal(filepath.Join(c.StateDir, "channels")); err != nil {
 		return nil, err
 	}

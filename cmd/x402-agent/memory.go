@@ -45,6 +45,15 @@ func limitMemory(total uint64, getenv func(string) string) {
 	}
 }
 
+// maxStrangers is how many connections may be there on a device with total bytes
+// that no session has come of: 16 with 64 MB, 64 with 256.
+func maxStrangers(total uint64) int {
+	if total == 0 {
+		return 64
+	}
+	return int(min(max((total+16*mib)/(4*mib), 8), 64))
+}
+
 // maxFlows is how many flows a buyer may have on a device with total bytes.
 // The kernel keeps some for itself: one of 128 MB counts from 100 MiB.
 func maxFlows(total uint64) int {

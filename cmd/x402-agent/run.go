@@ -27,6 +27,7 @@ func (p program) run(ctx context.Context, f *flags, args []string) (err error) {
 	if cfg.MaxFlows == 0 {
 		cfg.MaxFlows = maxFlows(total)
 	}
+	cfg.MaxStrangers = maxStrangers(total)
 	if *ready != "" {
 		if err := agent.RemoveReady(*ready); err != nil { // one of an agent that was killed
 			return fmt.Errorf("ready file: %w", err)

@@ -176,7 +176,16 @@ func Certificate(key *ecdsa.PrivateKey) (tls.Certificate, error) {
 // A ServerConn is the agent's end of a connection.
 type ServerConn struct {
 	*link
-	below net.Conn
+	below    net.Conn
+	stranger *tunnel.Stranger // nil: was never counted
+}
+
+// Trust says that the buyer is no stranger any more.
+func (c ServerConn) Trust() {
+	c.link.trust()
+	if c.stranger != nil {
+		c.stranger.Leave()
+	}
 }
 
 var _ tunnel.ServerConn = ServerConn{}
@@ -196,7 +205,7 @@ func Server(ctx context.Context, conn net.Conn, c ServerConfig) (ServerConn, err
 	if err := handshake(ctx, tc); err != nil {
 		return ServerConn{}, fmt.Errorf("h2: %s: %w", conn.RemoteAddr(), err)
 	}
-	return ServerConn{newLink(tc, false, c.MaxStreams, newPacer(c.Cap)), conn}, nil
+	return ServerConn{newLink(tc, false, c.MaxStreams, newPacer(c.Cap)), conn, nil}, nil
 }
 
 // NetConn is what the connection runs over, below TLS.

@@ -54,8 +54,10 @@ type link struct {
 	serving int        // handlers
 	free    *sync.Cond // a stream has ended, or the connection
 
-	window windows
-	rtt    rtt
+	window  windows
+	trusted bool // the buyer is no stranger
+	heads   int  // bytes of requests' heads before that
+	rtt     rtt
 
 	spare [chunkSizes]sync.Pool // of *chunk, by size
 }
@@ -85,6 +87,8 @@ const (
 	abusePerSecond = 100
 	// maxOwed bounds answers to a peer that does not read them.
 	maxOwed = 64 << 10
+	// strangerHeads bounds the heads of requests that a stranger makes us hold.
+	strangerHeads = 64 << 10
 	// batch is how much of one Write is handed to TLS at once: what others wait
 	// for. A record of TLS has a quarter of it.
 	batch = 64 << 10
@@ -119,7 +123,9 @@ func (l *link) greet() {
 			setting{settingMaxStreams, uint32(l.limit)}, setting{settingConnect, 1},
 			setting{settingInitialWindow, uint32(l.window.initial)}, setting{settingMaxHeader, maxHeader})
 	}
-	l.control = appendWindow(l.control, 0, uint32(l.window.conn-defaultWindow))
+	if l.client {
+		l.control = appendWindow(l.control, 0, uint32(l.window.conn-defaultWindow))
+	}
 	l.control = l.rtt.ping(l.control, time.Now())
 	l.wakeUp()
 }

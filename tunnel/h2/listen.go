@@ -24,6 +24,9 @@ type ListenConfig struct {
 	MaxConns int
 	// Cap is as in [ServerConfig].
 	Cap *bbr.Cap
+	// Strangers bounds the connections of those who have not shown that they
+	// can pay. Nil bounds nothing.
+	Strangers *tunnel.Strangers
 }
 
 // acceptPause is between two tries to accept a connection.
@@ -36,6 +39,7 @@ const handshakes = 64
 type Listener struct {
 	listener net.Listener
 	config   ServerConfig
+	crowd    *tunnel.Strangers
 	places   chan struct{} // a token for each connection
 	attempts chan struct{} // likewise, handshakes included
 	accepted chan accepted // unbuffered
@@ -58,8 +62,11 @@ func Listen(c ListenConfig) (*Listener, error) {
 	if c.MaxConns == 0 {
 		c.MaxConns = 128
 	}
+	if c.Strangers == nil {
+		c.Strangers = new(tunnel.Strangers)
+	}
 	l := &Listener{
-		listener: c.Listener, config: ServerConfig{cert, c.MaxStreams, c.Cap},
+		crowd: c.Strangers, listener: c.Listener, config: ServerConfig{cert, c.MaxStreams, c.Cap},
 		places: make(chan struct{}, c.MaxConns), attempts: make(chan struct{}, c.MaxConns+handshakes),
 		accepted: make(chan accepted),
 	}
@@ -101,10 +108,19 @@ func (l *Listener) run() {
 func (l *Listener) serve(conn net.Conn) {
 	defer func() { <-l.attempts }()
 	addr := conn.RemoteAddr()
-	c, err := Server(l.ctx, conn, l.config)
+	ctx, cancel := context.WithCancel(l.ctx)
+	defer cancel()
+	x := l.crowd.Enter(cancel, addr, true)
+	if x == nil {
+		_ = conn.Close() // crowded
+		return
+	}
+	defer x.Leave()
+	c, err := Server(ctx, conn, l.config)
 	if err != nil {
 		return
 	}
+	c.stranger = x
 	select {
 	case l.places <- struct{}{}:
 		defer func() { <-l.places }()
@@ -115,13 +131,17 @@ func (l *Listener) serve(conn net.Conn) {
 	select {
 	case l.accepted <- accepted{c, addr}:
 	case <-c.Context().Done():
-	case <-l.ctx.Done():
+	case <-ctx.Done():
 	}
 	select {
 	case <-c.Context().Done():
-	case <-l.ctx.Done():
+	case <-ctx.Done():
 	}
-	_ = c.Close(tunnel.ReasonShutdown, "")
+	reason := tunnel.ReasonShutdown
+	if l.ctx.Err() == nil {
+		reason = tunnel.ReasonLimit // his place is another's
+	}
+	_ = c.Close(reason, "")
 }
 
 // Accept returns the next connection whose handshake has been done.

@@ -182,6 +182,11 @@ func (l *link) arrived(id uint32, b block, end bool, now time.Time) error {
 		l.reply(appendReset(nil, id, codeRefused))
 		return l.charge(now)
 	}
+	if !l.trusted {
+		if l.heads += len(l.pending.b); l.heads > strangerHeads {
+			return connError{codeCalm, "too many requests before a session"}
+		}
+	}
 	s := l.newStream(id)
 	s.head, s.trailers = h, h.Fields.Get("te") == "trailers"
 	if end {

@@ -35,10 +35,27 @@ func newWindows(client bool) windows {
 	if client {
 		w = windows{initial: buyerStream, most: buyerStreamMax, conn: buyerConn}
 	}
-	w.left = w.conn
+	w.left = defaultWindow // the agent's, for a stranger; see trust
+	if client {
+		w.left = w.conn
+	}
 	w.send, w.sendInitial = defaultWindow, defaultWindow
 	w.maxStreams = 100 // until its SETTINGS come; RFC 9113 §6.5.2 recommends no less
 	return w
+}
+
+// trust opens the connection's window to a buyer who is no stranger any more.
+func (l *link) trust() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.trusted {
+		return
+	}
+	l.trusted = true
+	more := l.window.conn - defaultWindow
+	l.window.left += more
+	l.control = appendWindow(l.control, 0, uint32(more))
+	l.wakeUp()
 }
 
 // giveBack lets the peer send n more bytes on the connection. It is called

@@ -33,6 +33,8 @@ type ListenConfig struct {
 	MaxConns int
 	// Cap bounds what all connections together send; nil is no bound.
 	Cap *bbr.Cap
+	// Strangers is as in [h2.ListenConfig].
+	Strangers *tunnel.Strangers
 }
 
 // A Listener accepts buyers' connections.
@@ -51,7 +53,7 @@ func Listen(c ListenConfig) (*Listener, error) {
 	}
 	m := newMux(muxConfig{conn: c.Conn, receive: receiveAgent, accepts: c.MaxConns + handshakes, cap: c.Cap})
 	l, err := h2.Listen(h2.ListenConfig{
-		Listener: &peers{mux: m, done: make(chan struct{})}, Key: c.Key, MaxStreams: c.MaxStreams, MaxConns: c.MaxConns,
+		Listener: &peers{mux: m, done: make(chan struct{})}, Key: c.Key, MaxStreams: c.MaxStreams, MaxConns: c.MaxConns, Strangers: c.Strangers,
 	})
 	if err != nil {
 		return nil, errors.Join(err, m.close())

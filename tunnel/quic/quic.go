@@ -53,6 +53,7 @@ const idle = 70 * time.Second
 const (
 	agentStream, agentStreamMax = 128 << 10, 1 << 20
 	agentConn                   = 8 << 20
+	strangerConn                = 192 << 10
 	buyerStream, buyerStreamMax = 512 << 10, 6 << 20
 	buyerConn                   = 128 << 20
 )
@@ -84,6 +85,9 @@ type ListenConfig struct {
 	MaxConns int
 	// Cap bounds what all connections together send; nil is no bound.
 	Cap *bbr.Cap
+	// Strangers bounds the connections of those who have not shown that they
+	// can pay. Nil bounds nothing.
+	Strangers *tunnel.Strangers
 }
 
 // A Listener accepts buyers' connections.
@@ -93,6 +97,7 @@ type Listener struct {
 	places    chan struct{} // a token for each connection
 	attempts  chan struct{} // likewise, handshakes included
 	most      *bbr.Cap
+	crowd     *tunnel.Strangers
 }
 
 // handshakes is how many may be under way beside a full number of connections.
@@ -102,20 +107,57 @@ var errBusy = errors.New("quic: too many handshakes")
 
 // attempt takes a place for a connection before its handshake has cost
 // anything; one without a place is refused.
-func (l *Listener) attempt(ctx context.Context, _ *quicgo.ClientInfo) (context.Context, error) {
+func (l *Listener) attempt(ctx context.Context, who *quicgo.ClientInfo) (context.Context, error) {
 	select {
 	case l.attempts <- struct{}{}:
-		context.AfterFunc(ctx, func() { <-l.attempts })
-		return ctx, nil
 	default:
 		return nil, errBusy
 	}
+	over, end := context.WithCancel(ctx)
+	x := l.crowd.Enter(end, who.RemoteAddr, who.AddrVerified)
+	if x == nil {
+		end()
+		<-l.attempts
+		return nil, errBusy
+	}
+	context.AfterFunc(ctx, func() {
+		<-l.attempts
+		x.Leave()
+		end()
+	})
+	return context.WithValue(ctx, visitKey{}, visit{x, over}), nil
 }
+
+// A visit is a stranger's, in the context of his connection; over ends when his
+// place is another's, or the connection has ended.
+type visit struct {
+	stranger *tunnel.Stranger
+	over     context.Context
+}
+
+type visitKey struct{}
 
 // crowded says whether buyers first have to show that their address is theirs
 // (RFC 9000 §8.1.2), which costs them a round trip: many handshakes under way
 // may be a flood of forged ones.
-func (l *Listener) crowded(net.Addr) bool { return len(l.attempts)-len(l.places) > handshakes/2 }
+func (l *Listener) crowded(addr net.Addr) bool {
+	of, all := l.crowd.Count(addr)
+	return len(l.attempts)-len(l.places) > handshakes/2 || l.crowd.Most > 0 && (all >= l.crowd.Most/2 || of >= l.crowd.Most/8)
+}
+
+// narrow is the config for connections that begin while there are many strangers:
+// what each sends is held unread, and all of it is the agent's memory. The window
+// grows with what is read.
+func (l *Listener) narrow(roomy *quicgo.Config) func(*quicgo.ClientInfo) (*quicgo.Config, error) {
+	narrow := roomy.Clone()
+	narrow.InitialConnectionReceiveWindow = strangerConn
+	return func(who *quicgo.ClientInfo) (*quicgo.Config, error) {
+		if _, all := l.crowd.Count(who.RemoteAddr); l.crowd.Most > 0 && all > l.crowd.Most/16 {
+			return narrow, nil
+		}
+		return roomy, nil
+	}
+}
 
 // Listen starts to listen. Close ends it and all its connections.
 func Listen(c ListenConfig) (*Listener, error) {
@@ -134,7 +176,11 @@ func Listen(c ListenConfig) (*Listener, error) {
 	qc.InitialConnectionReceiveWindow, qc.MaxConnectionReceiveWindow = agentConn, agentConn
 	qc.MaxIncomingStreams = int64(c.MaxStreams)
 	qc.MaxIncomingUniStreams = 8 // HTTP/3 needs three
-	l := &Listener{places: make(chan struct{}, c.MaxConns), attempts: make(chan struct{}, c.MaxConns+handshakes), most: c.Cap}
+	if c.Strangers == nil {
+		c.Strangers = new(tunnel.Strangers)
+	}
+	l := &Listener{places: make(chan struct{}, c.MaxConns), attempts: make(chan struct{}, c.MaxConns+handshakes), most: c.Cap, crowd: c.Strangers}
+	qc.GetConfigForClient = l.narrow(qc.Clone())
 	l.transport = &quicgo.Transport{Conn: c.Conn, ConnContext: l.attempt, VerifySourceAddress: l.crowded}
 	if c.ResetKey != [32]byte{} {
 		l.transport.StatelessResetKey = (*quicgo.StatelessResetKey)(&c.ResetKey)
@@ -170,6 +216,14 @@ func (l *Listener) Accept(ctx context.Context) (tunnel.ServerConn, net.Addr, err
 			}
 			return nil, nil, err
 		}
+		v, _ := conn.Context().Value(visitKey{}).(visit)
+		if !v.stranger.Prove(conn.RemoteAddr()) {
+			_ = conn.CloseWithError(quicgo.ApplicationErrorCode(tunnel.ReasonLimit), "too many of your address")
+			continue
+		}
+		context.AfterFunc(v.over, func() {
+			_ = conn.CloseWithError(quicgo.ApplicationErrorCode(tunnel.ReasonLimit), "no session in time, and others wait")
+		})
 		select {
 		case l.places <- struct{}{}:
 		default:
@@ -177,7 +231,7 @@ func (l *Listener) Accept(ctx context.Context) (tunnel.ServerConn, net.Addr, err
 			continue
 		}
 		context.AfterFunc(conn.Context(), func() { <-l.places })
-		return &ServerConn{newLink(conn, l.most)}, conn.RemoteAddr(), nil
+		return &ServerConn{newLink(conn, l.most), v.stranger}, conn.RemoteAddr(), nil
 	}
 }
 

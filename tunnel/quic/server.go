@@ -13,9 +13,15 @@ import (
 
 // A ServerConn is the agent's end of a connection. It speaks HTTP/3 (RFC 9114)
 // on the QUIC connection itself: the library's server needs net/http.
-type ServerConn struct{ *link }
+type ServerConn struct {
+	*link
+	stranger *tunnel.Stranger
+}
 
 var _ tunnel.ServerConn = (*ServerConn)(nil)
+
+// Trust says that the buyer is no stranger any more.
+func (c *ServerConn) Trust() { c.stranger.Leave() }
 
 // Serve calls handle for every request until the connection ends.
 func (c *ServerConn) Serve(handle func(tunnel.Header, tunnel.Call)) error {
