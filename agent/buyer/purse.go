@@ -135,6 +135,21 @@ func (p *purse) memory(ended bool) memory {
 	return m
 }
 
+// begun is what to store before a hello: of a session that has no end yet, though
+// its terms may never come to be stored. Its price is then of no use but to say so
+// where there was no session before.
+func (m memory) begun(offered agent.Price) memory {
+	if m.tally.Ended = false; m.tally.Session == 0 && m.tally.Price == (agent.Price{}) {
+		m.tally.Price = offered
+	}
+	return m
+}
+
+// cut says whether this is of a session that did not end: the buyer crashed.
+func (m memory) cut() bool {
+	return !m.tally.Ended && (m.tally.Session > 0 || m.tally.Price != agent.Price{})
+}
+
 // remember adds a session that never learnt its terms to what was known. It
 // may have been served at up to the price that was offered, unlike what was
 // counted before: that is folded into the base at its own price.
@@ -180,8 +195,9 @@ func (m memory) check(t agent.Terms, offered agent.Price, signed channel.Amount,
 	if err != nil {
 		return err
 	}
-	if !own.Ended && own.Session > 0 {
-		bound, err = bound.Add(mostCredit(own.Price, signed))
+	if m.cut() {
+		dearer := agent.Price{Up: max(own.Price.Up, offered.Up), Down: max(own.Price.Down, offered.Down)}
+		bound, err = bound.Add(mostCredit(dearer, signed))
 		if err != nil {
 			return err
 		}

@@ -14,6 +14,15 @@ func TestBaseCheck(t *testing.T) {
 	ended := memory{tally: agent.Tally{Session: 3, Price: cheap, Base: 500, Down: agent.GB, Ended: true}} // owes 1500
 	crashed := ended
 	crashed.tally.Ended = false
+	helloed, first := ended.begun(dear), memory{}.begun(dear) // and then a crash
+	if helloed.tally.Session != 3 || helloed.tally.Price != cheap || helloed.ceiling != ended.ceiling {
+		t.Errorf("a hello changes %+v to %+v", ended, helloed)
+	}
+	if note, err := first.marshal(); err != nil {
+		t.Error(err)
+	} else if stored := (memory{}); stored.unmarshal(note) != nil || !stored.cut() {
+		t.Errorf("stored as %+v", stored)
+	}
 	termless, err := ended.remember(meter.Reading{UpTCP: agent.GB, DownTCP: agent.GB}, dear) // 10,000 more
 	if err != nil {
 		t.Fatal(err)
@@ -35,6 +44,11 @@ func TestBaseCheck(t *testing.T) {
 		{name: "a payment in advance", mem: ended, base: 50_000, signed: 50_000, proven: 50_000, refused: true},
 		{name: "after a crash", mem: crashed, base: 3000, signed: 1500, proven: 1500},
 		{name: "far over it after a crash", mem: crashed, base: 60_000, signed: 1500, proven: 1500, refused: true},
+		{name: "after a crash behind the hello", mem: helloed, base: 3000, signed: 1500, proven: 1500},
+		{name: "far over it then", mem: helloed, base: 60_000, signed: 1500, proven: 1500, refused: true},
+		{name: "after a crash behind the first hello", mem: first, base: 100},
+		{name: "far over it then too", mem: first, base: 60_000, refused: true},
+		{name: "nothing known", base: 1, refused: true},
 		{name: "records lost", base: 9000, proven: 9000},
 		{name: "records lost, over the voucher", base: 9001, proven: 9000, refused: true},
 		{name: "an old copy of the records", mem: ended, base: 9000, signed: 1500, proven: 9000},

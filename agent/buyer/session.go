@@ -96,6 +96,9 @@ func (b *Buyer) session(ctx context.Context, stopProxies func()) error {
 	timer.Stop()
 	if err != nil {
 		_ = conn.Close(tunnel.ReasonInternal, "") // it has failed already
+		if rerr := b.remember(b.mem); rerr != nil {
+			b.log.Error("store the channel's totals", "err", rerr)
+		}
 		return err
 	}
 	x.client = tunnel.NewClient(conn, x.ctl, tunnel.Lanes{
@@ -179,6 +182,10 @@ func (x *session) hello(ctx context.Context) error {
 	})
 	if err != nil {
 		return err
+	}
+	// A crash from here on may lose counts of what the agent has served.
+	if err := b.remember(b.mem.begun(b.price)); err != nil {
+		return &overError{err}
 	}
 	if x.ctl, err = tunnel.OpenControl(ctx, x.conn, "x402.invalid", agent.KnownCapsule); err != nil {
 		return err
@@ -379,7 +386,7 @@ func (x *session) accept(t agent.Terms) error {
 // memory is what to store of the channel now, besides vouchers.
 func (x *session) memory() memory {
 	if !x.purse.known {
-		return x.b.mem
+		return x.b.mem.begun(x.b.price)
 	}
 	return x.purse.memory(false)
 }
