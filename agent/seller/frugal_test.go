@@ -7,6 +7,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -127,11 +128,14 @@ func TestFrugal(t *testing.T) {
 		name  string
 		host  string
 		relay bool // is there
+		count int
 		most  int
 	}{
-		{"idle", "10.0.0.9", true, idleBudget},
-		{"relay down", "10.0.0.9", false, outageBudget},
-		{"DNS down", "relay.example", true, outageBudget},
+		{"idle", "10.0.0.9", true, 1, idleBudget},
+		{"relay down", "10.0.0.9", false, 1, outageBudget},
+		{"four relays down", "10.0.0.9", false, 4, outageBudget},
+		{"DNS down", "relay.example", true, 1, outageBudget},
+		{"DNS down for four", "relay.example", true, 4, outageBudget},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			dir := t.TempDir()
@@ -151,7 +155,7 @@ func TestFrugal(t *testing.T) {
 					defer conn.Close()
 					defer welcomer(ctx, t, conn, key)()
 				}
-				s := lonely(t, dir, relay.Name{Host: tt.host, Port: 443, Pin: pin, Pinned: true}, n)
+				s := lonely(t, dir, slices.Repeat([]relay.Name{{Host: tt.host, Port: 443, Pin: pin, Pinned: true}}, tt.count), n)
 				defer s.journal.Close()
 				var wg sync.WaitGroup
 				wg.Go(func() {
@@ -159,13 +163,17 @@ func TestFrugal(t *testing.T) {
 						t.Error(err)
 					}
 				})
-				time.Sleep(time.Minute) // of simulated time; the start is not idle
-				before := n.carried()
-				time.Sleep(hours * time.Hour)
-				got := (n.carried() - before) / hours
-				t.Logf("%d bytes an hour", got)
-				if got > tt.most {
-					t.Errorf("%d bytes an hour, at most %d are meant to be", got, tt.most)
+				if tt.most == idleBudget {
+					time.Sleep(time.Minute) // of simulated time; the start is not idle
+				}
+				for hour := range hours {
+					before := n.carried()
+					time.Sleep(time.Hour)
+					got := n.carried() - before
+					t.Logf("hour %d: %d bytes", hour+1, got)
+					if got > tt.most {
+						t.Errorf("hour %d: %d bytes, at most %d are meant to be", hour+1, got, tt.most)
+					}
 				}
 				if up := s.relays[0].status().Connected; up != (tt.name == "idle") {
 					t.Errorf("connected: %v, %s", up, s.relays[0].status().Error)
@@ -180,11 +188,78 @@ func TestFrugal(t *testing.T) {
 	}
 }
 
-// lonely is an agent at a relay, of which only the reach runs.
-func lonely(t *testing.T, dir string, name relay.Name, n *meteredNet) *Seller {
+// TestAllRelaysBack: after an outage of ours, when all relays answer again, they
+// are found within the time of one attempt, and the first that answers has the
+// others tried; also when it was not the first outage in the hour.
+func TestAllRelaysBack(t *testing.T) {
+	dir := t.TempDir()
+	synctest.Test(t, func(t *testing.T) {
+		n := &meteredNet{nodes: map[string]simnet.PacketReceiver{}, sim: "10.0.0.1:4402"}
+		key, err := quic.GenerateKey()
+		if err != nil {
+			t.Fatal(err)
+		}
+		pin, err := quic.KeyHash(&key.PublicKey)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var names []relay.Name
+		for i := range 4 {
+			names = append(names, relay.Name{Host: netip.AddrFrom4([4]byte{10, 0, 0, byte(9 + i)}).String(), Port: 443, Pin: pin, Pinned: true})
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		s := lonely(t, dir, names, n)
+		defer s.journal.Close()
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			if err := s.reach.run(ctx, ctx); err != nil {
+				t.Error(err)
+			}
+		})
+		time.Sleep(20 * time.Minute)
+		for _, name := range names {
+			conn := simnet.NewBlockingSimConn(&net.UDPAddr{IP: net.ParseIP(name.Host).To4(), Port: 443}, n)
+			defer conn.Close()
+			defer welcomer(ctx, t, conn, key)()
+		}
+		began := time.Now()
+		first, all := time.Duration(0), time.Duration(0)
+		for all == 0 {
+			time.Sleep(time.Second)
+			up := 0
+			for _, l := range s.relays {
+				if l.status().Connected {
+					up++
+				}
+			}
+			took := time.Since(began)
+			if took > 2*time.Hour {
+				t.Fatalf("%d relays after %v", up, took)
+			}
+			if up > 0 && first == 0 {
+				first = took
+			}
+			if up == len(names) {
+				all = took
+			}
+		}
+		t.Logf("the first after %v, all after %v", first, all)
+		if first > relayTriesPer+time.Minute || all > first+time.Minute {
+			t.Errorf("the first after %v, all after %v", first, all)
+		}
+		cancel()
+		wg.Wait()
+		if err := errors.Join(s.reach.sessions.Wait(), s.reach.close()); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// lonely is an agent at relays, of which only the reach runs.
+func lonely(t *testing.T, dir string, names []relay.Name, n *meteredNet) *Seller {
 	t.Helper()
 	s, err := open(Config{
-		StateDir: dir, Listen: n.sim, Price: agent.Price{Up: 1, Down: 1}, Relays: []relay.Name{name},
+		StateDir: dir, Listen: n.sim, Price: agent.Price{Up: 1, Down: 1}, Relays: names,
 		Payment: agent.Payment{
 			Network: "eip155:84532", Facilitator: "http://facilitator.example", Asset: channel.Address{1}, PayTo: channel.Address{2},
 		},

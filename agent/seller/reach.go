@@ -36,6 +36,7 @@ type reach struct {
 	// dial and lookup are the kernel's and the resolver's, but for tests.
 	dial   func(ctx context.Context, network, address string) (net.Conn, error)
 	lookup func(ctx context.Context, network, host string) ([]netip.Addr, error)
+	tries  tries // of relays
 	// sessions are served here; all return nil, since they log their own end.
 	sessions errgroup.Group
 }

@@ -38,6 +38,9 @@ const (
 	maxPlaces = 256
 	bindTime  = 15 * time.Second
 	dialTime  = 10 * time.Second
+	// redialTime is for a relay that has not answered before: QUIC's first flight
+	// and four more.
+	redialTime = 5 * time.Second
 	// unusedTime is how long a place is held that no session goes by.
 	unusedTime = 3 * time.Minute
 )
@@ -48,12 +51,18 @@ func (l *relayLink) run(ctx, sctx context.Context) error {
 	log := l.r.s.log.With("relay", l.name.Address())
 	wait := relayRetryMin
 	for failed := 0; ; {
-		began := time.Now()
-		err := l.visit(ctx, sctx)
+		if !l.r.tries.wait(ctx, l.doubt) {
+			return nil
+		}
+		began, patience := time.Now(), dialTime
+		if failed > 0 {
+			patience = redialTime
+		}
+		err := l.visit(ctx, sctx, patience)
 		if ctx.Err() != nil {
 			return nil
 		}
-		if time.Since(began) > relaySteady {
+		if time.Since(began) > relaySteady+2*patience {
 			wait, failed = relayRetryMin, 0
 		}
 		pause := wait/2 + rand.N(wait)
@@ -70,16 +79,103 @@ func (l *relayLink) run(ctx, sctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-time.After(pause):
+		case <-l.doubt: // the network may be back
+			if !sleep(ctx, rand.N(renewSpread)) {
+				return nil
+			}
 		}
+	}
+}
+
+// sleep is false if ctx ended.
+func sleep(ctx context.Context, d time.Duration) bool {
+	select {
+	case <-ctx.Done():
+		return false
+	case <-time.After(d):
+		return true
+	}
+}
+
+// A tries bounds how often relays are dialled, all of them together: an attempt
+// that nobody answers costs the SIM's plan 13 kB, and an outage of ours is one of
+// all relays. It is a token bucket, kept as the time of its oldest free token.
+type tries struct {
+	mu       sync.Mutex
+	free     time.Time
+	answered time.Time // when the bucket was last filled because somebody answered
+}
+
+const (
+	relayTries     = 10
+	relayTriesPer  = 10 * time.Minute // and one more
+	relayRefillPer = time.Hour
+)
+
+// wait takes a token when there is one, and looks for one when there is a doubt.
+// It is false if ctx ended.
+func (t *tries) wait(ctx context.Context, doubt <-chan struct{}) bool {
+	for {
+		d := t.take(time.Now())
+		if d <= 0 {
+			return true
+		}
+		select {
+		case <-ctx.Done():
+			return false
+		case <-time.After(d + rand.N(renewSpread)): // who is first has it
+		case <-doubt:
+		}
+	}
+}
+
+// take takes a token, or says how long it takes until there is one.
+func (t *tries) take(now time.Time) time.Duration {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if least := now.Add(-(relayTries - 1) * relayTriesPer); t.free.Before(least) {
+		t.free = least
+	}
+	d := t.free.Sub(now)
+	if d <= 0 {
+		t.free = t.free.Add(relayTriesPer)
+	}
+	return d
+}
+
+// answer gives tokens back to n others, now and then: the network is there.
+func (t *tries) answer(n int) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	now := time.Now()
+	if most := now.Add(-time.Duration(n) * relayTriesPer); now.Sub(t.answered) > relayRefillPer && t.free.After(most) {
+		t.free, t.answered = most, now
+	}
+}
+
+// answered has the relays that are not connected tried at once.
+func (r *reach) answered() {
+	var down []*relayLink
+	for _, l := range r.s.relays {
+		l.mu.Lock()
+		if l.agent == nil {
+			down = append(down, l)
+		}
+		l.mu.Unlock()
+	}
+	r.tries.answer(len(down))
+	for _, l := range down {
+		l.doubts()
 	}
 }
 
 // visit is known at the relay, by one connection after the other, until one
 // ends.
-func (l *relayLink) visit(ctx, sctx context.Context) error {
-	a, err := l.dial(ctx, sctx)
+func (l *relayLink) visit(ctx, sctx context.Context, patience time.Duration) error {
+	a, err := l.dial(ctx, sctx, patience)
 	for renewals := (renewals{}); err == nil; {
 		l.set(a, nil)
+		l.r.answered()
 		l.r.s.log.Info("known at the relay", "relay", l.name.Address(), "seen_as", a.Observed())
 		a, err = l.serve(ctx, sctx, a, &renewals)
 	}
@@ -115,7 +211,7 @@ func (l *relayLink) serve(ctx, sctx context.Context, a *relay.Agent, r *renewals
 		case <-due:
 			r.begin()
 		}
-		next, err := l.dial(ctx, sctx)
+		next, err := l.dial(ctx, sctx, dialTime)
 		if _, ok := errors.AsType[*relay.NoticeError](err); !ok {
 			return next, err
 		} // it does not want another now: this one goes on
@@ -183,7 +279,7 @@ func (l *relayLink) set(a *relay.Agent, err error) {
 
 // dial goes by UDP, from the socket that buyers' packets come to, or else by
 // TCP.
-func (l *relayLink) dial(ctx, sctx context.Context) (*relay.Agent, error) {
+func (l *relayLink) dial(ctx, sctx context.Context, patience time.Duration) (*relay.Agent, error) {
 	s := l.r.s
 	c := relay.AgentConfig{
 		Name: l.name, Agent: relay.Address(s.key.Address()), Sign: s.signRelay, Logger: s.log,
@@ -191,7 +287,7 @@ func (l *relayLink) dial(ctx, sctx context.Context) (*relay.Agent, error) {
 		Session: func(a relay.Allotment) { l.allot(sctx, a) },
 		Ended:   l.end,
 	}
-	dctx, cancel := context.WithTimeout(ctx, dialTime)
+	dctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	ips, err := l.r.lookup(dctx, "ip", l.name.Host)
 	if err == nil && len(ips) == 0 {
@@ -208,7 +304,7 @@ func (l *relayLink) dial(ctx, sctx context.Context) (*relay.Agent, error) {
 	if _, ok := errors.AsType[*relay.NoticeError](uerr); ok || errors.Is(uerr, relay.ErrWrongKey) {
 		return nil, uerr // it was reached
 	}
-	tctx, cancelTCP := context.WithTimeout(ctx, dialTime)
+	tctx, cancelTCP := context.WithTimeout(ctx, patience)
 	defer cancelTCP()
 	conn, terr := l.r.dial(tctx, "tcp", at.String())
 	if terr != nil {
