@@ -78,6 +78,7 @@ const (
 	cmePUK          = 12
 	cmeFailure      = 13
 	cmeBusy         = 14
+	cmeWrongSIM     = 15
 	cmePassword     = 16
 	cmeParameters   = 50
 	cmeWait         = 515
@@ -124,7 +125,7 @@ func cmeText(code int) string {
 		return "SIM failure"
 	case cmeBusy:
 		return "SIM busy"
-	case 15:
+	case cmeWrongSIM:
 		return "SIM wrong"
 	case cmePassword:
 		return "incorrect password"
