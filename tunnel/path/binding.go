@@ -12,6 +12,9 @@ type Relay struct {
 	Addr    netip.AddrPort // the relay's port for this side
 	Session ID
 	Token   Key // known to this side and the relay only
+	// Count counts what passes by the port, from the moment that it is bound. Nil:
+	// it is not counted.
+	Count *Count
 	// Doubt is called when what else goes to this relay may be lost: it sees
 	// this side elsewhere than before, as after another lease (moved), or has
 	// stopped answering. It is called by Run and must not block. May be nil.
@@ -58,6 +61,7 @@ func (s *Socket) Bind(ctx context.Context, r Relay) (*Binding, error) {
 	s.poke()
 	select {
 	case <-b.bound:
+		s.state.count(b.relay)
 		return b, nil
 	case <-ctx.Done():
 		b.Close()

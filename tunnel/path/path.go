@@ -71,6 +71,8 @@ type table struct {
 	in  map[netip.AddrPort]*peer // by present address
 	out map[netip.AddrPort]*peer // by the address that QUIC knows
 	own map[ID]bool              // control packets that are for us
+	// counts are of relays' ports that are counted; nil: none is.
+	counts map[netip.AddrPort]*Count
 }
 
 // drop forgets a peer.

@@ -106,6 +106,7 @@ func (s *Socket) fillGRO(b *below) error {
 		r.size = n
 	}
 	r.rest, r.source, r.from = r.buf[:n], unmap(from), nil
+	s.countReceived(r.rest, r.size, r.source)
 	return nil
 }
 
@@ -145,6 +146,7 @@ func (s *Socket) filter(ms []ipv4.Message) int {
 		if len(b) == 0 {
 			continue
 		}
+		s.countReceived(b, len(b), from)
 		if b[0] == 0 {
 			s.hear(b, from, m.OOB[:m.NN])
 			continue

@@ -59,7 +59,7 @@ func (st *state) init(s *Socket) {
 // update replaces the table. The caller holds mu.
 func (st *state) update(f func(*table)) {
 	old := st.s.table.Load()
-	t := &table{maps.Clone(old.in), maps.Clone(old.out), make(map[ID]bool, len(st.movers)+len(st.bindings))}
+	t := &table{maps.Clone(old.in), maps.Clone(old.out), make(map[ID]bool, len(st.movers)+len(st.bindings)), old.counts}
 	for id := range st.movers {
 		t.own[id] = true
 	}

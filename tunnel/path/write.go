@@ -56,13 +56,14 @@ func (s *Socket) write(b, oob []byte, addr *net.UDPAddr) error {
 
 func (s *Socket) send(b, oob []byte, to netip.AddrPort) error {
 	w := s.below.Load()
+	var err error
 	if w.udp == nil {
-		_, err := w.WriteTo(b, net.UDPAddrFromAddrPort(to))
-		return err
-	}
-	_, _, err := w.udp.WriteMsgUDPAddrPort(b, oob, to)
-	if errors.Is(err, syscall.EPERM) { // sometimes a first packet's: golang/go#63322
+		_, err = w.WriteTo(b, net.UDPAddrFromAddrPort(to))
+	} else if _, _, err = w.udp.WriteMsgUDPAddrPort(b, oob, to); errors.Is(err, syscall.EPERM) { // sometimes a first packet's: golang/go#63322
 		_, _, err = w.udp.WriteMsgUDPAddrPort(b, oob, to)
+	}
+	if err == nil {
+		s.countSent(b, to)
 	}
 	return err
 }

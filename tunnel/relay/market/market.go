@@ -23,12 +23,15 @@ import (
 const (
 	OffersPath   = "/v1/offers"
 	SessionsPath = "/v1/sessions"
+	RelayPath    = "/v1/relay"   // what the relay asks for passing packets on
+	AccountPath  = "/v1/account" // that pays for it, and what is below
 )
 
 // Bounds of what is read from a relay.
 const (
 	maxOffers  = 2 << 20
 	maxSession = 4 << 10
+	maxAccount = 16 << 10
 	maxListed  = 1000 // offers in one answer
 )
 
@@ -109,8 +112,9 @@ type Listing struct {
 // A Page is a part of the offers that a query matches, cheapest first. Next is
 // empty on the last.
 type Page struct {
-	Offers []Listing `json:"offers"`
-	Next   string    `json:"next,omitempty"`
+	Offers []Listing       `json:"offers"`
+	Next   string          `json:"next,omitempty"`
+	Toll   json.RawMessage `json:"toll,omitempty"` // what the relay asks; none: it is free
 }
 
 // Offers returns the offers that q matches.
@@ -139,6 +143,9 @@ type Request struct {
 	// Open lets a QUIC client that knows nothing of relays use the port: it
 	// belongs to whoever sends the first QUIC packet.
 	Open bool `json:"open,omitempty"`
+
+	// Account is the credential of the account that pays, at a relay that charges.
+	Account string `json:"-"`
 }
 
 // Session asks for a session. The agent is told at the same time.
@@ -152,6 +159,7 @@ func (c *Client) Session(ctx context.Context, q Request) (relay.Allotment, error
 		return relay.Allotment{}, err
 	}
 	r.Header.Set("Content-Type", "application/json")
+	authorize(r, q.Account)
 	var a relay.Allotment
 	if err := c.do(r, maxSession, &a); err != nil {
 		return relay.Allotment{}, err
@@ -162,14 +170,53 @@ func (c *Client) Session(ctx context.Context, q Request) (relay.Allotment, error
 	return a, nil
 }
 
-// A RefusedError is a relay's answer that is not success. Status is HTTP's: 404
-// says that the agent is not connected there, 429 and 503 that there is no room
-// now.
+func authorize(r *http.Request, credential string) {
+	if credential != "" {
+		r.Header.Set("Authorization", "Bearer "+credential)
+	}
+}
+
+// Toll asks what the relay charges. It is empty if the relay is free, as one is
+// that does not know the question.
+func (c *Client) Toll(ctx context.Context) (json.RawMessage, error) {
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, c.url(RelayPath), nil)
+	if err != nil {
+		return nil, err
+	}
+	var page struct {
+		Toll json.RawMessage `json:"toll"`
+	}
+	err = c.do(r, maxAccount, &page)
+	if refused, ok := errors.AsType[*RefusedError](err); ok && refused.Status == http.StatusNotFound {
+		return nil, nil
+	}
+	return page.Toll, err
+}
+
+// Account posts to a path at or below AccountPath, with the credential of an
+// account if there is one already, and returns the answer.
+func (c *Client) Account(ctx context.Context, path, credential string, body []byte) (json.RawMessage, error) {
+	r, err := http.NewRequestWithContext(ctx, http.MethodPost, c.url(path), bytes.NewReader(body))
+	if err != nil {
+		return nil, err
+	}
+	r.Header.Set("Content-Type", "application/json")
+	authorize(r, credential)
+	var answer json.RawMessage
+	err = c.do(r, maxAccount, &answer)
+	return answer, err
+}
+
+// A RefusedError is a relay's answer that is not success. Status is HTTP's: 401
+// says that the account is not known, 402 that the relay wants to be paid, 404
+// that the agent is not connected there, 429 and 503 that there is no room now.
 type RefusedError struct {
 	Relay      string
 	Status     int
+	Code       string // for programs; may be empty
 	Text       string
-	RetryAfter time.Duration // 0 if not told
+	RetryAfter time.Duration   // 0 if not told
+	Toll       json.RawMessage // with 402: what the relay asks
 }
 
 func (e *RefusedError) Error() string {
@@ -208,10 +255,13 @@ const maxText = 200
 func (c *Client) refused(resp *http.Response, body []byte) error {
 	e := &RefusedError{Relay: c.name.Address(), Status: resp.StatusCode, Text: http.StatusText(resp.StatusCode)}
 	var said struct {
-		Error string `json:"error"`
+		Error string          `json:"error"`
+		Code  string          `json:"code"`
+		Toll  json.RawMessage `json:"toll"`
 	}
 	if json.Unmarshal(body, &said) == nil && said.Error != "" {
 		e.Text = fmt.Sprintf("%q", said.Error[:min(len(said.Error), maxText)]) // a stranger's
+		e.Code, e.Toll = said.Code, said.Toll
 	}
 	if s, err := strconv.ParseUint(resp.Header.Get("Retry-After"), 10, 16); err == nil {
 		e.RetryAfter = time.Duration(s) * time.Second

@@ -49,7 +49,7 @@ func TestOffers(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(Page{[]Listing{{[]byte(`{"a":1}`), 7, "DE"}}, "n"}, p); diff != "" {
+	if diff := cmp.Diff(Page{Offers: []Listing{{[]byte(`{"a":1}`), 7, "DE"}}, Next: "n"}, p); diff != "" {
 		t.Error(diff)
 	}
 	want := url.Values{"country": {"DE"}, "carrier": {"O₂ & co"}, "tech": {"5g"}, "max-price": {"0.80"}, "network": {"eip155:1"}, "agent": {"0x0"}, "limit": {"9"}, "cursor": {"c"}}

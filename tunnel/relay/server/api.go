@@ -25,6 +25,13 @@ func (s *Server) newHTTP() *http.Server {
 	mux.HandleFunc("GET /healthz", s.serveHealth)
 	mux.Handle("GET /v1/offers", s.limited(s.requests, s.config.Directory))
 	mux.Handle("GET /discovery/resources", s.limited(s.requests, s.config.Directory))
+	if t := s.config.Toll; t != nil {
+		mux.Handle("GET /v1/relay", s.limited(s.requests, t))
+		mux.Handle("POST /v1/account", s.limited(s.requests, s.limited(s.sessions, t)))
+		mux.Handle("POST /v1/account/", s.limited(s.payments, t))
+	} else {
+		mux.Handle("GET /v1/relay", s.limited(s.requests, http.HandlerFunc(serveFree)))
+	}
 	mux.Handle("POST /v1/sessions", s.limited(s.requests, s.limited(s.sessions, http.HandlerFunc(s.serveSessions))))
 	return &http.Server{
 		Handler:           s.counted(mux),
@@ -99,6 +106,9 @@ func (s *Server) serveHealth(w http.ResponseWriter, _ *http.Request) {
 	}{text})
 }
 
+// serveFree says that the relay charges nothing.
+func serveFree(w http.ResponseWriter, _ *http.Request) { answer(w, http.StatusOK, struct{}{}) }
+
 // A sessionRequest is the body of POST /v1/sessions.
 type sessionRequest struct {
 	Agent     relay.Address `json:"agent"`
@@ -146,7 +156,16 @@ func (s *Server) serveSessions(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusNotFound, "the agent is not connected here")
 		return
 	}
-	a, err := s.allot(q, m, remote(r))
+	n := &session{
+		agent: q.Agent, source: source(remote(r).Addr()),
+		direct: q.Direct, open: q.Open, tcp: q.Transport == "tcp", created: time.Now(),
+	}
+	if s.config.Toll != nil {
+		if n.account = s.config.Toll.Account(w, r); n.account == nil {
+			return
+		}
+	}
+	a, err := s.allot(n, m, remote(r))
 	if e, ok := errors.AsType[limitError](err); ok {
 		s.counts.refused.Add(1)
 		refuse(w, http.StatusServiceUnavailable, string(e))
@@ -161,11 +180,7 @@ func (s *Server) serveSessions(w http.ResponseWriter, r *http.Request) {
 }
 
 // allot makes a session, tells the agent, and returns the buyer's part.
-func (s *Server) allot(q sessionRequest, m *member, from netip.AddrPort) (relay.Allotment, error) {
-	n := &session{
-		agent: q.Agent, source: source(from.Addr()),
-		direct: q.Direct, open: q.Open, tcp: q.Transport == "tcp", created: time.Now(),
-	}
+func (s *Server) allot(n *session, m *member, from netip.AddrPort) (relay.Allotment, error) {
 	for _, b := range [...][]byte{n.id[:], n.places[agentSide].token[:], n.places[buyerSide].token[:]} {
 		if _, err := rand.Read(b); err != nil {
 			return relay.Allotment{}, err
@@ -197,7 +212,7 @@ func (s *Server) allot(q sessionRequest, m *member, from netip.AddrPort) (relay.
 		return relay.Allotment{}, limitError("too many ask for the agent at once")
 	}
 	s.counts.sessions.Add(1)
-	s.log.Debug("relay session", "session", n.id, "agent", q.Agent, "tcp", n.tcp)
+	s.log.Debug("relay session", "session", n.id, "agent", n.agent, "tcp", n.tcp)
 	return part(buyerSide, from.Addr()), nil
 }
 

@@ -113,6 +113,7 @@ type slot struct {
 	to   [2]sockaddr // where the sides are, as the kernel wants it
 	gen  int32
 	pace time.Time // when the session's byte bucket is full again
+	left uint64    // of what this turn has reserved of the session's account
 }
 
 // A worker passes the packets of its sessions. All but the orders is touched
@@ -300,7 +301,11 @@ func (w *worker) serve(which int, gen int32) {
 func (w *worker) pass(sl *slot, side, n int) {
 	s := sl.s
 	w.out.begin(sl.fds[1-side], &sl.to[1-side])
-	var dropped uint64
+	var dropped, reserved uint64
+	if s.account != nil {
+		reserved = w.reserve(s.account, n)
+	}
+	sl.left = reserved
 	for i := range n {
 		m := &w.in[i]
 		data := w.buffers[i*maxPacket:][:m.n]
@@ -324,6 +329,9 @@ func (w *worker) pass(sl *slot, side, n int) {
 		w.out.queue(data, size)
 	}
 	bytes, lost := w.out.flush()
+	if s.account != nil {
+		s.account.settle(side, reserved, bytes)
+	}
 	if bytes > 0 {
 		s.alive(side, w.now)
 		s.bytes.Add(bytes)
@@ -350,7 +358,29 @@ func (w *worker) may(sl *slot, side int, from netip.AddrPort, data []byte, size 
 	if sl.to[1-side].n == 0 {
 		return false // nobody there yet
 	}
-	return w.limitBytes == 0 || w.withinRate(sl, len(data))
+	if w.limitBytes != 0 && !w.withinRate(sl, len(data)) {
+		return false
+	}
+	return s.account == nil || sl.pays(len(data))
+}
+
+// reserve takes what n messages that came may need of an account.
+func (w *worker) reserve(a *Account, n int) uint64 {
+	var want uint64
+	for i := range n {
+		want += uint64(w.in[i].n)
+	}
+	return a.reserve(want)
+}
+
+// pays takes n bytes of what is reserved.
+func (sl *slot) pays(n int) bool {
+	if uint64(n) > sl.left {
+		sl.s.account.refused.Add(1)
+		return false
+	}
+	sl.left -= uint64(n)
+	return true
 }
 
 // withinRate takes n bytes from a session's bucket, which holds a quarter of a

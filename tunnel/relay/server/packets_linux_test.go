@@ -429,3 +429,85 @@ func BenchmarkPass(b *testing.B) {
 		}
 	}
 }
+
+// TestPaid passes what an account pays for and not a byte more, and says what
+// was passed on by direction.
+func TestPaid(t *testing.T) {
+	a := new(Account)
+	w := newWire(t, func(_ *packetConfig, s *session) { s.account = a })
+	w.bind(t, agentSide)
+	w.bind(t, buyerSide)
+	const size = 1000
+	w.send(t, agentSide, packet(1, size))
+	if got := w.read(t, buyerSide, 100*time.Millisecond); got != nil {
+		t.Errorf("a new account passed %d bytes", len(got))
+	}
+	if a.Refused() == 0 {
+		t.Error("nothing waits")
+	}
+	a.Extend(3*size + size/2)
+	for i, side := range []int{agentSide, buyerSide, buyerSide} {
+		w.send(t, side, packet(i, size))
+		if got := w.read(t, 1-side, 5*time.Second); len(got) != size {
+			t.Errorf("packet %d: %d bytes", i, len(got))
+		}
+	}
+	w.sendGSO(t, agentSide, packet(9, 4*size), size) // more than is left, in one piece
+	if got := w.read(t, buyerSide, 100*time.Millisecond); got != nil {
+		t.Errorf("%d bytes beyond the limit", len(got))
+	}
+	if up, down := a.Passed(); up != 2*size || down != size {
+		t.Errorf("passed %d up, %d down", up, down)
+	}
+	a.Extend(5 * size)
+	w.send(t, agentSide, packet(3, size))
+	if got := w.read(t, buyerSide, 5*time.Second); len(got) != size {
+		t.Errorf("%d bytes after it was extended", len(got))
+	}
+	a.End()
+	a.Extend(1 << 40)
+	w.send(t, agentSide, packet(4, size))
+	if got := w.read(t, buyerSide, 100*time.Millisecond); got != nil {
+		t.Errorf("%d bytes after its end", len(got))
+	}
+}
+
+// TestPaidTogether has many reserve of one account at once: together they pass
+// what it pays for, and what they gave back is there again.
+func TestPaidTogether(t *testing.T) {
+	const limit, piece = 1_000_000, 700
+	a := new(Account)
+	a.Extend(limit)
+	var wg sync.WaitGroup
+	for side := range 2 {
+		for range 4 {
+			wg.Go(func() {
+				for {
+					got := a.reserve(piece)
+					if got == 0 {
+						return
+					}
+					a.settle(side, got, (got+1)/2)
+				}
+			})
+		}
+	}
+	wg.Wait()
+	if up, down := a.Passed(); up+down != limit || a.taken.Load() != limit {
+		t.Errorf("passed %d and %d, taken %d of %d", up, down, a.taken.Load(), limit)
+	}
+}
+
+// TestPaidAllocates nothing.
+func TestPaidAllocates(t *testing.T) {
+	a := new(Account)
+	a.Extend(1 << 62)
+	sl := &slot{s: &session{account: a}}
+	if n := testing.AllocsPerRun(1000, func() {
+		sl.left = a.reserve(1 << 16)
+		sl.pays(1 << 10)
+		a.settle(agentSide, 1<<16, 1<<10)
+	}); n != 0 {
+		t.Errorf("%v allocations a batch", n)
+	}
+}

@@ -100,6 +100,10 @@ func (l Limits) Files() int {
 	return 2*l.Sessions + l.Connections + 64
 }
 
+// paymentRate is more than the buyers behind one address need, each of which
+// waits for an answer before it pays again.
+func paymentRate() Rate { return Rate{2000, 10 * time.Second} }
+
 // Config says how a relay runs.
 type Config struct {
 	// Listen is the address of both ports, UDP and TCP.
@@ -112,6 +116,7 @@ type Config struct {
 	// while the relay runs. Default: Certificate.
 	Renewed   func(*tls.ClientHelloInfo) (*tls.Certificate, error)
 	Directory Directory
+	Toll      Toll  // nil: the relay is free
 	Ports     Ports // of sessions; default: the kernel's choice
 	Limits    Limits
 	// Drain is how long sessions go on after the end was asked for.
@@ -140,6 +145,7 @@ type Server struct {
 
 	agents, conns              *crowd
 	requests, sessions, hellos *limiter
+	payments                   *limiter
 	callers, proven, dials     *limiter      // of handshakes: QUIC, QUIC with a proven address, TCP
 	attempts                   chan struct{} // a token for each QUIC handshake
 	draining                   atomic.Bool
@@ -176,7 +182,7 @@ func Listen(ctx context.Context, c Config) (*Server, error) {
 		config: c, log: c.Logger, limits: l, table: newTable(l),
 		members: members{by: map[relay.Address]*member{}},
 		agents:  newCrowd(l.SourceAgents, l.Agents), conns: newCrowd(l.SourceConnections, l.Connections),
-		requests: newLimiter(l.Requests), sessions: newLimiter(l.SessionRequests), hellos: newLimiter(l.Hellos),
+		requests: newLimiter(l.Requests), sessions: newLimiter(l.SessionRequests), hellos: newLimiter(l.Hellos), payments: newLimiter(paymentRate()),
 		callers: newLimiter(l.Hellos), proven: newLimiter(l.Hellos), dials: newLimiter(l.Handshakes),
 		attempts: make(chan struct{}, handshakes),
 		packets: packetConfig{

@@ -39,7 +39,8 @@ type session struct {
 	direct, open, tcp bool
 	created           time.Time
 
-	worker *worker // nil for TCP; fixed too
+	worker  *worker  // nil for TCP; fixed too
+	account *Account // that pays; nil at a relay that is free; likewise
 
 	// Of the packet path's worker, but for the tokens, which are fixed.
 	places [2]place

@@ -110,7 +110,13 @@ func (s *Server) copyBoth(ctx context.Context, old *session, pair [2]*counted) {
 	var wg sync.WaitGroup
 	for side := range pair {
 		wg.Go(func() {
-			if err := s.copyHalf(ctx, old, pair[1-side].TCPConn, pair[side].TCPConn); err != nil {
+			var err error
+			if old.account != nil {
+				err = s.copyPaid(ctx, old, side, pair)
+			} else {
+				err = s.copyHalf(ctx, old, pair[1-side].TCPConn, pair[side].TCPConn)
+			}
+			if err != nil {
 				s.splices.end(old) // a reset passes on as one
 			}
 		})
@@ -132,11 +138,7 @@ func (s *Server) copyHalf(ctx context.Context, old *session, dst, src *net.TCPCo
 		begun := time.Now()
 		n, err := io.Copy(dst, io.LimitReader(src, int64(chunk)))
 		if n > 0 {
-			now := time.Now()
-			old.alive(agentSide, now) // what comes out at one end was acknowledged at the other
-			old.alive(buyerSide, now)
-			old.bytes.Add(uint64(n))
-			s.packets.passed.Add(uint64(n))
+			s.spliced(old, uint64(n))
 		}
 		switch {
 		case errors.Is(err, os.ErrDeadlineExceeded):
@@ -152,4 +154,76 @@ func (s *Server) copyHalf(ctx context.Context, old *session, dst, src *net.TCPCo
 			}
 		}
 	}
+}
+
+// spliced counts what was passed on.
+func (s *Server) spliced(old *session, n uint64) {
+	now := time.Now()
+	old.alive(agentSide, now) // what comes out at one end was acknowledged at the other
+	old.alive(buyerSide, now)
+	old.bytes.Add(n)
+	s.packets.passed.Add(n)
+}
+
+// Of copying for an account.
+const (
+	paidChunk = 32 << 10
+	paidWait  = 20 * time.Millisecond // until the account is looked at again
+)
+
+// copyPaid is copyHalf from a side of a session that is paid for: what comes
+// next is read only when the account has let what came before pass.
+func (s *Server) copyPaid(ctx context.Context, old *session, side int, pair [2]*counted) error {
+	src, dst := pair[side].TCPConn, pair[1-side].TCPConn
+	chunk := make([]byte, paidChunk)
+	if rate := s.limits.SessionBytes; rate > 0 {
+		chunk = chunk[:min(paidChunk, max(rate/8, 1<<10))]
+	}
+	for {
+		begun := time.Now()
+		n, err := src.Read(chunk)
+		for b := chunk[:n]; len(b) > 0; {
+			m, perr := s.passPaid(ctx, old, dst, piece{side, b})
+			if perr != nil {
+				return perr
+			}
+			b = b[m:]
+		}
+		switch {
+		case errors.Is(err, io.EOF):
+			return dst.CloseWrite()
+		case err != nil:
+			return err
+		}
+		if rate := s.limits.SessionBytes; rate > 0 {
+			if !pause(ctx, time.Duration(uint64(n)*uint64(time.Second)/rate)-time.Since(begun)) {
+				return ctx.Err()
+			}
+		}
+	}
+}
+
+// passPaid writes as much of b as the account lets pass, at least one byte.
+func (s *Server) passPaid(ctx context.Context, old *session, dst io.Writer, p piece) (n int, err error) {
+	a := old.account
+	got := a.reserve(uint64(len(p.b)))
+	for ; got == 0; got = a.reserve(uint64(len(p.b))) {
+		a.refused.Add(1)
+		if a.ended.Load() {
+			return 0, net.ErrClosed
+		}
+		if !pause(ctx, paidWait) {
+			return 0, ctx.Err()
+		}
+	}
+	n, err = dst.Write(p.b[:got])
+	a.settle(p.side, got, uint64(n))
+	s.spliced(old, uint64(n))
+	return n, err
+}
+
+// A piece is what came from a side.
+type piece struct {
+	side int
+	b    []byte
 }

@@ -73,6 +73,9 @@ func (t *table) add(s *session) error {
 		return limitError("you have used up your quota of the day")
 	}
 	t.sessions[s.id] = s
+	if s.account != nil {
+		s.account.sessions.Add(1)
+	}
 	t.perAgent[s.agent]++
 	t.perSource[s.source]++
 	t.perPair[pair{s.agent, s.source}]++
@@ -94,6 +97,9 @@ func (t *table) remove(s *session) bool {
 		return false
 	}
 	delete(t.sessions, s.id)
+	if s.account != nil {
+		s.account.sessions.Add(-1)
+	}
 	if t.perAgent[s.agent]--; t.perAgent[s.agent] == 0 {
 		delete(t.perAgent, s.agent)
 	}
@@ -122,8 +128,8 @@ func (t *table) all() []*session {
 	return slices.Collect(maps.Values(t.sessions))
 }
 
-// ended returns the sessions that have come to their end: not used, idle, or
-// beyond a quota. They stay in the table until they are removed.
+// ended returns the sessions that have come to their end: not used, idle, not
+// paid for, or beyond a quota. They stay in the table until they are removed.
 func (t *table) ended(now time.Time) []*session {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -132,7 +138,7 @@ func (t *table) ended(now time.Time) []*session {
 	}
 	var done []*session
 	for _, s := range t.sessions {
-		if now.After(s.deadline()) || over(t.agents[s.agent], t.limits.AgentQuota, now) ||
+		if now.After(s.deadline()) || s.account != nil && s.account.ended.Load() || over(t.agents[s.agent], t.limits.AgentQuota, now) ||
 			over(t.sources[s.source], t.limits.SourceQuota, now) {
 			done = append(done, s)
 		}
@@ -142,9 +148,8 @@ func (t *table) ended(now time.Time) []*session {
 	return done
 }
 
-// account books what a session passed on since it was booked last. It is the
-// one place where a byte is somebody's: what a relay charges for would be
-// taken from here.
+// account books what a session passed on since it was booked last, for the
+// quotas. What is charged for is in its Account at once.
 func (t *table) account(s *session, now time.Time) {
 	n := s.bytes.Load()
 	passed := n - s.booked
