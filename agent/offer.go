@@ -198,7 +198,15 @@ func (o Offer) check() error {
 	if err := o.Price.Check(); err != nil {
 		return err
 	}
-	p := o.Payment
+	if err := o.Payment.Check(); err != nil {
+		return err
+	}
+	return checkTexts(o.SIM.MCC, o.SIM.MNC, o.SIM.Operator, o.SIM.Technology, o.SIM.Evidence)
+}
+
+// Check refuses terms of payment that nobody could be paid by, or that are not
+// fit to be shown.
+func (p Payment) Check() error {
 	if _, err := p.Domain(); err != nil {
 		return err
 	}
@@ -208,7 +216,11 @@ func (o Offer) check() error {
 	if p.PayTo.IsZero() || p.Asset.IsZero() {
 		return errors.New("payTo and asset must be set")
 	}
-	for _, s := range []string{p.AssetName, p.AssetVersion, o.SIM.MCC, o.SIM.MNC, o.SIM.Operator, o.SIM.Technology, o.SIM.Evidence} {
+	return checkTexts(p.AssetName, p.AssetVersion)
+}
+
+func checkTexts(texts ...string) error {
+	for _, s := range texts {
 		if len(s) > maxText {
 			return fmt.Errorf("text of %d bytes, at most %d are allowed", len(s), maxText)
 		}

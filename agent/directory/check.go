@@ -43,7 +43,7 @@ func Check(ctx context.Context, f ConfigFile, err error) []Finding {
 		for _, p := range e.Problems {
 			found = append(found, failed("config", p, ""))
 		}
-		return found
+		return append(found, checkOffered(ctx, e.Facilitator)...)
 	}
 	if err != nil {
 		return []Finding{failed("config", err.Error(), "")}
@@ -58,7 +58,23 @@ func Check(ctx context.Context, f ConfigFile, err error) []Finding {
 	} else {
 		found = append(found, c.checkKey())
 	}
-	return append(found, c.checkAddresses(ctx), c.checkListen(ctx), c.checkFiles())
+	found = append(found, c.checkAddresses(ctx), c.checkListen(ctx), c.checkFiles())
+	if c.Toll.Price > 0 {
+		found = append(append(found, c.checkState()), c.checkFacilitator(ctx)...)
+	}
+	return found
+}
+
+// writable says whether files in dir, or dir itself, could be made.
+func writable(dir string) error {
+	for ; ; dir = filepath.Dir(dir) {
+		switch err := unix.Access(dir, unix.W_OK|unix.X_OK); {
+		case err == nil:
+			return nil
+		case !errors.Is(err, fs.ErrNotExist) || dir == filepath.Dir(dir):
+			return fmt.Errorf("%s: %w", dir, err)
+		}
+	}
 }
 
 func (c Config) checkKey() Finding {
@@ -85,14 +101,10 @@ func (c Config) checkKey() Finding {
 
 // checkNoKey says whether the key could be made.
 func (c Config) checkNoKey() Finding {
-	for dir := filepath.Dir(c.KeyFile); ; dir = filepath.Dir(dir) {
-		switch err := unix.Access(dir, unix.W_OK|unix.X_OK); {
-		case err == nil:
-			return passed("key", c.KeyFile+" is made at the first start")
-		case !errors.Is(err, fs.ErrNotExist) || dir == filepath.Dir(dir):
-			return failed("key", fmt.Sprintf("key_file: %s: %v", dir, err), "let the relay's user write there, or set another")
-		}
+	if err := writable(filepath.Dir(c.KeyFile)); err != nil {
+		return failed("key", fmt.Sprintf("key_file: %v", err), "let the relay's user write there, or set another")
 	}
+	return passed("key", c.KeyFile+" is made at the first start")
 }
 
 // renewTime is how long before its end a certificate is warned of.

@@ -45,6 +45,8 @@ func (l LogConfig) Logger(w io.Writer) *slog.Logger {
 type ConfigError struct {
 	Path     string
 	Problems []string // each names its key and what is expected; at least one
+	// Facilitator is payment.facilitator, for a check to say what it offers.
+	Facilitator string
 }
 
 func (e *ConfigError) Error() string {
@@ -80,16 +82,17 @@ var errWant = errors.New("not what is wanted")
 func parseConfig(path string, content []byte) (ConfigFile, error) {
 	var tree map[string]any
 	if _, err := toml.Decode(string(content), &tree); err != nil {
-		return ConfigFile{}, &ConfigError{path, []string{syntaxProblem(err)}}
+		return ConfigFile{}, &ConfigError{Path: path, Problems: []string{syntaxProblem(err)}}
 	}
 	f := ConfigFile{Path: path, Config: Config{Drain: defaultDrain}}
 	raw := &rawFile{file: &f, listen: netip.AddrPortFrom(netip.IPv6Unspecified(), defaultPort), faulty: map[string]bool{}}
-	keys, given := raw.keys(), map[string]any{}
+	keys, given, set := append(raw.keys(), raw.tollKeys()...), map[string]any{}, map[string]bool{}
 	flatten(given, "", tree)
 	for _, k := range keys {
 		value, ok := given[k.name]
 		delete(given, k.name)
 		if ok {
+			set[k.name] = true
 			raw.fault(k, k.take(value))
 		}
 	}
@@ -97,10 +100,11 @@ func parseConfig(path string, content []byte) (ConfigFile, error) {
 		raw.problems = append(raw.problems, unknownKey(name, keys))
 	}
 	raw.readPlace(keys)
+	raw.readToll(set)
 	if len(raw.problems) > 0 {
-		return ConfigFile{}, &ConfigError{path, raw.problems}
+		return ConfigFile{}, &ConfigError{path, raw.problems, f.Config.Toll.Payment.Facilitator}
 	}
-	f.Warnings = f.Config.advice()
+	f.Warnings = append(f.Config.advice(), f.Config.adviseToll(set)...)
 	return f, nil
 }
 

@@ -1,6 +1,7 @@
 package directory
 
 import (
+	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -62,7 +63,9 @@ func TestConfigShipped(t *testing.T) {
 	if plain.Config.KeyFile != "/var/lib/x402-relay/relay.key" || plain.Config.Host != "relay.example.org" || plain.Warnings != nil {
 		t.Errorf("%+v", plain)
 	}
-	full, err := parseConfig("/etc/x402/relay.toml", regexp.MustCompile(`(?m)^#([a-z_]+ = )`).ReplaceAll(b, []byte("$1")))
+	const payTo = "0x70997970C51812dc3A010C7d01b50e0d17dc79C8"
+	used := regexp.MustCompile(`(?m)^#([a-z_]+ = )`).ReplaceAll(bytes.Replace(b, []byte("0x…"), []byte(payTo), 1), []byte("$1"))
+	full, err := parseConfig("/etc/x402/relay.toml", used)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -81,6 +84,18 @@ func TestConfigShipped(t *testing.T) {
 		c.Ports != (server.Ports{First: 20000, Last: 29999}) || len(c.Public) != 2 || c.CertFile == "" || c.KeyFile == "" {
 		t.Errorf("%+v", c)
 	}
+	if plain.Config.Toll.Price != 0 {
+		t.Error("the shipped file charges")
+	}
+	toll := full.Config.Toll
+	if p := toll.Payment; toll.Price != 200_000 || p.PayTo.String() != payTo || p.AssetName != "USDC" || p.Network != "eip155:84532" || toll.StateDir != "/var/lib/x402-relay" {
+		t.Errorf("%+v", toll)
+	}
+	bare := TollConfig{Price: toll.Price, Payment: toll.Payment, StateDir: toll.StateDir}
+	bare.Payment.WithdrawDelay, bare.Payment.MinDeposit = 0, 0
+	if diff := cmp.Diff(toll, bare.withDefaults()); diff != "" {
+		t.Errorf("what is shown is not the default: %s", diff)
+	}
 	table, documented := "", []string(nil)
 	for line := range strings.Lines(string(b)) {
 		if m := regexp.MustCompile(`^\[(.+)\]$`).FindStringSubmatch(strings.TrimSpace(line)); m != nil {
@@ -91,7 +106,8 @@ func TestConfigShipped(t *testing.T) {
 		}
 	}
 	var known []string
-	for _, k := range (&rawFile{file: &ConfigFile{}}).keys() {
+	raw := &rawFile{file: &ConfigFile{}}
+	for _, k := range append(raw.keys(), raw.tollKeys()...) {
 		known = append(known, k.name)
 	}
 	slices.Sort(documented)

@@ -44,6 +44,9 @@ type Options struct {
 	Name relay.Name
 	// Offers is the most that are listed; 0: 20,000.
 	Offers int
+	// Toll is what the relay asks for passing packets on (toll.Tariff); empty:
+	// nothing.
+	Toll json.RawMessage
 }
 
 // A Directory is an index of offers. It is safe for concurrent use. It
@@ -51,6 +54,7 @@ type Options struct {
 type Directory struct {
 	name relay.Name
 	most int
+	toll json.RawMessage
 	salt uint64 // of the order in which /discovery/resources lists
 
 	mu      sync.RWMutex
@@ -78,7 +82,7 @@ func New(o Options) *Directory {
 	if o.Offers == 0 {
 		o.Offers = maxOffers
 	}
-	return &Directory{name: o.Name, most: o.Offers, salt: rand.Uint64(), entries: map[channel.Address]*entry{}}
+	return &Directory{name: o.Name, most: o.Offers, toll: o.Toll, salt: rand.Uint64(), entries: map[channel.Address]*entry{}}
 }
 
 // Authenticate says whether the signature, over the TLS connection with this

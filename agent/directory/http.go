@@ -93,7 +93,11 @@ func (d *Directory) offers(raw string) ([]byte, error) {
 		}
 	}
 	slices.SortFunc(page, placed.compare)
-	return appendPage(page, &q), nil
+	b := appendPage(page, &q)
+	if len(d.toll) > 0 {
+		b = append(append(append(b[:len(b)-1], `,"toll":`...), d.toll...), '}')
+	}
+	return b, nil
 }
 
 // before says whether p comes behind the position.

@@ -11,6 +11,7 @@ import (
 	"net/netip"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/depinsim/x402/tunnel/relay"
@@ -38,6 +39,7 @@ type Config struct {
 	Offers  int           // the most that are listed; 0: 20,000
 	Drain   time.Duration // how long sessions go on after the end was asked for
 	Metrics string        // address of the listener for Prometheus; "": none
+	Toll    TollConfig    // what is charged; without a price: nothing
 	Logger  *slog.Logger
 	// Ready is called once agents and buyers can come, with the relay's name and
 	// the address of the metrics, nil if there are none.
@@ -62,18 +64,51 @@ func Run(ctx context.Context, c Config) error {
 	if err != nil {
 		return err
 	}
-	d := New(Options{Name: name, Offers: c.Offers})
-	s, err := server.Listen(ctx, server.Config{
-		Listen: c.Listen, Public: addresses, Certificate: id.Certificate, Renewed: id.renewed, Directory: d,
+	r := relayed{Metrics: metrics}
+	o, sc := Options{Name: name, Offers: c.Offers}, server.Config{
+		Listen: c.Listen, Public: addresses, Certificate: id.Certificate, Renewed: id.renewed,
 		Ports: c.Ports, Limits: c.Limits, Drain: c.Drain, Logger: c.Logger,
-	})
-	if err != nil {
-		return errors.Join(err, metrics.Close())
 	}
+	if c.Toll.Price > 0 {
+		if r.toll, err = OpenToll(c.Toll, c.Logger); err != nil {
+			return errors.Join(fmt.Errorf("payment: %w", err), metrics.Close())
+		}
+		o.Toll, sc.Toll = r.toll.Tariff(), r.toll
+	}
+	r.Directory = New(o)
+	sc.Directory = r.Directory
+	if r.Server, err = server.Listen(ctx, sc); err != nil {
+		return errors.Join(err, metrics.Close(), r.close())
+	}
+	return errors.Join(c.run(ctx, r, addresses), r.close())
+}
+
+// relayed are the parts of a relay.
+type relayed struct {
+	*Directory
+	*server.Server
+	toll    *Toll // nil: the relay is free
+	Metrics metricsListener
+}
+
+func (r relayed) close() error {
+	if r.toll == nil {
+		return nil
+	}
+	return r.toll.Close()
+}
+
+func (c Config) run(ctx context.Context, r relayed, addresses []netip.Addr) error {
+	d, s, metrics := r.Directory, r.Server, r.Metrics
 	d.name.Port = s.Port() // nobody has come yet
 	life, end := context.WithCancel(context.WithoutCancel(ctx))
 	g, gctx := errgroup.WithContext(life)
 	sctx, stop := context.WithCancel(ctx)
+	var collectors []prometheus.Collector
+	if r.toll != nil {
+		collectors = r.toll.Collectors()
+		g.Go(func() error { return r.toll.Run(gctx) }) // to the end of the last session
+	}
 	g.Go(func() error {
 		defer end()
 		return s.Run(sctx)
@@ -83,7 +118,7 @@ func Run(ctx context.Context, c Config) error {
 		stop() // an error elsewhere ends the relay
 		return nil
 	})
-	g.Go(func() error { return metrics.serve(gctx, s.Metrics()) })
+	g.Go(func() error { return metrics.serve(gctx, s.Metrics(collectors...)) })
 	g.Go(func() error {
 		c.Logger.Info("relay runs", "name", d.name, "listen", c.Listen.Addr(), "port", s.Port(), "addresses", addresses)
 		if c.Ready == nil {
@@ -91,7 +126,7 @@ func Run(ctx context.Context, c Config) error {
 		}
 		return c.Ready(d.name, metrics.address())
 	})
-	err = g.Wait()
+	err := g.Wait()
 	c.Logger.Info("stopped", "offers", d.Len())
 	return err
 }

@@ -12,9 +12,9 @@ import (
 // counts are what has happened since the start.
 type counts struct{ requests, refused, sessions atomic.Uint64 }
 
-// Metrics serves the relay's figures to Prometheus. None names an agent or a
-// buyer.
-func (s *Server) Metrics() http.Handler {
+// Metrics serves the relay's figures to Prometheus, and those of others. None
+// names an agent or a buyer.
+func (s *Server) Metrics(others ...prometheus.Collector) http.Handler {
 	r := prometheus.NewRegistry()
 	gauge := func(name, help string, f func() int) {
 		r.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, func() float64 { return float64(f()) }))
@@ -31,6 +31,7 @@ func (s *Server) Metrics() http.Handler {
 	counter("x402_relay_refused_total", "Connections, requests and hellos beyond a limit or not authentic.", &s.counts.refused)
 	counter("x402_relay_bytes_total", "Bytes passed on, both directions.", &s.packets.passed)
 	counter("x402_relay_packets_dropped_total", "Packets of strangers, beyond a rate, or that could not be sent.", &s.packets.dropped)
+	r.MustRegister(others...)
 	r.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return promhttp.HandlerFor(r, promhttp.HandlerOpts{})
 }
