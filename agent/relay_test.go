@@ -23,19 +23,24 @@ type meeting struct {
 }
 
 // startRelay starts a relay on this machine, which ends with the test.
-func startRelay(t *testing.T) *meeting {
+func startRelay(t *testing.T) *meeting { return startRelayOf(t, nil) }
+
+// startRelayOf starts one that is set up differently.
+func startRelayOf(t *testing.T, change func(*directory.Config)) *meeting {
 	t.Helper()
 	ready := make(chan relay.Name, 1)
 	here := netip.MustParseAddr("127.0.0.1")
-	r := &meeting{running: start(func(ctx context.Context) error {
-		return directory.Run(ctx, directory.Config{
-			Listen: netip.AddrPortFrom(here, 0), Public: []netip.Addr{here}, KeyFile: filepath.Join(t.TempDir(), "relay.key"),
-			Ready: func(n relay.Name, _ net.Addr) error {
-				ready <- n
-				return nil
-			},
-		})
-	})}
+	cfg := directory.Config{
+		Listen: netip.AddrPortFrom(here, 0), Public: []netip.Addr{here}, KeyFile: filepath.Join(t.TempDir(), "relay.key"),
+		Ready: func(n relay.Name, _ net.Addr) error {
+			ready <- n
+			return nil
+		},
+	}
+	if change != nil {
+		change(&cfg)
+	}
+	r := &meeting{running: start(func(ctx context.Context) error { return directory.Run(ctx, cfg) })}
 	t.Cleanup(func() {
 		r.cancel()
 		<-r.done

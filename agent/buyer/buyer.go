@@ -34,9 +34,9 @@ type Config struct {
 	// Salt is that of the channel. Zero: the one that all runs of this payer with
 	// this agent share. Others are those of tokens, which the agent alone counts.
 	Salt channel.Hash
-	// Budget bounds what this run signs for.
+	// Budget bounds what this run signs for, to the agent and to relays together.
 	Budget channel.Amount
-	// MaxPrice bounds the price of a GB in either direction.
+	// MaxPrice bounds the price of a GB in either direction, a relay's included.
 	MaxPrice channel.Amount
 	// Deposit is how much is put into the channel at a time. Default 250,000
 	// (0.25 USD), or the agent's least.
@@ -59,6 +59,8 @@ type Config struct {
 
 	// Reach says how the agent may be reached.
 	Reach ReachConfig
+	// Tolls says what relays may be paid for passing packets on.
+	Tolls TollConfig
 
 	// Socket opens the UDP sockets that Run uses and closes. Default: the
 	// kernel's.
@@ -120,29 +122,13 @@ func priceError(p agent.Price, most channel.Amount) error {
 
 // A Buyer is a running purchase.
 type Buyer struct {
-	cfg    Config
-	log    *slog.Logger
-	fac    Facilitator
-	domain channel.Domain
-	token  channel.Token
-	payer  *channel.Payer
-	id     channel.ID
-	reach  *reach
-	status statusBoard
+	fund  // with the agent; owned by the goroutine that runs sessions, like these
+	reach *reach
 
-	// Owned by the goroutine that runs sessions.
-	price    agent.Price    // the newest that the agent was heard to ask, and we accept
-	mem      memory         // of the channel, between sessions
-	proof    agent.Proof    // the agent's last
-	most     channel.Amount // what may be signed in all: the run's beginning plus the budget
-	outcome  Result
-	draft    draft      // the deposit that may have been made; see deposit.go
-	drawn    uint64     // validBefore of the last draft
-	topping  chan error // the result of a deposit under way; nil: none
-	topAfter time.Time  // the next deposit not before
-	looked   chan look  // what the ledger says of the channel that is used already; nil: heard
-
-	work sync.WaitGroup // what asks the facilitator while sessions go on
+	price   agent.Price // the newest that the agent was heard to ask, and we accept
+	proof   agent.Proof // the agent's last
+	outcome Result
+	looked  chan look // what the ledger says of the channel that is used already; nil: heard
 
 	mu    sync.Mutex
 	line  *line
@@ -164,25 +150,30 @@ func Run(ctx context.Context, c Config) (Result, error) {
 	wctx, stop := context.WithCancel(ctx)
 	defer b.work.Wait()
 	defer stop()
-	if err := b.prepare(wctx); err != nil {
-		return Result{}, err
-	}
 	var result Result
 	err = withReach(ctx, c, func(r *reach) error {
+		if err := r.hopeless(); err != nil { // before anything is deposited
+			return err
+		}
+		if err := b.prepare(wctx); err != nil {
+			return err
+		}
 		b.reach = r
 		result, err = b.run(ctx)
-		return err
+		relays, ferr := r.fares.finish(context.WithoutCancel(ctx))
+		result.Relays = relays
+		return errors.Join(err, ferr)
 	})
 	return result, err
 }
 
 func open(c Config) (*Buyer, error) {
-	b := &Buyer{cfg: c, log: c.Logger, fac: c.Facilitator, price: c.Offer.Price, ready: make(chan struct{})}
+	b := &Buyer{fund: fund{cfg: c, log: c.Logger, fac: c.Facilitator}, price: c.Offer.Price, ready: make(chan struct{})}
 	return b, b.open()
 }
 
 // open opens the channel's record, which asks nobody.
-func (b *Buyer) open() (err error) {
+func (b *fund) open() (err error) {
 	p := b.cfg.Offer.Payment
 	if b.domain, err = p.Domain(); err != nil {
 		return err
@@ -349,6 +340,10 @@ func (b *Buyer) answer(ctx context.Context, n agent.Notice) error {
 			}
 			return n
 		}
+		if sum := n.Price.Max() + b.reach.fares.price(); sum > b.cfg.MaxPrice && !b.cfg.CloseOnly && len(b.reach.endpoints()) == 0 {
+			return fmt.Errorf("%w: the agent asks %s USD per GB by now, with its relay %s", ErrPrice, n.Price.Max().USD(), sum.USD())
+		}
+		b.reach.fares.asked.Store(uint64(n.Price.Max()))
 		b.log.Info("the agent's price has changed", "price_up", n.Price.Up, "price_down", n.Price.Down)
 		b.price = *n.Price
 	case agent.NoticeDeposit:

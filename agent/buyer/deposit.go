@@ -5,8 +5,10 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math/rand/v2"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/depinsim/x402/agent"
@@ -26,6 +28,28 @@ const (
 	// the purchase ends.
 	lastCall = 10 * time.Second
 )
+
+// A fund is a channel that this purchase pays into: its record, what was
+// deposited and how much may be. One goroutine at a time uses it.
+type fund struct {
+	cfg    Config
+	log    *slog.Logger
+	fac    Facilitator
+	domain channel.Domain
+	token  channel.Token
+	payer  *channel.Payer
+	id     channel.ID
+	status statusBoard
+
+	mem      memory         // of the channel, between sessions
+	most     channel.Amount // what may be signed in all: the run's beginning plus the budget
+	draft    draft          // the deposit that may have been made
+	drawn    uint64         // validBefore of the last draft
+	topping  chan error     // the result of a deposit under way; nil: none
+	topAfter time.Time      // the next deposit not before
+
+	work sync.WaitGroup // what asks the facilitator meanwhile
+}
 
 // A draft is a deposit of which nobody has said what came of it. It is stored
 // before it is sent, and sent again until there is an answer: an EIP-3009
@@ -70,7 +94,7 @@ func (d draft) salt(id channel.ID) channel.Hash {
 
 // observe reads the channel from the ledger into its record. What a closing
 // came to is known then.
-func (b *Buyer) observe(ctx context.Context) (channel.State, error) {
+func (b *fund) observe(ctx context.Context) (channel.State, error) {
 	info, err := b.fac.Channel(ctx, b.cfg.Offer.Payment.Network, b.id)
 	if err != nil {
 		return channel.State{}, err
@@ -110,7 +134,7 @@ func withdrawing(s channel.State) error {
 }
 
 // ensureDeposit sees to it that the channel holds enough to begin with.
-func (b *Buyer) ensureDeposit(ctx context.Context) error {
+func (b *fund) ensureDeposit(ctx context.Context) error {
 	b.status.set(func(s *Status) { s.State = "depositing" })
 	if err := b.awaitDeposit(ctx); err != nil {
 		return err
@@ -147,7 +171,7 @@ func (b *Buyer) ensureDeposit(ctx context.Context) error {
 
 // missing is how much to deposit now: nothing while half a deposit is left,
 // and never more than the budget still allows.
-func (b *Buyer) missing(s channel.State) channel.Amount {
+func (b *fund) missing(s channel.State) channel.Amount {
 	committed := max(s.Max, s.Claimed)
 	free := s.Balance - min(s.Balance, committed)
 	if free >= b.cfg.Deposit/2 || s.Balance >= b.most {
@@ -163,7 +187,7 @@ func (b *Buyer) missing(s channel.State) channel.Amount {
 
 // draw sees to it that there is a draft, and stores it beside m. It reports
 // whether the draft was there before and may have been sent.
-func (b *Buyer) draw(amount channel.Amount, m memory) (again bool, err error) {
+func (b *fund) draw(amount channel.Amount, m memory) (again bool, err error) {
 	if b.draft != (draft{}) {
 		return true, nil
 	}
@@ -176,7 +200,7 @@ func (b *Buyer) draw(amount channel.Amount, m memory) (again bool, err error) {
 
 // resolve forgets the draft when err says what came of it: then the ledger's
 // balance counts, and another may be drawn.
-func (b *Buyer) resolve(err error, m memory) error {
+func (b *fund) resolve(err error, m memory) error {
 	if !answered(err) {
 		return nil
 	}
@@ -198,7 +222,7 @@ func answered(err error) bool {
 }
 
 // remember stores m and the draft.
-func (b *Buyer) remember(m memory) error {
+func (b *fund) remember(m memory) error {
 	note, err := b.note(m)
 	if err == nil {
 		_, err = b.payer.Note(b.id, note)
@@ -207,7 +231,7 @@ func (b *Buyer) remember(m memory) error {
 }
 
 // note encodes m and the draft for the channel's record.
-func (b *Buyer) note(m memory) ([]byte, error) {
+func (b *fund) note(m memory) ([]byte, error) {
 	m.draft = b.draft
 	return m.marshal()
 }
@@ -215,7 +239,7 @@ func (b *Buyer) note(m memory) ([]byte, error) {
 // send moves what d says from the wallet's account into the channel, and reads
 // the channel. again says that d may have been sent before: a refusal then is
 // no error, since what d was for may have been done.
-func (b *Buyer) send(ctx context.Context, d draft, again bool) error {
+func (b *fund) send(ctx context.Context, d draft, again bool) error {
 	if !again {
 		if err := b.affords(ctx, d.amount); err != nil {
 			return err
@@ -256,7 +280,7 @@ func (b *Buyer) send(ctx context.Context, d draft, again bool) error {
 }
 
 // affords checks that the wallet has amount.
-func (b *Buyer) affords(ctx context.Context, amount channel.Amount) error {
+func (b *fund) affords(ctx context.Context, amount channel.Amount) error {
 	network := b.cfg.Offer.Payment.Network
 	account, err := b.fac.Balance(ctx, network, b.cfg.Key.Address())
 	if err != nil {
@@ -289,7 +313,7 @@ func linger(ctx context.Context) (context.Context, context.CancelFunc) {
 // signDeposit signs a deposit with the voucher that must come with it. That one
 // pays nothing new and covers what was claimed, also since the ledger was last
 // asked: it is as much as the agent can hold a voucher for.
-func (b *Buyer) signDeposit(d draft) x402.Deposit {
+func (b *fund) signDeposit(d draft) x402.Deposit {
 	state, _ := b.payer.Get(b.id)
 	covered := max(state.Claimed, min(state.Max, state.Balance+d.amount))
 	return x402.DepositRequest{
@@ -337,7 +361,7 @@ func (x *session) toppedUp(err error) error {
 }
 
 // toppedUp says that a deposit failed, and when the next is tried.
-func (b *Buyer) toppedUp(err error) {
+func (b *fund) toppedUp(err error) {
 	if err == nil {
 		return
 	}
@@ -347,7 +371,7 @@ func (b *Buyer) toppedUp(err error) {
 }
 
 // awaitDeposit waits, between sessions, for a deposit under way.
-func (b *Buyer) awaitDeposit(ctx context.Context) error {
+func (b *fund) awaitDeposit(ctx context.Context) error {
 	if b.topping == nil {
 		return nil
 	}
@@ -362,7 +386,7 @@ func (b *Buyer) awaitDeposit(ctx context.Context) error {
 }
 
 // endDeposit waits at the end of the purchase for what asks the facilitator.
-func (b *Buyer) endDeposit() {
+func (b *fund) endDeposit() {
 	b.work.Wait()
 	if err := b.awaitDeposit(context.Background()); err != nil {
 		b.log.Error("store what came of a deposit", "err", err)

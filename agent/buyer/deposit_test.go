@@ -114,7 +114,7 @@ func newDepositor(t *testing.T, store channel.Store, bk *bank) *Buyer {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := &Buyer{cfg: c, log: c.Logger, fac: c.Facilitator, ready: make(chan struct{})}
+	b := &Buyer{fund: fund{cfg: c, log: c.Logger, fac: c.Facilitator}, ready: make(chan struct{})}
 	if err := b.open(); err != nil {
 		t.Fatal(err)
 	}

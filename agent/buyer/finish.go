@@ -26,6 +26,8 @@ type Result struct {
 	// WithdrawAt is when a withdrawal can be finished that was begun because
 	// the agent could not be reached; Unix seconds, zero for none.
 	WithdrawAt uint64 `json:"withdrawAt,omitempty"`
+	// Relays are those that were paid beside the agent.
+	Relays []RelayResult `json:"relays,omitempty"`
 }
 
 // left reports whether the session of an agent that stops is over: all flows
@@ -252,7 +254,7 @@ func (b *Buyer) endWithoutAgent(cause error) error {
 
 // withdraw begins the timed withdrawal of all that is not signed away. It
 // returns when it can be finished, or zero when there is nothing to withdraw.
-func (b *Buyer) withdraw(ctx context.Context) (uint64, error) {
+func (b *fund) withdraw(ctx context.Context) (uint64, error) {
 	network := b.cfg.Offer.Payment.Network
 	info, err := b.fac.Channel(ctx, network, b.id)
 	if err != nil {

@@ -49,6 +49,7 @@ type reach struct {
 	dialer  *quic.Dialer
 	kcp     *kcp.Dialer // nil: not asked for
 	relays  []broker
+	fares   *fares // of relays that charge; nil for one who can pay nobody
 	cfg     ReachConfig
 
 	mu     sync.Mutex
@@ -134,7 +135,7 @@ func withReach(ctx context.Context, c Config, use func(*reach) error) error {
 
 func openReach(ctx context.Context, c Config) (*reach, error) {
 	key := [32]byte(c.Offer.TunnelKey)
-	r := &reach{log: c.Logger, offer: c.Offer, keyHash: &key, cfg: c.Reach, places: make(map[netip.AddrPort]string)}
+	r := &reach{log: c.Logger, offer: c.Offer, keyHash: &key, cfg: c.Reach, places: make(map[netip.AddrPort]string), fares: newFares(c)}
 	for _, text := range c.Offer.Relays {
 		name, err := relay.ParseName(text)
 		if err != nil {

@@ -76,6 +76,9 @@ func (b *Buyer) session(ctx context.Context, stopProxies func()) error {
 		if errors.Is(err, quic.ErrWrongKey) || errors.Is(err, h2.ErrWrongKey) {
 			return &overError{fmt.Errorf("%w: get a fresh offer from its owner", err)}
 		}
+		if why := b.reach.hopeless(); why != nil {
+			return &overError{b.endWithoutAgent(why)}
+		}
 		return err
 	}
 	defer conn.end()
@@ -395,6 +398,7 @@ func (x *session) memory() memory {
 func (x *session) update(ctx context.Context, now time.Time) error {
 	p := &x.purse
 	p.update(x.meter.Reading())
+	x.share()
 	x.measure(now)
 	x.show()
 	if !p.known {
@@ -419,6 +423,21 @@ func (x *session) update(ctx context.Context, now time.Time) error {
 	return nil
 }
 
+// share bounds what may be signed by what relays have come to.
+func (x *session) share() {
+	b, p := x.b, &x.purse
+	if !p.known {
+		return
+	}
+	owed, err := p.tally.Owed()
+	if err != nil {
+		return // pay says so
+	}
+	start := b.most - b.cfg.Budget
+	came := max(owed, p.signed)
+	p.most = min(b.most, start+b.reach.fares.budget.share(b.id, came-min(came, start)))
+}
+
 // measure keeps the rate for the display.
 func (x *session) measure(now time.Time) {
 	if elapsed := now.Sub(x.sampled); elapsed >= 250*time.Millisecond {
@@ -440,6 +459,7 @@ func (x *session) show() {
 		}
 		s.Up, s.Down, s.Owed, s.Signed, s.Accepted = p.tally.Up, p.tally.Down, owed, p.signed, p.agent.Paid
 		s.BudgetLeft, s.Balance = p.most-min(p.most, max(owed, p.signed)), p.balance
+		s.Relays = x.b.reach.fares.status()
 	})
 }
 

@@ -23,7 +23,8 @@ type Status struct {
 	Signed     channel.Amount `json:"signed"`
 	Accepted   channel.Amount `json:"accepted"` // of what is signed, by the agent
 	BudgetLeft channel.Amount `json:"budgetLeft"`
-	Balance    channel.Amount `json:"balance"` // of the channel
+	Balance    channel.Amount `json:"balance"`          // of the channel
+	Relays     []RelayStatus  `json:"relays,omitempty"` // that are paid
 }
 
 // A statusBoard holds the newest status.

@@ -81,8 +81,12 @@ func (b *Buyer) buyToken(ctx context.Context, bytes uint64, amount channel.Amoun
 	var paths errgroup.Group
 	paths.Go(func() error { return b.reach.socket.Run(rctx) })
 	t.TokenGrant, err = b.askToken(ctx, bytes, amount)
+	_, ferr := b.reach.fares.finish(context.WithoutCancel(ctx))
 	stop()
 	err = errors.Join(err, paths.Wait(), b.reach.close())
+	if ferr != nil { // the token is as good
+		b.log.Warn("end a relay's channel", "err", ferr)
+	}
 	state, _ := b.payer.Get(b.id)
 	t.Channel, t.Deposit = b.id, state.Balance
 	return t, err

@@ -60,11 +60,11 @@ func (r *reach) quicRelayed(ctx context.Context, c broker, bound chan<- error) (
 
 // bind takes the buyer's place in a new session at a relay.
 func (r *reach) bind(ctx context.Context, c broker) (*path.Binding, error) {
-	a, err := c.Session(ctx, market.Request{Agent: relay.Address(r.offer.Agent), Direct: !r.cfg.NoDirect})
+	a, count, err := r.session(ctx, c, market.Request{Agent: relay.Address(r.offer.Agent), Direct: !r.cfg.NoDirect})
 	if err != nil {
 		return nil, err
 	}
-	b, err := r.socket.Bind(ctx, path.Relay{Addr: a.Address, Session: path.ID(a.ID), Token: path.Key(a.Token)})
+	b, err := r.socket.Bind(ctx, path.Relay{Addr: a.Address, Session: path.ID(a.ID), Token: path.Key(a.Token), Count: count})
 	if err != nil {
 		return nil, fmt.Errorf("relay %s: port %d: %w", c.address, a.Address.Port(), err)
 	}
@@ -204,7 +204,7 @@ func (r *reach) tlsDirect(ctx context.Context, endpoint string) (*link, error) {
 }
 
 func (r *reach) tlsRelayed(ctx context.Context, c broker) (*link, error) {
-	a, err := c.Session(ctx, market.Request{Agent: relay.Address(r.offer.Agent), Transport: "tcp"})
+	a, count, err := r.session(ctx, c, market.Request{Agent: relay.Address(r.offer.Agent), Transport: "tcp"})
 	if err != nil {
 		return nil, err
 	}
@@ -215,7 +215,30 @@ func (r *reach) tlsRelayed(ctx context.Context, c broker) (*link, error) {
 	if _, err := conn.Write(relay.Preamble(a.ID, a.Token)); err != nil {
 		return nil, errors.Join(err, conn.Close())
 	}
+	if tcp, ok := conn.(*net.TCPConn); ok && count != nil {
+		conn = &countedConn{tcp, count}
+	}
 	return r.tlsOver(ctx, conn, c.address)
+}
+
+// A countedConn counts what passes by a relay.
+type countedConn struct {
+	*net.TCPConn
+	count *path.Count
+}
+
+// Read implements net.Conn.
+func (c *countedConn) Read(b []byte) (int, error) {
+	n, err := c.TCPConn.Read(b)
+	c.count.AddReceived(n)
+	return n, err
+}
+
+// Write implements net.Conn.
+func (c *countedConn) Write(b []byte) (int, error) {
+	n, err := c.TCPConn.Write(b)
+	c.count.AddSent(n)
+	return n, err
 }
 
 func (r *reach) tlsOver(ctx context.Context, conn net.Conn, by string) (*link, error) {

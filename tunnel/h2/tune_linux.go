@@ -2,6 +2,7 @@ package h2
 
 import (
 	"net"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -19,7 +20,7 @@ const (
 // tune sets a TCP connection up for radio links. What the kernel does not
 // have, or does not allow, stays as it is.
 func tune(conn net.Conn) {
-	tcp, ok := conn.(*net.TCPConn)
+	tcp, ok := conn.(syscall.Conn) // also one of which what passes is counted
 	if !ok {
 		return
 	}
