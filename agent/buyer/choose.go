@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -13,6 +14,7 @@ import (
 	"time"
 
 	"github.com/depinsim/x402/agent"
+	"github.com/depinsim/x402/agent/toll"
 	"github.com/depinsim/x402/channel"
 	"github.com/depinsim/x402/tunnel/relay"
 	"github.com/depinsim/x402/tunnel/relay/market"
@@ -25,7 +27,7 @@ type Want struct {
 	Carrier    string         // part of the operator's name, or MCC and MNC
 	Technology string         // such as LTE or 5G
 	Network    string         // CAIP-2, where it is paid
-	MaxPrice   channel.Amount // per GB, in either direction
+	MaxPrice   channel.Amount // per GB, in either direction, what a relay asks included
 	// Facilitators are those of which one has to keep the deposit.
 	Facilitators []string
 	Limit        int // offers to find, at most 1,000; 0: 100
@@ -37,9 +39,28 @@ type Found struct {
 	Offer  agent.Offer
 	Relays []string  // addresses of those that list it
 	Seen   time.Time // when a relay last heard of the agent
+	// Tolls are what those of the relays ask that charge for passing packets on.
+	Tolls map[string]toll.Tariff
 
-	signed []byte // the offer as it came
+	relayed bool   // it is reached by a relay only
+	signed  []byte // the offer as it came
 }
+
+// Toll is what a GB costs by the cheapest relay, beside the agent's price: 0 if
+// one is free, or none is needed.
+func (f Found) Toll() channel.Amount {
+	if !f.relayed || len(f.Relays) == 0 {
+		return 0
+	}
+	least := f.Tolls[f.Relays[0]].Price
+	for _, r := range f.Relays {
+		least = min(least, f.Tolls[r].Price)
+	}
+	return least
+}
+
+// Price is what a GB costs in the dearer direction, a relay's toll included.
+func (f Found) Price() channel.Amount { return f.Offer.Price.Max() + f.Toll() } // no more than 2e12
 
 // Country is that of the SIM's MCC (ISO 3166-1 alpha-2), the first if several
 // share it; "" if it is none's.
@@ -56,6 +77,8 @@ type Listing struct {
 	Offers []Found // cheapest first
 	Bad    int     // offers that were skipped, since their agents did not sign them so
 	Failed []error // of relays that did not answer
+	// Tolls are what the relays ask that charge, by their addresses.
+	Tolls map[string]toll.Tariff
 }
 
 // A Market is the relays where a buyer looks for agents.
@@ -87,7 +110,7 @@ func (m Market) List(ctx context.Context, w Want) (Listing, error) {
 	var wg sync.WaitGroup
 	for i, name := range m.Relays {
 		wg.Go(func() {
-			answers[i] = w.ask(rctx, name)
+			answers[i] = m.ask(rctx, name, w)
 			switch {
 			case answers[i].err == nil:
 				time.AfterFunc(listRest, cancel)
@@ -97,12 +120,13 @@ func (m Market) List(ctx context.Context, w Want) (Listing, error) {
 		})
 	}
 	wg.Wait()
-	l := Listing{}
+	l := Listing{Tolls: make(map[string]toll.Tariff)}
 	newest := make(map[channel.Address]Found)
 	for _, a := range answers {
 		if a.err != nil {
 			l.Failed = append(l.Failed, a.err)
 		}
+		maps.Copy(l.Tolls, a.tolls)
 		l.Bad += a.bad
 		for _, f := range a.found {
 			newest[f.Offer.Agent] = f.merge(newest[f.Offer.Agent])
@@ -124,12 +148,13 @@ func (m Market) List(ctx context.Context, w Want) (Listing, error) {
 // An answer is what one relay lists.
 type answer struct {
 	found []Found
+	tolls map[string]toll.Tariff // its own, if it charges
 	bad   int
 	err   error
 }
 
 // ask reads a relay's pages until there are enough offers.
-func (w Want) ask(ctx context.Context, name relay.Name) (a answer) {
+func (m Market) ask(ctx context.Context, name relay.Name, w Want) (a answer) {
 	c := market.New(market.Config{Name: name})
 	defer c.Close()
 	q := market.Query{Country: w.Country, Carrier: w.Carrier, Technology: w.Technology, Network: w.Network, Limit: max(w.Limit, listLimit)}
@@ -142,7 +167,10 @@ func (w Want) ask(ctx context.Context, name relay.Name) (a answer) {
 	wanted := 0
 	for range listPages {
 		var p market.Page
-		if p, a.err = c.Offers(ctx, q); a.err != nil {
+		if p, a.err = c.Offers(ctx, q); a.err == nil {
+			a.err = a.charge(name, p.Toll)
+		}
+		if a.err != nil {
 			return a
 		}
 		for _, x := range p.Offers {
@@ -151,7 +179,8 @@ func (w Want) ask(ctx context.Context, name relay.Name) (a answer) {
 				a.bad++
 				continue
 			}
-			f := Found{o, []string{name.Address()}, time.Unix(x.Seen, 0), x.Offer}
+			f := Found{Offer: o, Relays: []string{name.Address()}, Seen: time.Unix(x.Seen, 0), Tolls: a.tolls, signed: x.Offer}
+			f.relayed = m.Reach.NoDirect || len(o.Endpoints) == 0
 			if w.misses(f) == "" {
 				wanted++
 			}
@@ -162,6 +191,18 @@ func (w Want) ask(ctx context.Context, name relay.Name) (a answer) {
 		}
 	}
 	return a
+}
+
+// charge takes over what a relay asks.
+func (a *answer) charge(name relay.Name, told []byte) error {
+	t, err := toll.Parse(told)
+	if err == nil && !t.Free() {
+		a.tolls = map[string]toll.Tariff{name.Address(): t}
+	}
+	if err != nil {
+		err = fmt.Errorf("relay %s: %w", name.Address(), err)
+	}
+	return err
 }
 
 // merge joins what two relays, or two pages, say of an agent.
@@ -176,6 +217,11 @@ func (f Found) merge(old Found) Found {
 	}
 	if old.Seen.After(f.Seen) {
 		f.Seen = old.Seen
+	}
+	if len(old.Tolls) > 0 {
+		tolls := maps.Clone(old.Tolls)
+		maps.Copy(tolls, f.Tolls)
+		f.Tolls = tolls
 	}
 	return f
 }
@@ -209,7 +255,7 @@ func (w Want) misses(f Found) string {
 		return byNetwork
 	case w.Facilitators != nil && !slices.ContainsFunc(w.Facilitators, func(u string) bool { return sameURL(u, o.Payment.Facilitator) }):
 		return byFacilitator
-	case w.MaxPrice > 0 && o.Price.Max() > w.MaxPrice:
+	case w.MaxPrice > 0 && f.Price() > w.MaxPrice:
 		return byPrice
 	}
 	return ""
@@ -219,13 +265,13 @@ func sameURL(a, b string) bool {
 	return strings.EqualFold(strings.TrimRight(a, "/"), strings.TrimRight(b, "/"))
 }
 
-// cheapestFirst sorts by the dearer direction, then by both. Among equals
+// cheapestFirst sorts by the dearer direction with what a relay asks, then by both. Among equals
 // chance decides, so that no address is preferred.
 func cheapestFirst(all []Found) {
 	rand.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
 	slices.SortStableFunc(all, func(a, b Found) int {
 		p, q := a.Offer.Price, b.Offer.Price
-		return cmp.Or(cmp.Compare(p.Max(), q.Max()), cmp.Compare(p.Up+p.Down, q.Up+q.Down))
+		return cmp.Or(cmp.Compare(a.Price(), b.Price()), cmp.Compare(p.Up+p.Down, q.Up+q.Down))
 	})
 }
 
@@ -244,13 +290,17 @@ func (m Market) Choose(ctx context.Context, all []Found, w Want) (Found, error) 
 		if ctx.Err() != nil && err != nil {
 			return Found{}, errors.Join(append(errs, f.failed(err))...)
 		}
+		if err != nil && Unpaid(err) { // nothing passes for nothing: what a relay lists is as fresh as its agent's connection
+			f.Offer = f.listedFirst()
+			return f, nil
+		}
 		if err == nil {
 			f.Offer, f.signed = fresh, nil
 			if why := w.misses(f); why == "" {
 				f.Offer = f.listedFirst()
 				return f, nil
 			} else if why == byPrice {
-				err = fmt.Errorf("it asks %s USD per GB by now", fresh.Price.Max().USD())
+				err = fmt.Errorf("it asks %s USD per GB by now", f.Price().USD())
 			} else {
 				err = fmt.Errorf("its %s is another by now", why)
 			}
@@ -267,7 +317,7 @@ func (m Market) Choose(ctx context.Context, all []Found, w Want) (Found, error) 
 func (f Found) failed(err error) error { return fmt.Errorf("agent %.10s: %w", f.Offer.Agent, err) }
 
 // listedFirst is the offer, with the relays that know the agent now before its
-// others.
+// others, the cheapest first.
 func (f Found) listedFirst() agent.Offer {
 	o := f.Offer
 	o.Relays = slices.Clone(o.Relays)
@@ -275,9 +325,9 @@ func (f Found) listedFirst() agent.Offer {
 	return o
 }
 
-func (f Found) rank(name string) int {
+func (f Found) rank(name string) channel.Amount {
 	if n, err := relay.ParseName(name); err == nil && slices.Contains(f.Relays, n.Address()) {
-		return 0
+		return f.Tolls[n.Address()].Price
 	}
-	return 1
+	return ^channel.Amount(0)
 }

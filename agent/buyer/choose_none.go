@@ -82,7 +82,7 @@ func (e *NoOfferError) Error() string {
 	case len(e.Near) >= listLimit:
 		near = fmt.Sprintf("%d offers or more", len(e.Near))
 	}
-	cheapest := e.Near[0].Offer.Price.Max().USD()
+	cheapest := e.Near[0].Price().USD()
 	switch e.Drop {
 	case byPrice:
 		return fmt.Sprintf("no offer at %s USD per GB or less: %s%s, cheapest %s USD per GB", w.MaxPrice.USD(), near, w.place(), cheapest)
@@ -132,5 +132,5 @@ func (e *NoOfferError) Cheapest() channel.Amount {
 	if len(e.Near) == 0 {
 		return 0
 	}
-	return e.Near[0].Offer.Price.Max()
+	return e.Near[0].Price()
 }

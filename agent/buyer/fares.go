@@ -245,9 +245,9 @@ func (r *reach) session(ctx context.Context, c broker, q market.Request) (relay.
 	return f.session(ctx, q)
 }
 
-// unpaid says whether a way failed since its relay wants to be paid, by one who
+// Unpaid says whether a way failed since its relay wants to be paid, by one who
 // pays nobody.
-func unpaid(err error) bool {
+func Unpaid(err error) bool {
 	refused, ok := errors.AsType[*market.RefusedError](err)
 	return ok && refused.Status == http.StatusPaymentRequired
 }

@@ -39,7 +39,7 @@ func RefreshOffer(ctx context.Context, o agent.Offer, c ReachConfig) (fresh agen
 		r.keyHash = nil // it may have another by now: the offer says which
 		for {
 			fresh, err = r.refresh(ctx)
-			if _, other := errors.AsType[*OtherAgentError](err); err == nil || other || unpaid(err) {
+			if _, other := errors.AsType[*OtherAgentError](err); err == nil || other || Unpaid(err) {
 				return err // who is there will not be another in a moment, and here nobody is paid
 			}
 			select {

@@ -9,7 +9,9 @@ import (
 	"path/filepath"
 
 	"github.com/depinsim/x402/agent"
+	"github.com/depinsim/x402/agent/toll"
 	"github.com/depinsim/x402/channel"
+	"github.com/depinsim/x402/tunnel/relay"
 )
 
 // KnownOffers is a folder with the offer that each channel was opened for, so
@@ -30,6 +32,9 @@ func (k KnownOffers) path(id channel.ID) string {
 type knownOffer struct {
 	agent.Offer
 	Salt channel.Hash `json:"salt,omitzero"` // of a token's channel
+	// Relay is the address of the relay that the channel is with; empty for an
+	// agent's. The offer is its tariff's.
+	Relay string `json:"relay,omitempty"`
 }
 
 func (k knownOffer) channel(payer channel.Address) channel.Config {
@@ -41,7 +46,26 @@ func (k knownOffer) channel(payer channel.Address) channel.Config {
 // Save stores the offer of payer's channel with a salt, which is zero but for a
 // token's, and returns the channel's id.
 func (k KnownOffers) Save(payer channel.Address, offer agent.Offer, salt channel.Hash) (channel.ID, error) {
-	o := knownOffer{offer, salt}
+	return k.save(payer, knownOffer{Offer: offer, Salt: salt})
+}
+
+// SaveRelay stores the tariff of a relay for payer's channel with it.
+func (k KnownOffers) SaveRelay(payer channel.Address, name relay.Name, t toll.Tariff) (channel.ID, error) {
+	return k.save(payer, knownOffer{Offer: t.Offer(name), Relay: name.Address()})
+}
+
+// Relay is the address of the relay that a channel is with; empty if it is with
+// an agent, as far as is known.
+func (k KnownOffers) Relay(id channel.ID) string {
+	var o knownOffer
+	text, err := os.ReadFile(k.path(id))
+	if err != nil || json.Unmarshal(text, &o) != nil {
+		return ""
+	}
+	return o.Relay
+}
+
+func (k KnownOffers) save(payer channel.Address, o knownOffer) (channel.ID, error) {
 	d, err := o.Payment.Domain()
 	if err != nil {
 		return channel.ID{}, err

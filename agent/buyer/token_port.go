@@ -3,6 +3,7 @@ package buyer
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/netip"
 	"time"
 
@@ -27,6 +28,9 @@ func OpenPort(ctx context.Context, o agent.Offer) (port netip.AddrPort, within t
 		c := market.New(market.Config{Name: name})
 		a, err := c.Session(ctx, market.Request{Agent: relay.Address(o.Agent), Open: true})
 		c.Close()
+		if Unpaid(err) {
+			err = fmt.Errorf("relay %s: it charges, and a client that does not know that cannot pay it: buy from an agent with an endpoint of its own, or behind a relay that is free", name.Address())
+		}
 		if err == nil {
 			return a.Address, time.Duration(a.Expires) * time.Second, nil
 		}

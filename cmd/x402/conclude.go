@@ -90,7 +90,24 @@ func (p *purchase) conclude(r buyer.Result, last buyer.Status, err error) error 
 	if r.WithdrawAt != 0 {
 		rows = append(rows, [2]string{"withdrawal", p.given.echo("of the rest was begun; finish it with x402 wallet withdraw after " + clock(r.WithdrawAt))})
 	}
+	for _, x := range r.Relays {
+		rows = append(rows, p.relayRow(x, err))
+	}
 	return errors.Join(err, printRows(p.stdout, rows))
+}
+
+// relayRow says what a relay came to.
+func (p *purchase) relayRow(x buyer.RelayResult, err error) [2]string {
+	text := fmt.Sprintf("%s: passed %s, owed %s USD, signed %s", x.Relay, bytesText(x.Up+x.Down), x.Owed.USD(), x.Signed.USD())
+	switch {
+	case x.WithdrawAt != 0:
+		text += "; a withdrawal of the rest was begun; finish it with x402 wallet withdraw after " + clock(x.WithdrawAt)
+	case p.keep:
+		text += "; the rest is kept there"
+	case err == nil:
+		text += fmt.Sprintf(", claimed %s, refunded %s", x.Claimed.USD(), x.Refunded.USD())
+	}
+	return [2]string{"relay", p.given.echo(text)}
 }
 
 func (p *purchase) printResult(r buyer.Result, end string, err error) error {

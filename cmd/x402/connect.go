@@ -16,6 +16,7 @@ import (
 
 	"github.com/depinsim/x402/agent"
 	"github.com/depinsim/x402/agent/buyer"
+	"github.com/depinsim/x402/agent/toll"
 	"github.com/depinsim/x402/channel"
 	"github.com/depinsim/x402/tunnel/proxy"
 	"github.com/depinsim/x402/tunnel/relay"
@@ -89,8 +90,9 @@ type purchase struct {
 
 	wallet *buyer.Wallet
 	offer  agent.Offer
-	origin string // where the offer is from, and why the agent is trusted
-	pin    bool   // the agent is to be noted
+	origin string                 // where the offer is from, and why the agent is trusted
+	pin    bool                   // the agent is to be noted
+	tolls  map[string]toll.Tariff // of relays that charge, as far as they have said so
 	id     channel.ID
 	socks  net.Listener // nil: none
 	http   net.Listener
@@ -209,6 +211,9 @@ func (p *purchase) open(ctx context.Context) (*channel.Key, error) {
 	if o := p.offer; o.Price.Max() > p.maxPrice {
 		return nil, fmt.Errorf("%w: the agent asks %s USD per GB, --max-price allows %s", buyer.ErrPrice, o.Price.Max().USD(), p.maxPrice.USD())
 	}
+	if err := p.findTolls(ctx); err != nil {
+		return nil, err
+	}
 	opened.Wait()
 	if ctx.Err() != nil { // before it asks: in raw mode the next Ctrl-C is a key
 		return nil, errInterrupted
@@ -303,6 +308,7 @@ func (p *purchase) announce(store channel.Store) error {
 		{"", p.origin},
 		{"sim", simText(o.SIM)},
 		{"price", priceText(o.Price, p.maxPrice)},
+		{"", p.tollText()},
 		{"budget", budgetText(p.budget, o.Price)},
 		{"network", fmt.Sprintf("%s, %q %s", pay.Network, pay.AssetName, pay.Asset)},
 		{"", "kept by " + pay.Facilitator},
@@ -355,6 +361,9 @@ func (p *purchase) buy(ctx context.Context, key *channel.Key, store channel.Stor
 		Key: key, Store: store, Offer: p.offer, Budget: p.budget, MaxPrice: p.maxPrice, Deposit: p.deposit, Keep: p.keep,
 		SOCKS: p.socks, HTTP: p.http, Proxy: p.proxy, Reach: p.reach, OnStatus: v.status,
 		Logger: slog.New(p.handler(logs)),
+	}
+	if cfg.Tolls, err = p.tollConfig(); err != nil {
+		return err
 	}
 	bctx, stop := context.WithCancel(ctx)
 	defer stop()

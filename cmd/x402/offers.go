@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 	"text/tabwriter"
 	"time"
 
@@ -22,9 +23,10 @@ type shownOffers struct {
 type shownOffer struct {
 	Agent   channel.Address `json:"agent"`
 	Country string          `json:"country,omitempty"`
-	Relays  []string        `json:"relays"` // that list it
-	Seen    int64           `json:"seen"`   // Unix seconds
-	Signed  json.RawMessage `json:"signed"` // the offer as connect --offer takes it
+	Relays  []string        `json:"relays"`         // that list it
+	Toll    channel.Amount  `json:"toll,omitempty"` // of the cheapest relay for a GB, beside the agent's price
+	Seen    int64           `json:"seen"`           // Unix seconds
+	Signed  json.RawMessage `json:"signed"`         // the offer as connect --offer takes it
 }
 
 func offers(ctx context.Context, args []string, stdout, stderr io.Writer) error {
@@ -103,7 +105,7 @@ func tellListing(stderr io.Writer, l buyer.Listing) {
 func printOffersJSON(w io.Writer, l buyer.Listing) error {
 	out := shownOffers{Offers: []shownOffer{}, Skipped: l.Bad}
 	for _, f := range l.Offers {
-		out.Offers = append(out.Offers, shownOffer{f.Offer.Agent, f.Country(), f.Relays, f.Seen.Unix(), f.Signed()})
+		out.Offers = append(out.Offers, shownOffer{f.Offer.Agent, f.Country(), f.Relays, f.Toll(), f.Seen.Unix(), f.Signed()})
 	}
 	for _, err := range l.Failed {
 		out.Failed = append(out.Failed, plain(err.Error()))
@@ -126,15 +128,22 @@ func printOffers(w io.Writer, all []buyer.Found, now time.Time) error {
 		return nil
 	}
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "AGENT\tCOUNTRY\tCARRIER\tTECH\tUSD/GB DOWN\tUP\tEVIDENCE\tRELAYS\tSEEN")
+	tolls := slices.ContainsFunc(all, func(f buyer.Found) bool { return f.Toll() > 0 })
+	column := func(text string) string {
+		if !tolls {
+			return "" // all relays are free
+		}
+		return text + "\t"
+	}
+	fmt.Fprintln(t, "AGENT\tCOUNTRY\tCARRIER\tTECH\tUSD/GB DOWN\tUP\t"+column("RELAY'S")+"EVIDENCE\tRELAYS\tSEEN")
 	for _, f := range all {
 		sim := f.Offer.SIM
 		carrier := sim.Operator
 		if carrier == "" {
 			carrier = sim.MCC + sim.MNC
 		}
-		fmt.Fprintf(t, "%.10s\t%s\t%s\t%s\t%s\t%s\t%s\t%d\t%s\n", f.Offer.Agent, dash(f.Country()), dash(clip(carrier, 25)), dash(clip(sim.Technology, 13)),
-			f.Offer.Price.Down.USD(), f.Offer.Price.Up.USD(), dash(clip(sim.Evidence, 13)), len(f.Offer.Relays), ago(now.Sub(f.Seen)))
+		fmt.Fprintf(t, "%.10s\t%s\t%s\t%s\t%s\t%s\t%s%s\t%d\t%s\n", f.Offer.Agent, dash(f.Country()), dash(clip(carrier, 25)), dash(clip(sim.Technology, 13)),
+			f.Offer.Price.Down.USD(), f.Offer.Price.Up.USD(), column("+"+f.Toll().USD()), dash(clip(sim.Evidence, 13)), len(f.Offer.Relays), ago(now.Sub(f.Seen)))
 	}
 	return t.Flush()
 }

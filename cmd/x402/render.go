@@ -117,6 +117,11 @@ func wayText(s buyer.Status) string {
 	case s.Direct:
 		return strings.ToUpper(s.Transport) + " direct"
 	}
+	for _, r := range s.Relays {
+		if r.Relay == s.Relay {
+			return strings.ToUpper(s.Transport) + " by relay for " + r.Owed.USD() + " USD"
+		}
+	}
 	return strings.ToUpper(s.Transport) + " by relay"
 }
 

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"time"
 
@@ -42,6 +43,7 @@ type view struct {
 	shown buyer.Status // plain: what the last line said
 	ready bool         // connected has been called
 	way   way          // that was told last
+	paid  []string     // relays that were told to be paid
 	drawn int          // lines on the terminal that the next ones replace
 }
 
@@ -129,6 +131,12 @@ func (v *view) take(s buyer.Status) error {
 			if err := v.connected(s); err != nil {
 				return err
 			}
+		}
+	}
+	for _, r := range s.Relays {
+		if !slices.Contains(v.paid, r.Relay) {
+			v.paid = append(v.paid, r.Relay)
+			v.tell(fmt.Sprintf("paying the relay %s, which asks %s USD per GB", r.Relay, r.Price.USD()))
 		}
 	}
 	if w := (way{s.Transport, s.Relay}); s.Transport != "" {

@@ -76,7 +76,7 @@ func TestJSONView(t *testing.T) {
 	n := 0
 	for line := range strings.Lines(got) {
 		var s buyer.Status
-		if err := json.Unmarshal([]byte(line), &s); err != nil || s != running() {
+		if err := json.Unmarshal([]byte(line), &s); err != nil || !cmp.Equal(s, running()) {
 			t.Errorf("%s: %v", line, err)
 		}
 		n++
@@ -165,7 +165,7 @@ func TestViewNeverBlocks(t *testing.T) {
 		v.status(running())
 		v.Write([]byte("line\n"))
 	}
-	if s := <-v.news; s != running() {
+	if s := <-v.news; !cmp.Equal(s, running()) {
 		t.Errorf("%+v", s)
 	}
 }

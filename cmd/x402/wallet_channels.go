@@ -93,6 +93,7 @@ func (c *cupboard) client(url string) (*facilitator.Client, error) {
 type drawer struct {
 	buyer.Holding
 	offer agent.Offer
+	relay string // that the channel is with; empty: with an agent
 	url   string // the facilitator's; empty: not known
 	err   error  // why Holding is not what the ledger says now
 }
@@ -109,7 +110,7 @@ func (c *cupboard) drawers(ctx context.Context, match string) ([]drawer, error) 
 		}
 		d := drawer{Holding: buyer.Holding{State: s, WithdrawAt: s.WithdrawAt}}
 		if d.offer, d.err = c.offers().Load(s); d.err == nil {
-			d.url = d.offer.Payment.Facilitator
+			d.url, d.relay = d.offer.Payment.Facilitator, c.offers().Relay(s.ID)
 		} else if errors.Is(d.err, buyer.ErrNoOffer) && c.extra != "" {
 			d.url, d.err = c.extra, nil
 		}

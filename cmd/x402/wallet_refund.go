@@ -83,6 +83,9 @@ func (r refunder) refund(ctx context.Context, d drawer) error {
 		return withHint(fmt.Errorf("a withdrawal of %s USD is under way and can be finished from %s", d.Withdrawing.USD(), clock(d.WithdrawAt)),
 			"x402 wallet withdraw finishes it then")
 	}
+	if d.relay != "" {
+		return r.refundRelay(ctx, d)
+	}
 	offer, err := r.reach(ctx, d.offer)
 	if err != nil {
 		return withHint(fmt.Errorf("the agent cannot be reached: %w", err),
@@ -93,9 +96,29 @@ func (r refunder) refund(ctx context.Context, d drawer) error {
 	}
 	rctx, cancel := context.WithTimeout(ctx, closeTime)
 	defer cancel()
-	result, err := buyer.Run(rctx, buyer.Config{Key: r.key, Store: r.store, Offer: offer, Salt: d.State.Config.Salt, CloseOnly: true, Reach: r.ways, Logger: r.log})
+	tolls, err := r.tollConfig(r.wallet, nil)
 	if err != nil {
 		return err
+	}
+	result, err := buyer.Run(rctx, buyer.Config{Key: r.key, Store: r.store, Offer: offer, Salt: d.State.Config.Salt, CloseOnly: true, Reach: r.ways, Tolls: tolls, Logger: r.log})
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(r.stdout, "channel %s: claimed %s USD, refunded %s USD\n", d.short(), result.Claimed.USD(), result.Refunded.USD())
+	return err
+}
+
+// refundRelay has a relay close its channel.
+func (r refunder) refundRelay(ctx context.Context, d drawer) error {
+	if err := r.unlock(); err != nil {
+		return err
+	}
+	result, err := buyer.RefundRelay(ctx, buyer.Config{Key: r.key, Store: r.store, Offer: d.offer, Logger: r.log})
+	if ctx.Err() != nil {
+		return errInterrupted
+	}
+	if err != nil {
+		return withHint(err, "try again later, or take the rest back without the relay after %s: x402 wallet withdraw --channel %s", duration(d.State.Config.WithdrawDelay), d.short())
 	}
 	_, err = fmt.Fprintf(r.stdout, "channel %s: claimed %s USD, refunded %s USD\n", d.short(), result.Claimed.USD(), result.Refunded.USD())
 	return err
@@ -109,6 +132,9 @@ func (r refunder) reach(ctx context.Context, o agent.Offer) (agent.Offer, error)
 	fresh, err := buyer.RefreshOffer(fctx, o, r.ways)
 	if ctx.Err() != nil {
 		return o, errInterrupted
+	}
+	if buyer.Unpaid(err) { // by a relay that charges the agent is not asked for nothing
+		return o, nil
 	}
 	if err == nil {
 		o.Endpoints, o.Relays, o.TunnelKey, o.Price = union(o.Endpoints, fresh.Endpoints), union(fresh.Relays, o.Relays), fresh.TunnelKey, fresh.Price

@@ -35,7 +35,8 @@ type shownAccount struct {
 
 type shownChannel struct {
 	Channel     channel.ID      `json:"channel"`
-	Agent       channel.Address `json:"agent"`
+	Agent       channel.Address `json:"agent"`           // or the relay's key
+	Relay       string          `json:"relay,omitempty"` // that the channel is with
 	Network     string          `json:"network"`
 	Facilitator string          `json:"facilitator,omitempty"`
 	Deposited   channel.Amount  `json:"deposited"`        // less what came back
@@ -129,7 +130,7 @@ func channelsOf(drawers []drawer, whole bool) []shownChannel {
 	for _, d := range drawers {
 		s := d.State
 		row := shownChannel{
-			Channel: s.ID, Agent: s.Config.ReceiverAuthorizer, Network: channel.NetworkName(s.Domain.ChainID), Facilitator: d.url,
+			Channel: s.ID, Agent: s.Config.ReceiverAuthorizer, Relay: d.relay, Network: channel.NetworkName(s.Domain.ChainID), Facilitator: d.url,
 			Deposited: s.Balance, Claimed: s.Claimed, Withdrawing: d.Withdrawing, WithdrawAt: d.WithdrawAt,
 		}
 		if left := d.Left(); whole {
@@ -180,8 +181,12 @@ func (s shown) print(w io.Writer) error {
 		if c.Signed != nil {
 			signed, left = c.Signed.USD(), c.Left.USD()
 		}
+		with := c.Agent.String()
+		if c.Relay != "" {
+			with = "relay " + c.Relay
+		}
 		fmt.Fprintln(t, strings.Join([]string{
-			c.Channel.String()[:10], c.Agent.String(), c.Deposited.USD(), signed, c.Claimed.USD(), left, withdrawal,
+			c.Channel.String()[:10], with, c.Deposited.USD(), signed, c.Claimed.USD(), left, withdrawal,
 		}, "\t"))
 	}
 	return t.Flush()
