@@ -47,6 +47,7 @@ type fare struct {
 	saidAt  time.Time //
 	wanted  time.Time // when it was last used
 	over    time.Time // since when the relay has counted more than was sent
+	left    bool      // a useless relay was told so
 }
 
 // counts are a count's at one moment.

@@ -17,6 +17,9 @@ const (
 	wantTime = 30 * time.Second
 	// tellEvery is how often the relay is told the counts while they do not change.
 	tellEvery = 2 * time.Minute
+	// growEvery is how often the relay is told that the deposit has grown, until it
+	// knows.
+	growEvery = 500 * time.Millisecond
 	// payAgain is how long after a request that failed the next is made.
 	payAgain = time.Second
 	// slack is what a relay may count beyond what was sent before it is taken for
@@ -58,9 +61,14 @@ func (f *fare) step(ctx context.Context, changed time.Time) error {
 	if f.account == "" {
 		return nil
 	}
-	if f.useless() == nil {
-		f.topUpFare(ctx)
+	if f.useless() != nil { // whoever is left passes nothing more
+		if f.left {
+			return nil
+		}
+		f.left = true
+		return f.tell(ctx, toll.Payment{Drain: true})
 	}
+	f.topUpFare(ctx)
 	f.update()
 	now := time.Now()
 	f.wanted = laterOf(f.wanted, changed)
@@ -73,6 +81,12 @@ func (f *fare) step(ctx context.Context, changed time.Time) error {
 		return err
 	}
 	return f.tell(ctx, toll.Payment{Voucher: v})
+}
+
+// grown says whether the deposit has grown and the relay does not know it.
+func (f *fare) grown() bool {
+	known := f.reading.Balance
+	return known > 0 && f.purse.balance > known
 }
 
 func laterOf(a, b time.Time) time.Time {
@@ -90,6 +104,8 @@ func (f *fare) due(now time.Time, wanting bool) bool {
 	since := now.Sub(f.saidAt)
 	switch {
 	case f.purse.agent.Paid < f.purse.signed && since > resendPay:
+		return true
+	case f.grown() && since >= growEvery:
 		return true
 	case n == 0 && f.purse.credit == 0 && wanting:
 		return since >= payEvery
@@ -133,7 +149,7 @@ func (f *fare) sign(wanting bool) (*channel.Voucher, error) {
 // tell sends a payment with the present counts and takes over the reading.
 func (f *fare) tell(ctx context.Context, p toll.Payment) error {
 	at := f.now().since(f.began)
-	p.Received = at.received
+	p.Received, p.TopUp = at.received, f.grown()
 	f.saidAt = time.Now()
 	body, err := json.Marshal(p)
 	if err != nil {

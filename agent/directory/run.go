@@ -52,43 +52,50 @@ func Run(ctx context.Context, c Config) error {
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
+	r, err := c.open(ctx)
+	if err != nil {
+		return err
+	}
+	return errors.Join(c.run(ctx, r), r.close())
+}
+
+// open opens all that a relay runs on.
+func (c Config) open(ctx context.Context) (r relayed, err error) {
 	id, name, err := c.identity()
 	if err != nil {
-		return err
+		return r, err
 	}
-	addresses, err := c.addresses(ctx)
-	if err != nil {
-		return fmt.Errorf("public: %w", err)
+	if r.addresses, err = c.addresses(ctx); err != nil {
+		return r, fmt.Errorf("public: %w", err)
 	}
-	metrics, err := c.listenMetrics(ctx)
-	if err != nil {
-		return err
+	if r.metrics, err = c.listenMetrics(ctx); err != nil {
+		return r, err
 	}
-	r := relayed{Metrics: metrics}
 	o, sc := Options{Name: name, Offers: c.Offers}, server.Config{
-		Listen: c.Listen, Public: addresses, Certificate: id.Certificate, Renewed: id.renewed,
+		Listen: c.Listen, Public: r.addresses, Certificate: id.Certificate, Renewed: id.renewed,
 		Ports: c.Ports, Limits: c.Limits, Drain: c.Drain, Logger: c.Logger,
 	}
 	if c.Toll.Price > 0 {
 		if r.toll, err = OpenToll(c.Toll, c.Logger); err != nil {
-			return errors.Join(fmt.Errorf("payment: %w", err), metrics.Close())
+			return r, errors.Join(fmt.Errorf("payment: %w", err), r.metrics.Close())
 		}
 		o.Toll, sc.Toll = r.toll.Tariff(), r.toll
 	}
 	r.Directory = New(o)
 	sc.Directory = r.Directory
 	if r.Server, err = server.Listen(ctx, sc); err != nil {
-		return errors.Join(err, metrics.Close(), r.close())
+		return r, errors.Join(err, r.metrics.Close(), r.close())
 	}
-	return errors.Join(c.run(ctx, r, addresses), r.close())
+	return r, nil
 }
 
 // relayed are the parts of a relay.
 type relayed struct {
 	*Directory
 	*server.Server
-	toll    *Toll // nil: the relay is free
-	Metrics metricsListener
+	toll      *Toll // nil: the relay is free
+	metrics   metricsListener
+	addresses []netip.Addr
 }
 
 func (r relayed) close() error {
@@ -98,8 +105,9 @@ func (r relayed) close() error {
 	return r.toll.Close()
 }
 
-func (c Config) run(ctx context.Context, r relayed, addresses []netip.Addr) error {
-	d, s, metrics := r.Directory, r.Server, r.Metrics
+// run runs it, until ctx is cancelled and the last session has ended.
+func (c Config) run(ctx context.Context, r relayed) error {
+	d, s, metrics := r.Directory, r.Server, r.metrics
 	d.name.Port = s.Port() // nobody has come yet
 	life, end := context.WithCancel(context.WithoutCancel(ctx))
 	g, gctx := errgroup.WithContext(life)
@@ -120,7 +128,7 @@ func (c Config) run(ctx context.Context, r relayed, addresses []netip.Addr) erro
 	})
 	g.Go(func() error { return metrics.serve(gctx, s.Metrics(collectors...)) })
 	g.Go(func() error {
-		c.Logger.Info("relay runs", "name", d.name, "listen", c.Listen.Addr(), "port", s.Port(), "addresses", addresses)
+		c.Logger.Info("relay runs", "name", d.name, "listen", c.Listen.Addr(), "port", s.Port(), "addresses", r.addresses)
 		if c.Ready == nil {
 			return nil
 		}

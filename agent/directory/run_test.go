@@ -42,6 +42,11 @@ func loopback(t *testing.T) Config {
 
 func run(t *testing.T, c Config) *running {
 	t.Helper()
+	return runWith(t, c, Run)
+}
+
+func runWith(t *testing.T, c Config, f func(context.Context, Config) error) *running {
+	t.Helper()
 	r := new(running)
 	ready, errc := make(chan struct{}), make(chan error, 1) // ready is closed when r is filled
 	c.Ready = func(n relay.Name, metrics net.Addr) error {
@@ -51,7 +56,7 @@ func run(t *testing.T, c Config) *running {
 	}
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
 	var wg sync.WaitGroup
-	wg.Go(func() { errc <- Run(ctx, c) })
+	wg.Go(func() { errc <- f(ctx, c) })
 	r.stop = sync.OnceValue(func() error {
 		cancel()
 		wg.Wait()

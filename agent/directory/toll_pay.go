@@ -24,6 +24,9 @@ func (t *Toll) pay(ctx context.Context, s *stay, p toll.Payment) (toll.Reading, 
 	up, down := s.meter.Passed()
 	s.sum.update(up, down)
 	s.used = time.Now()
+	if p.TopUp {
+		t.grown(ctx, s)
+	}
 	var notice string
 	if p.Voucher != nil {
 		if err := t.accept(ctx, s, *p.Voucher); err != nil {

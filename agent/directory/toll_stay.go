@@ -55,7 +55,7 @@ const (
 	stuckTime = 30 * time.Second // without progress while something waits
 	idleTime  = 10 * time.Minute // without a session or a request
 	keepTime  = 10 * time.Minute // that an ended account is known
-	rateTime  = 500 * time.Millisecond
+	rateTime  = 50 * time.Millisecond
 	maxOwn    = 1 << 62 // of a buyer's totals, so that no sum of them overflows
 )
 
@@ -243,8 +243,8 @@ func (t *Toll) look(s *stay, now time.Time, others channel.Amount) {
 	up, down := s.meter.Passed()
 	s.sum.others = others
 	s.sum.update(up, down)
-	if elapsed := now.Sub(s.sampled); elapsed >= rateTime {
-		s.sum.rate = (up + down - s.sample) * 1000 / uint64(elapsed.Milliseconds())
+	if elapsed := now.Sub(s.sampled); elapsed >= rateTime { // up at once, down slowly
+		s.sum.rate = max((up+down-s.sample)*1000/uint64(elapsed.Milliseconds()), s.sum.rate-s.sum.rate/64)
 		s.sampled, s.sample = now, up+down
 	}
 	t.earn(s)

@@ -137,6 +137,8 @@ type Payment struct {
 	// Received is what came from the relay for the account, by the buyer's count.
 	Received uint64           `json:"received,string"`
 	Voucher  *channel.Voucher `json:"voucher,omitempty"`
+	// TopUp says that the deposit has grown beyond the balance of the last reading.
+	TopUp bool `json:"topUp,omitempty"`
 	// Drain says that nothing more is to pass: the reading in answer is the last.
 	Drain bool `json:"drain,omitempty"`
 }
