@@ -8,6 +8,7 @@ import (
 
 	"github.com/depinsim/x402/channel"
 	"github.com/depinsim/x402/channel/facilitator"
+	"github.com/depinsim/x402/channel/facilitator/nethttp"
 	"github.com/depinsim/x402/channel/x402"
 )
 
@@ -52,7 +53,7 @@ func (c Config) checkFacilitator(ctx context.Context) []Finding {
 }
 
 func askFacilitator(ctx context.Context, url string) (*facilitator.Client, x402.Supported, *Finding) {
-	client, err := facilitator.New(facilitator.Config{URL: url})
+	client, err := nethttp.New(nethttp.Config{URL: url})
 	if err != nil {
 		f := failed("facilitator", err.Error(), "")
 		return nil, x402.Supported{}, &f

@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"github.com/depinsim/x402/channel"
-	"github.com/depinsim/x402/channel/facilitator"
+	"github.com/depinsim/x402/channel/facilitator/nethttp"
 )
 
 // Texts of what keys want.
@@ -30,7 +30,7 @@ func (r *rawFile) tollKeys() []key {
 			if err := takeText(&p.Facilitator, v); err != nil {
 				return err
 			}
-			_, err := facilitator.New(facilitator.Config{URL: p.Facilitator})
+			_, err := nethttp.New(nethttp.Config{URL: p.Facilitator})
 			return err
 		}},
 		{"payment.network", "a network's CAIP-2 name, such as 'eip155:84532'", func(v any) error {

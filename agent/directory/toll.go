@@ -23,6 +23,7 @@ import (
 	"github.com/depinsim/x402/channel"
 	"github.com/depinsim/x402/channel/bolt"
 	"github.com/depinsim/x402/channel/facilitator"
+	"github.com/depinsim/x402/channel/facilitator/nethttp"
 	"github.com/depinsim/x402/channel/x402"
 	"github.com/depinsim/x402/tunnel/relay/server"
 )
@@ -154,7 +155,7 @@ func OpenToll(c TollConfig, log *slog.Logger) (*Toll, error) {
 		return nil, err
 	}
 	if t.fac == nil {
-		if t.fac, err = facilitator.New(facilitator.Config{URL: c.Payment.Facilitator}); err != nil {
+		if t.fac, err = nethttp.New(nethttp.Config{URL: c.Payment.Facilitator}); err != nil {
 			return nil, err
 		}
 	}

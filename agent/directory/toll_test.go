@@ -55,7 +55,7 @@ func newTollbooth(t *testing.T, change func(*TollConfig)) *tollbooth {
 		srv.ServeHTTP(w, r)
 	}))
 	t.Cleanup(hs.Close)
-	b.fac = must(facilitator.New(facilitator.Config{URL: hs.URL}))
+	b.fac = must(nethttp.New(nethttp.Config{URL: hs.URL}))
 	b.cfg.Toll = TollConfig{Price: 1_000_000, StateDir: filepath.Join(t.TempDir(), "toll"), Payment: agent.Payment{
 		Network: p.Network(), Facilitator: hs.URL, Asset: p.Token, AssetName: "USDC", AssetVersion: "2", PayTo: channel.Address{0xbb},
 	}}
