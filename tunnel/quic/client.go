@@ -16,17 +16,22 @@ import (
 // on the QUIC connection itself, as the agent's does.
 type ClientConn struct {
 	*link
-	work sync.WaitGroup
-	last atomic.Uint64 // requests from this stream on are not served; see goAway
+	work     sync.WaitGroup
+	sessions *sessions
+	opening  *opening      // of one that was dialled by a ticket; nil: by none
+	last     atomic.Uint64 // requests from this stream on are not served; see goAway
 }
 
 var _ tunnel.ClientConn = (*ClientConn)(nil)
 
-func newClientConn(conn *quicgo.Conn) *ClientConn {
-	c := &ClientConn{link: newLink(conn, nil)}
+func newClientConn(conn *quicgo.Conn, sessions *sessions, o *opening) *ClientConn {
+	c := &ClientConn{link: newLink(conn, nil), sessions: sessions, opening: o}
 	c.last.Store(math.MaxUint64)
 	c.sendSettings()
-	c.work.Go(func() { c.acceptUni(c.goAway) })
+	c.work.Go(func() {
+		c.settle()
+		c.acceptUni(c.goAway)
+	})
 	return c
 }
 
@@ -62,14 +67,35 @@ func (c *ClientConn) Open(ctx context.Context, h tunnel.Header) (tunnel.Request,
 	if c.last.Load() != math.MaxUint64 {
 		return nil, errGoAway
 	}
+	if r := c.openEarly(h, head); r != nil {
+		return r, nil
+	}
+	if err := c.Settled(ctx); err != nil {
+		return nil, err
+	}
 	str, err := c.conn.OpenStreamSync(ctx)
 	if err != nil {
 		return nil, explain(err)
 	}
+	r, err := c.begin(str, h, head)
+	if err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
+func (c *ClientConn) newRequest(str *quicgo.Stream, h tunnel.Header) *request {
 	r := &request{stream{Stream: str, link: c.link, content: content{frames: frames{r: str}}}, h.Method}
 	if h.Protocol != "" {
 		r.box = c.boxes.open(str.StreamID())
 	}
+	return r
+}
+
+// begin sends a request's head.
+func (c *ClientConn) begin(str *quicgo.Stream, h tunnel.Header, head []byte) (*request, error) {
+	r := c.newRequest(str, h)
+	var err error
 	if uint64(str.StreamID()) >= c.last.Load() { // told so while this waited
 		err = errGoAway
 	} else if _, err = str.Write(head); err == nil {

@@ -51,7 +51,7 @@ func (l *link) sendSettings(more ...byte) {
 		settings = append(append(settings, settingDatagram, 1), more...)
 		_, err = str.Write(append([]byte{streamControl, frameSettings, byte(len(settings))}, settings...))
 	}
-	if err != nil {
+	if err != nil && !rejected(err) { // then they are sent again
 		l.fail(codeInternal, fmt.Errorf("control stream: %w", err))
 	}
 }

@@ -1,6 +1,7 @@
 package quic_test
 
 import (
+	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"math/rand/v2"
@@ -103,12 +104,17 @@ type wire struct {
 	random *rand.Rand
 	loss   int
 	public *net.UDPAddr // what the agent sees of client; nil: itself
+	tape   []simnet.Packet
+	taping bool // what the buyer sends
 }
 
 func (w *wire) SendPacket(p simnet.Packet) error {
 	w.mu.Lock()
 	lost := w.random.IntN(1000) < w.loss
 	public := w.public
+	if w.taping && p.From.String() == w.client.String() {
+		w.tape = append(w.tape, simnet.Packet{To: p.To, From: p.From, Data: bytes.Clone(p.Data)})
+	}
 	w.mu.Unlock()
 	if lost {
 		return nil
@@ -124,6 +130,20 @@ func (w *wire) SendPacket(p simnet.Packet) error {
 		}
 	}
 	return w.PerfectRouter.SendPacket(p)
+}
+
+// record begins a tape of what the buyer sends, recorded ends and returns it.
+func (w *wire) record() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.tape, w.taping = nil, true
+}
+
+func (w *wire) recorded() []simnet.Packet {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.taping = false
+	return w.tape
 }
 
 // lose sets how many packets of a thousand are lost from now on.

@@ -98,6 +98,7 @@ type Listener struct {
 	attempts  chan struct{} // likewise, handshakes included
 	most      *bbr.Cap
 	crowd     *tunnel.Strangers
+	tickets   *tickets
 }
 
 // handshakes is how many may be under way beside a full number of connections.
@@ -125,7 +126,7 @@ func (l *Listener) attempt(ctx context.Context, who *quicgo.ClientInfo) (context
 		x.Leave()
 		end()
 	})
-	return context.WithValue(ctx, visitKey{}, visit{x, over}), nil
+	return context.WithValue(ctx, visitKey{}, visit{x, over, &comeback{all: l.tickets}}), nil
 }
 
 // A visit is a stranger's, in the context of his connection; over ends when his
@@ -133,9 +134,16 @@ func (l *Listener) attempt(ctx context.Context, who *quicgo.ClientInfo) (context
 type visit struct {
 	stranger *tunnel.Stranger
 	over     context.Context
+	back     *comeback
 }
 
 type visitKey struct{}
+
+// visitOf is the visit of a connection's context; nil fields: it has none.
+func visitOf(ctx context.Context) visit {
+	v, _ := ctx.Value(visitKey{}).(visit)
+	return v
+}
 
 // crowded says whether buyers first have to show that their address is theirs
 // (RFC 9000 §8.1.2), which costs them a round trip: many handshakes under way
@@ -176,23 +184,17 @@ func Listen(c ListenConfig) (*Listener, error) {
 	qc.InitialConnectionReceiveWindow, qc.MaxConnectionReceiveWindow = agentConn, agentConn
 	qc.MaxIncomingStreams = int64(c.MaxStreams)
 	qc.MaxIncomingUniStreams = 8 // HTTP/3 needs three
+	qc.Allow0RTT = true
 	if c.Strangers == nil {
 		c.Strangers = new(tunnel.Strangers)
 	}
-	l := &Listener{places: make(chan struct{}, c.MaxConns), attempts: make(chan struct{}, c.MaxConns+handshakes), most: c.Cap, crowd: c.Strangers}
+	l := &Listener{tickets: newTickets(), places: make(chan struct{}, c.MaxConns), attempts: make(chan struct{}, c.MaxConns+handshakes), most: c.Cap, crowd: c.Strangers}
 	qc.GetConfigForClient = l.narrow(qc.Clone())
 	l.transport = &quicgo.Transport{Conn: c.Conn, ConnContext: l.attempt, VerifySourceAddress: l.crowded}
 	if c.ResetKey != [32]byte{} {
 		l.transport.StatelessResetKey = (*quicgo.StatelessResetKey)(&c.ResetKey)
 	}
-	l.listener, err = l.transport.ListenEarly(&tls.Config{
-		Certificates: []tls.Certificate{cert},
-		NextProtos:   []string{nextProto},
-		MinVersion:   tls.VersionTLS13,
-		// Resumption would save a signature but not a round trip, and a ticket
-		// would outlive the proof of who holds it.
-		SessionTicketsDisabled: true,
-	}, qc)
+	l.listener, err = l.transport.ListenEarly(serverTLS(cert), qc)
 	if err != nil {
 		return nil, err
 	}
@@ -216,7 +218,7 @@ func (l *Listener) Accept(ctx context.Context) (tunnel.ServerConn, net.Addr, err
 			}
 			return nil, nil, err
 		}
-		v, _ := conn.Context().Value(visitKey{}).(visit)
+		v := visitOf(conn.Context())
 		if !v.stranger.Prove(conn.RemoteAddr()) {
 			_ = conn.CloseWithError(quicgo.ApplicationErrorCode(tunnel.ReasonLimit), "too many of your address")
 			continue
@@ -286,31 +288,46 @@ func (d *Dialer) Close() error { return d.transport.Close() }
 // Dial connects to the agent at addr, whose key must have the hash keyHash;
 // nil accepts any key, which [ClientConn.PeerKeyHash] then tells.
 func (d *Dialer) Dial(ctx context.Context, addr net.Addr, keyHash *[32]byte) (*ClientConn, error) {
+	return d.dial(ctx, addr, keyHash, nil)
+}
+
+// dial connects, by a ticket if there is one.
+func (d *Dialer) dial(ctx context.Context, addr net.Addr, keyHash *[32]byte, t *Ticket) (*ClientConn, error) {
 	qc := baseConfig()
 	qc.InitialStreamReceiveWindow, qc.MaxStreamReceiveWindow = buyerStream, buyerStreamMax
 	qc.InitialConnectionReceiveWindow, qc.MaxConnectionReceiveWindow = buyerConn, buyerConn
 	qc.MaxIncomingStreams, qc.MaxIncomingUniStreams = -1, 8
 	var wrong error
+	sessions := &sessions{use: t}
 	tc := &tls.Config{
 		ServerName:         serverName,
 		NextProtos:         []string{nextProto},
 		MinVersion:         tls.VersionTLS13,
+		ClientSessionCache: sessions,
 		InsecureSkipVerify: true, // the key is verified below; names and dates mean nothing
-		VerifyConnection: func(cs tls.ConnectionState) error {
+		VerifyConnection: func(cs tls.ConnectionState) error { // also of a resumed connection
 			if keyHash != nil && peerHash(cs) != *keyHash {
 				wrong = ErrWrongKey
 			}
 			return wrong
 		},
 	}
-	conn, err := d.transport.Dial(ctx, addr, tc, qc)
+	dial := d.transport.Dial
+	if t != nil {
+		dial = d.transport.DialEarly
+	}
+	conn, err := dial(ctx, addr, tc, qc)
+	var o *opening
+	if t != nil && err == nil {
+		o, err = newOpening(ctx, conn)
+	}
 	if err != nil {
 		if wrong != nil {
 			return nil, fmt.Errorf("dial %s: %w", addr, wrong)
 		}
 		return nil, fmt.Errorf("dial %s: %w", addr, explain(err))
 	}
-	return newClientConn(conn), nil
+	return newClientConn(conn, sessions, o), nil
 }
 
 func peerHash(cs tls.ConnectionState) [32]byte {

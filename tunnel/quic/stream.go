@@ -61,13 +61,15 @@ func (s *stream) Read(b []byte) (int, error) {
 type piece [tunnel.Headroom + 32<<10]byte
 
 // Write copies b to where there is room for a head.
-func (s *stream) Write(b []byte) (int, error) {
-	p, _ := s.link.pieces.Get().(*piece)
-	defer s.link.pieces.Put(p)
+func (s *stream) Write(b []byte) (int, error) { return s.link.writePieces(b, s.WriteFramed) }
+
+func (l *link) writePieces(b []byte, write func([]byte) (int, error)) (int, error) {
+	p, _ := l.pieces.Get().(*piece)
+	defer l.pieces.Put(p)
 	total := 0
 	for total < len(b) {
 		n := copy(p[tunnel.Headroom:], b[total:])
-		n, err := s.WriteFramed(p[:tunnel.Headroom+n])
+		n, err := write(p[:tunnel.Headroom+n])
 		total += n
 		if err != nil {
 			return total, err
@@ -80,12 +82,18 @@ func (s *stream) Write(b []byte) (int, error) {
 // in b, head and content in one piece: a piece of three bytes would wake the
 // connection to send a packet of them.
 func (s *stream) WriteFramed(b []byte) (int, error) {
+	f := frame(b)
+	n, err := s.Stream.Write(f)
+	return max(n-(len(f)+tunnel.Headroom-len(b)), 0), explain(err)
+}
+
+// frame is b with the frame's head at the end of the room in front.
+func frame(b []byte) []byte {
 	var head [tunnel.Headroom]byte
 	h := quicvarint.Append(append(head[:0], frameData), uint64(len(b)-tunnel.Headroom))
 	start := tunnel.Headroom - len(h)
 	copy(b[start:], h)
-	n, err := s.Stream.Write(b[start:])
-	return max(n-len(h), 0), explain(err)
+	return b[start:]
 }
 
 func (s *stream) SendDatagram(b []byte) error { return s.link.sendDatagram(s.StreamID(), b) }
