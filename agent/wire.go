@@ -30,10 +30,11 @@ const (
 	CapsuleNotice  = 0x7402_0018 // agent: something the buyer should know
 	CapsuleRequest = 0x7402_0019 // buyer: a token for the channel, please
 	CapsuleToken   = 0x7402_001a // agent: here it is
+	CapsuleEarly   = 0x7402_001b // buyer, first on a resumed connection: a hello
 )
 
 // KnownCapsule reports whether typ is one of the above.
-func KnownCapsule(typ uint64) bool { return typ >= CapsuleHello && typ <= CapsuleToken }
+func KnownCapsule(typ uint64) bool { return typ >= CapsuleHello && typ <= CapsuleEarly }
 
 // ExporterLabel is the label of the TLS exporter (RFC 8446 §7.5) whose value a
 // hello signs.
@@ -60,19 +61,42 @@ type Counts struct {
 	Down    uint64 `json:"down,string"`
 }
 
+// What a hello's signature begins with: one that is signed over the exporter of
+// its own connection, and one over the secret of the ticket that it came by.
+const (
+	helloText = "x402 hello v1\n"
+	earlyText = "x402 early hello v1\n"
+)
+
 // SealHello encodes and signs h.
 func SealHello(k *channel.Key, exporter [32]byte, h Hello) ([]byte, error) {
+	return sealHello(k, helloText, exporter, h)
+}
+
+// SealEarlyHello is SealHello for what is sent before the handshake.
+func SealEarlyHello(k *channel.Key, secret [32]byte, h Hello) ([]byte, error) {
+	return sealHello(k, earlyText, secret, h)
+}
+
+func sealHello(k *channel.Key, text string, secret [32]byte, h Hello) ([]byte, error) {
 	body, err := json.Marshal(h)
 	if err != nil {
 		return nil, err
 	}
-	sig := k.Sign(helloDigest(exporter, body))
+	sig := k.Sign(helloDigest(text, secret, body))
 	return append(sig[:], body...), nil
 }
 
 // OpenHello decodes a hello and checks that the channel's payerAuthorizer
 // signed it on this connection.
-func OpenHello(exporter [32]byte, b []byte) (Hello, error) {
+func OpenHello(exporter [32]byte, b []byte) (Hello, error) { return openHello(helloText, exporter, b) }
+
+// OpenEarlyHello is OpenHello for one that was sent before the handshake.
+func OpenEarlyHello(secret [32]byte, b []byte) (Hello, error) {
+	return openHello(earlyText, secret, b)
+}
+
+func openHello(text string, secret [32]byte, b []byte) (Hello, error) {
 	var sig channel.Signature
 	if len(b) < len(sig) {
 		return Hello{}, errors.New("hello: truncated")
@@ -85,7 +109,7 @@ func OpenHello(exporter [32]byte, b []byte) (Hello, error) {
 	if !slices.Contains(h.Versions, ProtocolVersion) {
 		return h, &VersionError{Theirs: h.Versions}
 	}
-	signer, err := channel.Recover(helloDigest(exporter, body), sig)
+	signer, err := channel.Recover(helloDigest(text, secret, body), sig)
 	if err != nil {
 		return Hello{}, fmt.Errorf("hello: %w", err)
 	}
@@ -95,9 +119,9 @@ func OpenHello(exporter [32]byte, b []byte) (Hello, error) {
 	return h, h.Price.Check()
 }
 
-func helloDigest(exporter [32]byte, body []byte) channel.Hash {
+func helloDigest(text string, secret [32]byte, body []byte) channel.Hash {
 	hash := channel.Keccak256(body)
-	return channel.Keccak256([]byte("x402 hello v1\n"), exporter[:], hash[:])
+	return channel.Keccak256([]byte(text), secret[:], hash[:])
 }
 
 // A VersionError says which versions each side speaks.

@@ -51,6 +51,10 @@ func TestGolden(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	early, err := SealEarlyHello(testKey(t, 2), [32]byte{1}, testHello(t))
+	if err != nil {
+		t.Fatal(err)
+	}
 	tally, err := testTally().MarshalBinary()
 	if err != nil {
 		t.Fatal(err)
@@ -71,6 +75,7 @@ func TestGolden(t *testing.T) {
 		{"offer", signed(t, direct)},
 		{"offer-with-relays", signed(t, testOffer())},
 		{"hello", hello},
+		{"early-hello", early},
 		{"terms", terms},
 		{"voucher", AppendVoucher(nil, testVoucher(t))},
 		{"tally", tally},
@@ -119,6 +124,19 @@ func TestHello(t *testing.T) {
 		if _, err := OpenHello(exporter, b[:n]); err == nil {
 			t.Errorf("cut to %d", n)
 		}
+	}
+	if _, err := OpenEarlyHello(exporter, b); err == nil {
+		t.Error("taken for an early one")
+	}
+	early, err := SealEarlyHello(testKey(t, 2), exporter, testHello(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := OpenEarlyHello(exporter, early); err != nil || cmp.Diff(testHello(t), got) != "" {
+		t.Errorf("early: %+v %v", got, err)
+	}
+	if _, err := OpenHello(exporter, early); err == nil {
+		t.Error("an early one is taken for another")
 	}
 	if b, err = SealHello(testKey(t, 3), exporter, testHello(t)); err != nil {
 		t.Fatal(err)

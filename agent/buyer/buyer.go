@@ -61,6 +61,9 @@ type Config struct {
 	Reach ReachConfig
 	// Tolls says what relays may be paid for passing packets on.
 	Tolls TollConfig
+	// Tickets keep what lets the buyer come back within one round trip; nil
+	// keeps nothing.
+	Tickets Tickets
 
 	// Socket opens the UDP sockets that Run uses and closes. Default: the
 	// kernel's.
@@ -103,6 +106,9 @@ func (c Config) withDefaults() (Config, error) {
 		c.Deposit = 250_000
 	}
 	c.Deposit = max(c.Deposit, c.Offer.Payment.MinDeposit)
+	if c.Reach.Early == 0 {
+		c.Reach.Early = earlyTime
+	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -303,6 +309,9 @@ func (b *Buyer) sessions(ctx context.Context, stopProxies func()) error {
 			return b.lastSession(ctx, err)
 		case errors.Is(err, errUpgrade):
 			b.log.Info("QUIC gets through again; going back to it")
+			continue
+		case errors.Is(err, errUnanswered):
+			b.log.Info("the agent does not answer where it was; looking for it")
 			continue
 		}
 		if n, ok := errors.AsType[agent.Notice](err); ok {

@@ -72,6 +72,10 @@ type ReachConfig struct {
 	NoDirect bool
 	// Networks remembers what got through where; nil forgets.
 	Networks Networks
+	// Early is how long an agent may take to answer one who comes back by a
+	// ticket, before it is looked for in all ways. Default 1.5 s: one packet may
+	// be lost.
+	Early time.Duration
 }
 
 // Networks remembers the transport that got through on a network.
@@ -98,10 +102,12 @@ const (
 type link struct {
 	tunnel.ClientConn
 	transport string
-	by        string        // the relay it was made through, "" for none
-	via       func() string // likewise now; nil: as it was made
-	offer     agent.Offer   // what the agent offers, if it was asked
-	ends      []func()      // after the connection
+	by        string           // the relay it was made through, "" for none
+	via       func() string    // likewise now; nil: as it was made
+	offer     agent.Offer      // what the agent offers, if it was asked
+	ends      []func()         // after the connection
+	quic      *quic.ClientConn // nil: it is another transport's
+	ticket    *quic.Ticket     // that it was opened by, before its handshake; nil: after it
 }
 
 func (l *link) end() {
@@ -198,7 +204,7 @@ func (r *reach) tries() []try {
 		at, to := wait+time.Duration(i)*nextRelay, "the agent behind the relay "+c.address
 		bound := make(chan error, 1) // what asking for QUIC's port comes to; taken by TLS
 		all = append(all,
-			try{QUIC, to, at, func(ctx context.Context) (*link, error) { return r.quicRelayed(ctx, c, bound) }},
+			try{QUIC, to, at, func(ctx context.Context) (*link, error) { return r.quicRelayed(ctx, c, bound, nil) }},
 			try{KCP, to, at, func(ctx context.Context) (*link, error) { return r.kcpRelayed(ctx, c) }},
 			try{TLS, to, tlsAt + at, func(ctx context.Context) (*link, error) {
 				if tlsAt > 0 {
@@ -413,6 +419,9 @@ func (r *reach) better(ctx context.Context) error {
 
 func (l *link) String() string {
 	text := l.transport
+	if l.resumed() {
+		text += " with 0-RTT"
+	}
 	if l.by != "" {
 		text += " by relay " + l.by
 	}

@@ -69,9 +69,7 @@ const (
 // purchase; any other error lets the buyer try again.
 func (b *Buyer) session(ctx context.Context, stopProxies func()) error {
 	b.status.set(func(s *Status) { s.State = "connecting" })
-	dctx, cancel := context.WithTimeout(ctx, dialTime)
-	conn, err := b.reach.dial(dctx, b.reach.tries())
-	cancel()
+	conn, err := b.connect(ctx)
 	if err != nil {
 		if errors.Is(err, quic.ErrWrongKey) || errors.Is(err, h2.ErrWrongKey) {
 			return &overError{fmt.Errorf("%w: get a fresh offer from its owner", err)}
@@ -82,8 +80,6 @@ func (b *Buyer) session(ctx context.Context, stopProxies func()) error {
 		return err
 	}
 	defer conn.end()
-	b.log.Info("connected", "by", conn)
-	b.showRoute(conn)
 	x := &session{b: b, conn: conn, meter: meter.New(meter.Config{}), inbox: make(chan tunnel.Capsule), sampled: time.Now()}
 	// An agent that reads nothing could hold every capsule up for ever.
 	unread := func() { _ = conn.Close(tunnel.ReasonProtocol, "the control stream is not read") }
@@ -111,6 +107,11 @@ func (b *Buyer) session(ctx context.Context, stopProxies func()) error {
 	if !b.cfg.CloseOnly {
 		b.enter(&line{x.client, conn.Context()})
 	}
+	if err := x.settle(ctx); err != nil {
+		return x.giveUp(err)
+	}
+	b.log.Info("connected", "by", conn)
+	b.showRoute(conn)
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	received := make(chan error, 1)
@@ -171,13 +172,33 @@ func closeReason(err error) (tunnel.Reason, string) {
 	return tunnel.ReasonDone, ""
 }
 
-func (x *session) hello(ctx context.Context) error {
-	b := x.b
+// hello opens the control stream and says who we are.
+func (x *session) hello(ctx context.Context) (err error) {
+	// A crash from here on may lose counts of what the agent has served.
+	if err := x.b.remember(x.b.mem.begun(x.b.price)); err != nil {
+		return &overError{err}
+	}
+	if x.ctl, err = tunnel.OpenControl(ctx, x.conn, "x402.invalid", agent.KnownCapsule); err != nil {
+		return err
+	}
+	if t := x.conn.ticket; t != nil {
+		return x.sayHello(agent.CapsuleEarly, t.Secret, agent.SealEarlyHello)
+	}
+	return x.prove()
+}
+
+// prove says a hello that is proven on this connection, after its handshake.
+func (x *session) prove() error {
 	exporter, err := x.conn.ExportKey(agent.ExporterLabel)
 	if err != nil {
 		return err
 	}
-	h, err := agent.SealHello(b.cfg.Key, exporter, agent.Hello{
+	return x.sayHello(agent.CapsuleHello, exporter, agent.SealHello)
+}
+
+func (x *session) sayHello(typ uint64, secret [32]byte, seal func(*channel.Key, [32]byte, agent.Hello) ([]byte, error)) error {
+	b := x.b
+	h, err := seal(b.cfg.Key, secret, agent.Hello{
 		Versions: []int{agent.ProtocolVersion}, Network: b.cfg.Offer.Payment.Network,
 		Config: b.cfg.channel(), Price: b.price,
 		Own:   agent.Counts{Session: b.mem.tally.Session, Up: b.mem.ceiling, Down: b.mem.tally.Down},
@@ -186,14 +207,7 @@ func (x *session) hello(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	// A crash from here on may lose counts of what the agent has served.
-	if err := b.remember(b.mem.begun(b.price)); err != nil {
-		return &overError{err}
-	}
-	if x.ctl, err = tunnel.OpenControl(ctx, x.conn, "x402.invalid", agent.KnownCapsule); err != nil {
-		return err
-	}
-	return x.ctl.Send(agent.CapsuleHello, h)
+	return x.ctl.Send(typ, h)
 }
 
 // receive hands capsules to whoever runs the session.
@@ -404,6 +418,7 @@ func (x *session) update(ctx context.Context, now time.Time) error {
 	if !p.known {
 		return nil
 	}
+	x.keepTicket()
 	if err := x.overcount(now); err != nil {
 		return err
 	}

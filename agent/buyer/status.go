@@ -14,6 +14,7 @@ type Status struct {
 	Transport  string         `json:"transport,omitempty"` // of the connection, or of the last: QUIC or TLS
 	Relay      string         `json:"relay,omitempty"`     // that it goes by now; "": none
 	Direct     bool           `json:"direct"`              // it goes by none
+	Resumed    bool           `json:"resumed"`             // what was sent before the handshake was served (0-RTT)
 	Session    uint64         `json:"session"`
 	Flows      int            `json:"flows"`
 	Rate       uint64         `json:"rate"` // bytes a second, both directions
@@ -48,7 +49,9 @@ func (b *statusBoard) get() Status {
 // showRoute says how the agent is reached now.
 func (b *Buyer) showRoute(l *link) {
 	relay := l.relay()
-	b.status.set(func(s *Status) { s.Transport, s.Relay, s.Direct = l.transport, relay, relay == "" })
+	b.status.set(func(s *Status) {
+		s.Transport, s.Relay, s.Direct, s.Resumed = l.transport, relay, relay == "", l.resumed()
+	})
 }
 
 func (b *Buyer) report(s Status) {

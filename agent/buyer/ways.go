@@ -25,16 +25,26 @@ func (r *reach) quicDirect(ctx context.Context, endpoint string) (*link, error) 
 	if err != nil {
 		return nil, err
 	}
-	return r.quicAt(ctx, addr, "")
+	return r.quicAt(ctx, addr, "", nil)
 }
 
-// quicAt dials QUIC at an address: the agent's or a relay's port.
-func (r *reach) quicAt(ctx context.Context, addr net.Addr, by string) (*link, error) {
-	conn, err := r.dialer.Dial(ctx, addr, r.keyHash)
+// quicAt dials QUIC at an address: the agent's or a relay's port. With a ticket
+// the link is there before the handshake; see resume.go.
+func (r *reach) quicAt(ctx context.Context, addr net.Addr, by string, t *quic.Ticket) (*link, error) {
+	var conn *quic.ClientConn
+	var err error
+	if t != nil {
+		conn, err = r.dialer.Resume(ctx, addr, t)
+	} else {
+		conn, err = r.dialer.Dial(ctx, addr, r.keyHash)
+	}
 	if err != nil {
 		return nil, unanswered(err, "the agent at "+addr.String())
 	}
-	l := &link{ClientConn: conn, transport: QUIC, by: by}
+	l := &link{ClientConn: conn, transport: QUIC, by: by, quic: conn, ticket: t}
+	if t != nil {
+		return l, nil
+	}
 	if err := r.keep(l, conn); err != nil {
 		_ = conn.Close(tunnel.ReasonInternal, "") // it has failed already
 		return nil, err
@@ -43,13 +53,13 @@ func (r *reach) quicAt(ctx context.Context, addr net.Addr, by string) (*link, er
 }
 
 // quicRelayed tells bound, which has room, what asking for a port came to.
-func (r *reach) quicRelayed(ctx context.Context, c broker, bound chan<- error) (*link, error) {
+func (r *reach) quicRelayed(ctx context.Context, c broker, bound chan<- error, t *quic.Ticket) (*link, error) {
 	b, err := r.bind(ctx, c)
 	bound <- err
 	if err != nil {
 		return nil, err
 	}
-	l, err := r.quicAt(ctx, net.UDPAddrFromAddrPort(b.Addr()), c.address)
+	l, err := r.quicAt(ctx, net.UDPAddrFromAddrPort(b.Addr()), c.address, t)
 	if err != nil {
 		r.leave(b)
 		return nil, err
@@ -122,7 +132,7 @@ func (r *reach) keep(l *link, conn *quic.ClientConn) error {
 	l.via = func() string { return r.via(m) }
 	var wg sync.WaitGroup
 	wg.Go(func() { r.rescue(l, m, lost) })
-	l.ends = append(l.ends, wg.Wait, m.Close)
+	l.ends = append([]func(){wg.Wait, m.Close}, l.ends...) // before it leaves a relay's port
 	return nil
 }
 

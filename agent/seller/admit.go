@@ -13,6 +13,7 @@ import (
 	"github.com/depinsim/x402/channel"
 	"github.com/depinsim/x402/meter"
 	"github.com/depinsim/x402/tunnel"
+	"github.com/depinsim/x402/tunnel/quic"
 )
 
 // A refusal is why a session is not served, or no longer.
@@ -32,6 +33,9 @@ func (s *Seller) begin(ctx context.Context, conn tunnel.ServerConn, tun *tunnel.
 		return nil, err
 	}
 	id := s.domain.ID(h.Config)
+	if h.resumed != nil && h.resumed.Owner != id {
+		return nil, &refusal{tunnel.ReasonAuth, "the ticket is another channel's"}
+	}
 	log = log.With("buyer", h.Config.Payer.String(), "channel", id.String()[:10])
 	x, notice := s.admit(ctx, id, h, conn)
 	// A buyer who reads nothing could hold the answer up for ever.
@@ -49,41 +53,69 @@ func (s *Seller) begin(ctx context.Context, conn tunnel.ServerConn, tun *tunnel.
 	return x, nil
 }
 
-// hello reads and checks the first capsule.
-func (s *Seller) hello(ctx context.Context, conn tunnel.ServerConn, tun *tunnel.Session) (*tunnel.Control, agent.Hello, error) {
+// A greeting is a hello that was proven: on its own connection or, sent before
+// the handshake, on the one that its ticket came by.
+type greeting struct {
+	agent.Hello
+	resumed *quic.Resumption // of an early one
+}
+
+// hello reads and checks the first capsule. An early hello that the connection
+// was not resumed for is followed by one that is proven on it.
+func (s *Seller) hello(ctx context.Context, conn tunnel.ServerConn, tun *tunnel.Session) (*tunnel.Control, greeting, error) {
 	ctl, err := tun.Control(ctx)
 	if err != nil {
-		return nil, agent.Hello{}, err
+		return nil, greeting{}, err
 	}
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close(tunnel.ReasonAuth, "no hello in time") })
 	defer stop()
+	early := resumed(conn)
 	c, err := ctl.Receive()
-	if err != nil {
-		return nil, agent.Hello{}, &refusal{tunnel.ReasonProtocol, err.Error()}
+	if err == nil && c.Type == agent.CapsuleEarly && early == nil {
+		c, err = ctl.Receive()
 	}
-	if c.Type != agent.CapsuleHello {
-		return nil, agent.Hello{}, &refusal{tunnel.ReasonProtocol, "the first capsule is not a hello"}
-	}
-	exporter, err := conn.ExportKey(agent.ExporterLabel)
 	if err != nil {
-		return nil, agent.Hello{}, err
+		return nil, greeting{}, &refusal{tunnel.ReasonProtocol, err.Error()}
 	}
-	h, err := agent.OpenHello(exporter, c.Value)
-	if err != nil {
-		if _, ok := errors.AsType[*agent.VersionError](err); ok {
-			// A notice ends the purchase; after a mere close it would be tried again.
-			notify(ctl, s.log, agent.Notice{Code: agent.NoticeRefused, Text: err.Error()})
-			return nil, h, err
+	h, err := s.prove(conn, c, early)
+	if err == nil {
+		return ctl, h, nil
+	}
+	if _, ok := errors.AsType[*agent.VersionError](err); ok {
+		// A notice ends the purchase; after a mere close it would be tried again.
+		notify(ctl, s.log, agent.Notice{Code: agent.NoticeRefused, Text: err.Error()})
+	}
+	return nil, h, err
+}
+
+// prove checks a hello.
+func (s *Seller) prove(conn tunnel.ServerConn, c tunnel.Capsule, early *quic.Resumption) (g greeting, err error) {
+	switch {
+	case c.Type == agent.CapsuleEarly && early != nil:
+		g.resumed = early
+		g.Hello, err = agent.OpenEarlyHello(early.Secret, c.Value)
+	case c.Type == agent.CapsuleHello:
+		var exporter [32]byte
+		if exporter, err = conn.ExportKey(agent.ExporterLabel); err != nil {
+			return g, err
 		}
-		return nil, h, &refusal{tunnel.ReasonAuth, err.Error()}
+		g.Hello, err = agent.OpenHello(exporter, c.Value)
+	default:
+		return g, &refusal{tunnel.ReasonProtocol, "the first capsule is not a hello"}
 	}
-	return ctl, h, nil
+	if _, ok := errors.AsType[*agent.VersionError](err); err != nil && !ok {
+		err = &refusal{tunnel.ReasonAuth, err.Error()}
+	}
+	return g, err
 }
 
 // admit decides about a hello, and reserves the channel for its session.
-func (s *Seller) admit(ctx context.Context, id channel.ID, h agent.Hello, conn tunnel.ServerConn) (*session, *agent.Notice) {
-	if n := s.acceptable(h); n != nil {
+func (s *Seller) admit(ctx context.Context, id channel.ID, h greeting, conn tunnel.ServerConn) (*session, *agent.Notice) {
+	if n := s.acceptable(h.Hello); n != nil {
 		return nil, n
+	}
+	if h.resumed != nil && !s.latest(id, h.resumed.Session) { // before it replaces a newer one
+		return nil, &agent.Notice{Code: agent.NoticeBusy, Text: errStale.Error()}
 	}
 	if n := s.replace(ctx, id); n != nil {
 		return nil, n
@@ -97,17 +129,9 @@ func (s *Seller) admit(ctx context.Context, id channel.ID, h agent.Hello, conn t
 	if err != nil {
 		return nil, &agent.Notice{Code: agent.NoticeRefused, Text: err.Error()}
 	}
-	// The ledger is asked anew at every session: the payer may have topped up,
-	// or begun to withdraw. While it does not answer, what it last said counts.
-	if fresh, err := s.observe(ctx, id); err == nil {
-		// A frozen one is not being closed any more: its last session has ended.
-		if state, err = s.payee.Thaw(fresh.ID); err != nil {
-			return nil, &agent.Notice{Code: agent.NoticeRefused, Text: err.Error()}
-		}
-	} else if state.Balance == 0 {
+	state, asked, err := s.present(ctx, state, h)
+	if err != nil {
 		return nil, &agent.Notice{Code: agent.NoticeFacilitator, Text: "the channel's deposit cannot be checked now: " + err.Error()}
-	} else {
-		s.log.Warn("the ledger does not answer; going by what it last said", "channel", id, "err", err)
 	}
 	switch {
 	case state.Phase != channel.Open:
@@ -132,7 +156,32 @@ func (s *Seller) admit(ctx context.Context, id channel.ID, h agent.Hello, conn t
 		return nil, &agent.Notice{Code: agent.NoticeDeposit, Text: fmt.Sprintf(
 			"the channel holds %s USD, of which %s are owed: deposit more", x.account.balance.USD(), x.account.tally.Base.USD())}
 	}
+	if x.asked = asked; h.resumed != nil && !asked {
+		x.looked = make(chan error, 1)
+	}
 	return x, nil
+}
+
+// present is a channel's state, and whether the ledger has said it now. It is
+// asked anew at every session: the payer may have topped up, or begun to
+// withdraw. While it does not answer, what it last said counts. One who has come
+// back by a ticket does not wait for it while there is enough: a withdrawal takes
+// longer than a ticket is good, and the session looks beside; see resume.go.
+func (s *Seller) present(ctx context.Context, state channel.State, h greeting) (_ channel.State, asked bool, _ error) {
+	if h.resumed != nil && s.ample(state) {
+		return state, false, nil
+	}
+	fresh, err := s.observe(ctx, state.ID)
+	if err == nil {
+		// A frozen one is not being closed any more: its last session has ended.
+		state, err = s.payee.Thaw(fresh.ID)
+		return state, true, err
+	}
+	if state.Balance > 0 {
+		s.log.Warn("the ledger does not answer; going by what it last said", "channel", state.ID, "err", err)
+		return state, false, nil
+	}
+	return state, false, err
 }
 
 // funded refuses a channel without a deposit before there is a record of it:
@@ -213,7 +262,7 @@ var errLater = errors.New("try again in a moment")
 // enlist makes the session of a channel and hello and puts it on the list. It
 // goes on from what the channel's last session has stored: nobody else can be
 // on the list then, and what admit saw may be older.
-func (s *Seller) enlist(id channel.ID, h agent.Hello, conn tunnel.ServerConn) (*session, error) {
+func (s *Seller) enlist(id channel.ID, h greeting, conn tunnel.ServerConn) (*session, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	state, _ := s.payee.Get(id)
@@ -231,12 +280,15 @@ func (s *Seller) enlist(id channel.ID, h agent.Hello, conn tunnel.ServerConn) (*
 	if err := own.UnmarshalBinary(state.Note); err != nil {
 		return nil, err
 	}
+	if h.resumed != nil && own.Session != h.resumed.Session {
+		return nil, errStale
+	}
 	// After a loss of state the ledger's claim is the least that is owed.
 	if own.Session == 0 && state.Claimed > own.Base {
 		own.Base = state.Claimed
 	}
 	if own.Prepaid == 0 { // a token's totals are the agent's alone
-		own = resume(own, s.secret, state.ID, h)
+		own = resume(own, s.secret, state.ID, h.Hello)
 	}
 	tally, err := own.Next(h.Price)
 	if err != nil {
@@ -245,7 +297,7 @@ func (s *Seller) enlist(id channel.ID, h agent.Hello, conn tunnel.ServerConn) (*
 	up, down := tally.Price.Weights()
 	now := time.Now()
 	x := &session{
-		s: s, conn: conn, id: state.ID, state: state, prepaid: own.Prepaid > 0,
+		s: s, conn: conn, id: state.ID, state: state, prepaid: own.Prepaid > 0, resumed: h.resumed != nil,
 		account: account{policy: s.cfg.Credit, tally: tally, paid: max(state.Max, state.Claimed), balance: state.Balance, total: s.cfg.TotalCredit},
 		meter:   meter.New(meter.Config{WeightUp: up, WeightDown: down}),
 		inbox:   make(chan tunnel.Capsule), leaving: make(chan struct{}), done: make(chan struct{}),
@@ -267,6 +319,9 @@ func (x *session) start() error {
 	if x.state, err = x.s.payee.Note(x.id, note); err != nil {
 		return &refusal{tunnel.ReasonInternal, "store the session: " + err.Error()}
 	}
+	if x.asked {
+		x.resumable()
+	}
 	voucher, _ := x.state.Voucher() // zero when there is none
 	terms, err := json.Marshal(agent.Terms{
 		Version: agent.ProtocolVersion, Session: t.Session, Price: t.Price,
@@ -279,7 +334,7 @@ func (x *session) start() error {
 	if err := x.ctl.Send(agent.CapsuleTerms, terms); err != nil {
 		return err
 	}
-	x.log.Info("session opened", "session", t.Session, "price_up", t.Price.Up, "price_down", t.Price.Down, "balance", x.account.balance, "cipher", x.cipher())
+	x.log.Info("session opened", "session", t.Session, "price_up", t.Price.Up, "price_down", t.Price.Down, "balance", x.account.balance, "cipher", x.cipher(), "resumed", x.resumed)
 	if x.prepaid {
 		x.tun.Trust()
 		return nil

@@ -40,7 +40,10 @@ type session struct {
 	state   channel.State
 	meter   *meter.Meter
 	account account
-	prepaid bool // the channel is a token's: the session carries nothing
+	prepaid bool       // the channel is a token's: the session carries nothing
+	resumed bool       // the buyer came back by a ticket
+	asked   bool       // the ledger, before the session began
+	looked  chan error // what came of asking beside; nil: it is not
 
 	inbox   chan tunnel.Capsule // from receive; unbuffered
 	drained chan struct{}       // closed when all flows have ended after a drain
@@ -138,6 +141,9 @@ func (x *session) run(ctx context.Context) (err error) {
 	defer x.meter.Close(net.ErrClosed) // flows that wait for credit end with the session
 	received := make(chan error, 1)
 	wg.Go(func() { received <- x.receive(rctx) })
+	if x.looked != nil {
+		wg.Go(func() { x.look(rctx) })
+	}
 
 	tick := time.NewTimer(activeTick)
 	defer tick.Stop()
@@ -156,6 +162,10 @@ func (x *session) run(ctx context.Context) (err error) {
 			x.leaving = nil
 			x.notify(agent.Notice{Code: agent.NoticeDraining, Text: "the agent stops; finish and pay"})
 			x.drain(rctx, &wg)
+		case err := <-x.looked:
+			if err := x.heard(err); err != nil {
+				return err
+			}
 		case <-x.meter.Starved():
 		case <-tick.C:
 		case err := <-received:
