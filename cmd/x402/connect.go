@@ -359,7 +359,7 @@ func (p *purchase) buy(ctx context.Context, key *channel.Key, store channel.Stor
 	}
 	cfg := buyer.Config{
 		Key: key, Store: store, Offer: p.offer, Budget: p.budget, MaxPrice: p.maxPrice, Deposit: p.deposit, Keep: p.keep,
-		SOCKS: p.socks, HTTP: p.http, Proxy: p.proxy, Reach: p.reach, OnStatus: v.status,
+		SOCKS: p.socks, HTTP: p.http, Proxy: p.proxy, Reach: p.reach, OnStatus: v.status, Tickets: p.tickets(),
 		Logger: slog.New(p.handler(logs)),
 	}
 	if cfg.Tolls, err = p.tollConfig(); err != nil {

@@ -34,6 +34,7 @@ FILES
         known_agents                     which agent answered where
         relays                           where offers are looked for
         networks                         which transport got through where
+        tickets/                         what lets connect come back at once; secret
 
 EXIT STATUS
     0 done, 1 failed while running, 2 wrong flags.
@@ -90,7 +91,9 @@ DESCRIPTION
 
     An agent is reached by QUIC, directly or through a relay, and by TLS where
     UDP is blocked. Through a relay the two ends look for the direct path and
-    change to it, back, or to another relay without breaking connections.
+    change to it, back, or to another relay without breaking connections. With
+    --keep, or after a crash, the next run on the same channel needs one round
+    trip to the first byte instead of two, where QUIC got through before.
 
     On a terminal two lines show how things stand: state, rate, bytes of the
     channel and the way to the agent, what is spent and left of the budget, and

@@ -80,6 +80,10 @@ func (p places) relays() buyer.KnownRelays {
 	return buyer.KnownRelays{Path: filepath.Join(p.state, "relays")}
 }
 
+func (p places) tickets() buyer.KnownTickets {
+	return buyer.KnownTickets{Dir: filepath.Join(p.state, "tickets")}
+}
+
 func (p places) networks() (*buyer.KnownNetworks, error) {
 	return buyer.LoadNetworks(filepath.Join(p.state, "networks"))
 }

@@ -115,14 +115,22 @@ func wayText(s buyer.Status) string {
 	case s.Transport == "":
 		return ""
 	case s.Direct:
-		return strings.ToUpper(s.Transport) + " direct"
+		return transportText(s) + " direct"
 	}
 	for _, r := range s.Relays {
 		if r.Relay == s.Relay {
-			return strings.ToUpper(s.Transport) + " by relay for " + r.Owed.USD() + " USD"
+			return transportText(s) + " by relay for " + r.Owed.USD() + " USD"
 		}
 	}
-	return strings.ToUpper(s.Transport) + " by relay"
+	return transportText(s) + " by relay"
+}
+
+func transportText(s buyer.Status) string {
+	text := strings.ToUpper(s.Transport)
+	if s.Resumed {
+		text += " (0-RTT)"
+	}
+	return text
 }
 
 // A way is what there is to tell of how the agent is reached.
