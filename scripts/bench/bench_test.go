@@ -35,7 +35,7 @@ func TestSmoke(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(r.Transfers) != 6 || len(r.Latencies) != 2 || len(r.Memory) != 2 || r.Serving == nil || r.FullSpeed == nil {
+	if len(r.Transfers) != 6 || len(r.Latencies) != 3 || len(r.Memory) != 2 || r.Serving == nil || r.FullSpeed == nil {
 		t.Fatalf("incomplete: %+v", r)
 	}
 	for _, x := range r.Transfers {
@@ -47,8 +47,12 @@ func TestSmoke(t *testing.T) {
 		t.Errorf("not counted or not paid: %+v", p)
 	}
 	for _, l := range r.Latencies {
-		if rtt := milliseconds(2 * oneWay); l.Warm < rtt || l.Cold < 2*rtt {
-			t.Errorf("%s: %.1f ms warm, %.1f cold, on a path of %.0f", l.Way, l.Warm, l.Cold, rtt)
+		rtt, least := milliseconds(2*oneWay), milliseconds(4*oneWay)
+		if l.Way == wayEarly {
+			least = rtt
+		}
+		if l.Warm < rtt || l.Cold < least || l.Started <= 0 {
+			t.Errorf("%s: %.1f ms warm, %.1f cold, %.1f of it to start, on a path of %.0f", l.Way, l.Warm, l.Cold, l.Started, rtt)
 		}
 	}
 	for _, m := range r.Memory {
@@ -183,7 +187,7 @@ func TestQuantile(t *testing.T) {
 // TestJudgeLinks holds the targets of links against figures on both sides.
 func TestJudgeLinks(t *testing.T) {
 	r := Report{
-		SetUp: []Latency{{wayOurs, 42.1, 85}, {wayBare, 99, 99}},
+		SetUp: []Latency{{wayOurs, 42.1, 85, 0}, {wayBare, 99, 99, 0}},
 		Links: []Link{
 			{Way: wayOurs, Loss: 0.01, Mbits: 46, Wire: 1.09},
 			{Way: wayOurs, Loss: 0.05, Mbits: 44.4, Wire: 1.12},
@@ -317,7 +321,7 @@ func TestJudge(t *testing.T) {
 	r := Report{
 		Transfers: []Transfer{{Direction: "down", Way: wayOurs, Ratio: 0.99, BuyerCPU: 4, AgentCPU: 4.1}, {Direction: "down", Way: wayBare, Ratio: 1}},
 		Serving:   &Flash{Mbits: 50, SyncsMinute: 60, BytesMinute: 50_000},
-		Latencies: []Latency{{wayOurs, 41.5, 86}, {wayBare, 41, 84}},
+		Latencies: []Latency{{wayOurs, 41.5, 86, 5}, {wayBare, 41, 84, 5}, {wayEarly, 41, 46, 5}},
 		Memory:    []Memory{{MiB: 14}, {Flows: 48, MiB: 18.1}, {Flows: 7, MiB: 1000}},
 		Micro:     &Micro{PacketNanos: 5.1, VoucherMicros: 150},
 	}
@@ -330,12 +334,12 @@ func TestJudge(t *testing.T) {
 	}
 	want := []string{
 		"one download", "one download, agent's CPU", "flash writes, serving 50 Mbit/s", "first byte at 40 ms, cold",
-		"agent's RSS, 48 busy flows", "metering a packet",
+		"first byte at 40 ms, cold with 0-RTT", "agent's RSS, 48 busy flows", "metering a packet",
 	}
 	if !slices.Equal(missed, want) {
 		t.Errorf("missed %q\nwant %q", missed, want)
 	}
-	if len(r.Targets) != 12 {
+	if len(r.Targets) != 13 {
 		t.Errorf("%d targets", len(r.Targets))
 	}
 }

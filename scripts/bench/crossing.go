@@ -206,7 +206,7 @@ func (c *crossing) setUp(ctx context.Context) error {
 		note(round, wayDirect, first, others)
 	}
 	for _, name := range slices.Sorted(maps.Keys(cold)) {
-		c.b.report.SetUp = append(c.b.report.SetUp, Latency{name, median(warm[name]), median(cold[name])})
+		c.b.report.SetUp = append(c.b.report.SetUp, Latency{Way: name, Warm: median(warm[name]), Cold: median(cold[name])})
 	}
 	return nil
 }

@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"fmt"
+	"os"
 	"time"
 )
 
@@ -12,10 +14,20 @@ const (
 	warmTries = 5
 )
 
+// A coming is one way of coming to an agent whose first bytes are measured.
+type coming struct {
+	way    string
+	forget func() error                                             // before it begins; nil: nothing
+	start  func(ctx context.Context) (p *process, j job, err error) // until its proxy listens
+	// of each round, in milliseconds; started is what there was of cold until then
+	cold, started, warm []float64
+}
+
 // latency measures the time to the first byte on a path of 40 ms: of a new
 // flow through a tunnel that stands, and from the start of the buyer's process.
 // The market's first buyer opens the channel; those that are measured find it
-// funded, as one who comes back does.
+// funded, as one who comes back does. Of ours one has forgotten the last
+// session, and one comes back by its ticket.
 func (b *bench) latency(ctx context.Context) error {
 	m, err := b.openMarket(ctx, "latency", b.agent)
 	if err != nil {
@@ -37,42 +49,63 @@ func (b *bench) latency(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	var oursCold, oursWarm, bareCold, bareWarm []float64
-	for round := range b.rounds + 1 { // the first opens the channel
-		began := time.Now()
+	buy := func(ctx context.Context) (*process, job, error) {
 		p, socks, err := m.buy(ctx, ours, true)
-		if err != nil {
-			return err
-		}
-		cold, warm, err := firstBytes(ctx, loader, began, job{Dial: m.ready.Target, SOCKS: socks})
-		if err != nil {
-			return err
-		}
-		var kept struct{}
-		if err := p.stop(&kept); err != nil {
-			return err
-		}
-		if round > 0 {
-			oursCold, oursWarm = append(oursCold, cold), append(oursWarm, warm...)
-		}
-
-		began = time.Now()
-		p, forward, err := b.startBareBuyer(ctx, bare)
-		if err != nil {
-			return err
-		}
-		if cold, warm, err = firstBytes(ctx, loader, began, job{Dial: forward}); err != nil {
-			return err
-		}
-		if err := p.stop(nil); err != nil {
-			return err
-		}
-		if round > 0 {
-			bareCold, bareWarm = append(bareCold, cold), append(bareWarm, warm...)
+		return p, job{Dial: m.ready.Target, SOCKS: socks}, err
+	}
+	all := []*coming{
+		{way: wayOurs, forget: func() error { return os.RemoveAll(m.tickets()) }, start: buy},
+		{way: wayEarly, start: buy},
+		{way: wayBare, start: func(ctx context.Context) (*process, job, error) {
+			p, forward, err := b.startBareBuyer(ctx, bare)
+			return p, job{Dial: forward}, err
+		}},
+	}
+	for round := range b.rounds + 1 { // the first opens the channel
+		for _, c := range all {
+			if err := c.come(ctx, loader, round > 0); err != nil {
+				return fmt.Errorf("%s: %w", c.way, err)
+			}
 		}
 	}
-	b.report.Latencies = []Latency{
-		{wayOurs, median(oursWarm), median(oursCold)}, {wayBare, median(bareWarm), median(bareCold)},
+	for _, c := range all {
+		b.report.Latencies = append(b.report.Latencies, Latency{c.way, median(c.warm), median(c.cold), median(c.started)})
+	}
+	return nil
+}
+
+// come measures once.
+func (c *coming) come(ctx context.Context, loader *process, counts bool) error {
+	if c.forget != nil {
+		if err := c.forget(); err != nil {
+			return err
+		}
+	}
+	began := time.Now()
+	p, j, err := c.start(ctx)
+	if err != nil {
+		return err
+	}
+	started := milliseconds(time.Since(began))
+	cold, warm, err := firstBytes(ctx, loader, began, j)
+	if err != nil {
+		return err
+	}
+	var kept struct {
+		Resumed bool `json:"resumed"`
+	}
+	var last any // the bare buyer says nothing at the end
+	if c.way != wayBare {
+		last = &kept
+	}
+	if err := p.stop(last); err != nil {
+		return err
+	}
+	if kept.Resumed != (c.way == wayEarly) {
+		return fmt.Errorf("came back by a ticket: %t", kept.Resumed)
+	}
+	if counts {
+		c.cold, c.started, c.warm = append(c.cold, cold), append(c.started, started), append(c.warm, warm...)
 	}
 	return nil
 }

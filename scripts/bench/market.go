@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"runtime/debug"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/depinsim/x402/agent"
@@ -170,6 +171,7 @@ func agentRole(c console) error {
 type buyerSettings struct {
 	Key      string `json:"key"`
 	Store    string `json:"store"`
+	Tickets  string `json:"tickets"`  // path
 	Offer    string `json:"offer"`    // path
 	Endpoint string `json:"endpoint"` // instead of the offer's
 	Keep     bool   `json:"keep"`
@@ -180,7 +182,7 @@ type buyerSettings struct {
 // leaves its deposit in the channel at the end, for the next buyer.
 func (m *market) buy(ctx context.Context, endpoint string, keep bool) (*process, string, error) {
 	p, err := m.b.startRole(ctx, buyerSide, "buyer", buyerSettings{
-		Key: hex.EncodeToString(m.key.Bytes()), Store: m.store, Offer: m.offer,
+		Key: hex.EncodeToString(m.key.Bytes()), Store: m.store, Tickets: m.tickets(), Offer: m.offer,
 		Endpoint: endpoint, Keep: keep, Profile: m.b.profile("ours-buyer"),
 	})
 	if err != nil {
@@ -191,16 +193,22 @@ func (m *market) buy(ctx context.Context, endpoint string, keep bool) (*process,
 	return p, ready.Addr, err
 }
 
+// tickets is where the market's buyers keep theirs.
+func (m *market) tickets() string { return m.store + ".tickets" }
+
 // buyerRole answers with a bareReady when its proxy listens, and at the end
-// with the buyer.Result.
+// with the buyer.Result, and whether the last session came back by a ticket.
 func buyerRole(c console) error {
 	var s buyerSettings
 	if err := c.dec.Decode(&s); err != nil {
 		return err
 	}
+	var resumed atomic.Bool
 	cfg := buyer.Config{
 		Budget: funds / 4, Deposit: funds / 4, MaxPrice: 2 * perGB, Keep: s.Keep,
-		Logger: slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
+		Logger:   slog.New(slog.NewTextHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelWarn})),
+		Tickets:  buyer.KnownTickets{Dir: s.Tickets},
+		OnStatus: func(s buyer.Status) { resumed.Store(s.Resumed) },
 	}
 	secret, err := hex.DecodeString(s.Key)
 	if err != nil {
@@ -233,7 +241,10 @@ func buyerRole(c console) error {
 			if err != nil {
 				return err
 			}
-			return c.enc.Encode(r)
+			return c.enc.Encode(struct {
+				buyer.Result
+				Resumed bool `json:"resumed"`
+			}{r, resumed.Load()})
 		})
 	})
 }

@@ -93,6 +93,9 @@ type Latency struct {
 	Way  string  `json:"way"`
 	Warm float64 `json:"warm"` // through a tunnel that stands
 	Cold float64 `json:"cold"` // from the start of the buyer's process
+	// Started is how much of Cold had passed when the buyer's proxy listened: it
+	// is the machine's, not the path's.
+	Started float64 `json:"started,omitempty"`
 }
 
 // Memory is the agent's RSS in MiB.
@@ -157,6 +160,9 @@ func (r *Report) judge() {
 		if l.Way == wayOurs {
 			most("first byte at 40 ms, warm", "ms", 42, l.Warm)
 			most("first byte at 40 ms, cold", "ms", 85, l.Cold)
+		}
+		if l.Way == wayEarly {
+			most("first byte at 40 ms, cold with 0-RTT", "ms", 45, l.Cold)
 		}
 	}
 	budgets := map[int]float64{0: 14, 48: 18, 100: 20, 1000: 45}

@@ -56,9 +56,9 @@ func (r *Report) transferTable(out *strings.Builder) {
 func (r *Report) restTable(out *strings.Builder) {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)
 	if len(r.Latencies) > 0 {
-		fmt.Fprintln(w, "\nfirst byte, 40 ms round trip\twarm ms\tcold ms\t")
+		fmt.Fprintln(w, "\nfirst byte, 40 ms round trip\twarm ms\tcold ms\tstart alone\t")
 		for _, l := range r.Latencies {
-			fmt.Fprintf(w, "%s\t%.1f\t%.1f\t\n", l.Way, l.Warm, l.Cold)
+			fmt.Fprintf(w, "%s\t%.1f\t%.1f\t%.1f\t\n", l.Way, l.Warm, l.Cold, l.Started)
 		}
 	}
 	if len(r.Memory) > 0 {

@@ -16,6 +16,7 @@ import (
 // The ways a flow can take.
 const (
 	wayOurs   = "ours"
+	wayEarly  = "ours, by a ticket" // back within one round trip
 	wayBare   = "bare QUIC relay"
 	wayDirect = "direct TCP"
 )
