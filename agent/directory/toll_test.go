@@ -20,6 +20,7 @@ import (
 	"github.com/depinsim/x402/agent/toll"
 	"github.com/depinsim/x402/channel"
 	"github.com/depinsim/x402/channel/bolt"
+	"github.com/depinsim/x402/channel/facilitator"
 	"github.com/depinsim/x402/channel/facilitator/nethttp"
 	facserver "github.com/depinsim/x402/channel/facilitator/server"
 	"github.com/depinsim/x402/channel/ledger"
