@@ -59,8 +59,12 @@ type Payment struct {
 	MinDeposit    channel.Amount  `json:"minDeposit"`
 }
 
-// Evidence of a SIM's claims.
-const EvidenceClaimed = "claimed" // the agent says so
+// Evidence of a SIM's claims. An offer says claimed, whatever is in it: more is
+// what a relay or a buyer found by itself.
+const (
+	EvidenceClaimed = "claimed" // the agent says so
+	EvidenceCarrier = "carrier" // the address is in a network of the carrier of that MCC and MNC
+)
 
 // SIM is what an agent says of its SIM and network. The IMSI is not part of it.
 type SIM struct {
