@@ -453,31 +453,6 @@ func (x *session) share() {
 	p.most = min(b.most, start+b.reach.fares.budget.share(b.id, came-min(came, start)))
 }
 
-// measure keeps the rate for the display.
-func (x *session) measure(now time.Time) {
-	if elapsed := now.Sub(x.sampled); elapsed >= 250*time.Millisecond {
-		total := x.purse.counted.Up() + x.purse.counted.Down()
-		x.rate = (total - x.sample) * 1000 / uint64(elapsed.Milliseconds())
-		x.sampled, x.sample = now, total
-		x.b.showRoute(x.conn)
-		defer func() { x.b.report(x.b.status.get()) }()
-	}
-}
-
-func (x *session) show() {
-	p := x.purse
-	owed, _ := p.tally.Owed() // shown only
-	x.b.status.set(func(s *Status) {
-		s.Rate, s.Flows = x.rate, x.client.Flows()
-		if !p.known {
-			return
-		}
-		s.Up, s.Down, s.Owed, s.Signed, s.Accepted = p.tally.Up, p.tally.Down, owed, p.signed, p.agent.Paid
-		s.BudgetLeft, s.Balance = p.most-min(p.most, max(owed, p.signed)), p.balance
-		s.Relays = x.b.reach.fares.status()
-	})
-}
-
 // keep remembers what the session came to, for the next one and for the disk.
 // The connection has ended: all flows are about to.
 func (x *session) keep(err error) {
