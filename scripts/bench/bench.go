@@ -20,12 +20,12 @@ import (
 func groups() []string {
 	return []string{
 		"transfer", "flash", "latency", "memory", "micro", "router",
-		"links", "uplink", "blackout", "sharing", "paused", "idle", "datagrams",
+		"links", "uplink", "blackout", "sharing", "flood", "paused", "idle", "datagrams",
 	}
 }
 
 // onLink are the groups that need an emulated link.
-func onLink() []string { return []string{"links", "uplink", "blackout", "sharing"} }
+func onLink() []string { return []string{"links", "uplink", "blackout", "sharing", "flood"} }
 
 // A config says what is measured, and how thoroughly.
 type config struct {
@@ -110,7 +110,7 @@ func (b *bench) runGroups(ctx context.Context) error {
 		run  func(context.Context) error
 	}{
 		{"transfer", b.transfer}, {"flash", b.flash}, {"latency", b.latency}, {"memory", b.memory}, {"micro", b.micro},
-		{"router", b.router}, {"links", b.links}, {"uplink", b.uplink}, {"blackout", b.blackout}, {"sharing", b.sharing},
+		{"router", b.router}, {"links", b.links}, {"uplink", b.uplink}, {"blackout", b.blackout}, {"sharing", b.sharing}, {"flood", b.flood},
 		{"paused", b.paused}, {"idle", b.idle}, {"datagrams", b.datagrams},
 	} {
 		if !slices.Contains(b.only, group.name) {

@@ -103,7 +103,7 @@ func TestSmokeLinks(t *testing.T) {
 			ways++
 		}
 	}
-	if len(r.SetUp) != 3 || len(r.Blackouts) != ways || len(r.Sharing) == 0 || len(r.Left) != 0 {
+	if len(r.SetUp) != 3 || len(r.Blackouts) != ways || len(r.Sharing) == 0 || len(r.Floods) != len(floods()) || len(r.Left) != 0 {
 		t.Errorf("incomplete: %+v", r)
 	}
 	for _, x := range r.SetUp {

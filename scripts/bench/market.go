@@ -44,7 +44,7 @@ type market struct {
 
 // agentFile is the agent's configuration.
 const agentFile = `state_dir = "state"
-listen = %q
+%s
 [log]
 level = "warn"
 [modem]
@@ -67,6 +67,11 @@ allow_networks = [%q]
 // openMarket starts site and agent below a folder of their own. program begins
 // the agent's command line; nil runs it as a role of this program.
 func (b *bench) openMarket(ctx context.Context, name string, program []string) (*market, error) {
+	return b.openMarketAt(ctx, name, program, fmt.Sprintf("listen = %q", net.JoinHostPort(b.lab.addr[agentSide], "0")))
+}
+
+// openMarketAt is told where the agent listens, by lines of its configuration.
+func (b *bench) openMarketAt(ctx context.Context, name string, program []string, listen string) (*market, error) {
 	m := &market{b: b, store: filepath.Join(b.dir, name, "buyer.db")}
 	dir := filepath.Join(b.dir, name)
 	if err := os.Mkdir(dir, 0o700); err != nil {
@@ -82,7 +87,7 @@ func (b *bench) openMarket(ctx context.Context, name string, program []string) (
 	}
 	p := m.ready.Params
 	config := filepath.Join(dir, "agent.toml")
-	text := fmt.Sprintf(agentFile, net.JoinHostPort(host, "0"), channel.Amount(perGB).USD(), m.ready.Facilitator,
+	text := fmt.Sprintf(agentFile, listen, channel.Amount(perGB).USD(), m.ready.Facilitator,
 		p.Network(), p.Token, p.Name, p.Version, channel.Address{0xaa}, 1100, netip.PrefixFrom(netip.MustParseAddr(host), 24).Masked())
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		return nil, err
@@ -175,16 +180,21 @@ type buyerSettings struct {
 	Offer    string `json:"offer"`    // path
 	Endpoint string `json:"endpoint"` // instead of the offer's
 	Keep     bool   `json:"keep"`
+	Relayed  bool   `json:"relayed"` // by relays only
 	Profile  string `json:"profile"`
 }
 
 // buy starts a buyer and returns the address of its SOCKS5 proxy. With keep it
 // leaves its deposit in the channel at the end, for the next buyer.
 func (m *market) buy(ctx context.Context, endpoint string, keep bool) (*process, string, error) {
-	p, err := m.b.startRole(ctx, buyerSide, "buyer", buyerSettings{
-		Key: hex.EncodeToString(m.key.Bytes()), Store: m.store, Tickets: m.tickets(), Offer: m.offer,
-		Endpoint: endpoint, Keep: keep, Profile: m.b.profile("ours-buyer"),
-	})
+	return m.buyBy(ctx, buyerSettings{Endpoint: endpoint, Keep: keep})
+}
+
+// buyBy is like it; what is the market's is filled in.
+func (m *market) buyBy(ctx context.Context, s buyerSettings) (*process, string, error) {
+	s.Tickets = m.tickets()
+	s.Key, s.Store, s.Offer, s.Profile = hex.EncodeToString(m.key.Bytes()), m.store, m.offer, m.b.profile("ours-buyer")
+	p, err := m.b.startRole(ctx, buyerSide, "buyer", s)
 	if err != nil {
 		return nil, "", err
 	}
@@ -223,6 +233,7 @@ func buyerRole(c console) error {
 	if s.Endpoint != "" {
 		cfg.Offer.Endpoints = []string{s.Endpoint}
 	}
+	cfg.Reach.NoDirect = s.Relayed
 	store, err := bolt.Open(s.Store)
 	if err != nil {
 		return err

@@ -37,6 +37,7 @@ type Report struct {
 	Unsteady  int         `json:"unsteady,omitempty"`
 	Blackouts []Blackout  `json:"blackouts,omitempty"`
 	Sharing   []Sharing   `json:"sharing,omitempty"`
+	Floods    []Flood     `json:"floods,omitempty"`
 	Paused    []Paused    `json:"paused,omitempty"`
 	Idle      []Idle      `json:"idle,omitempty"`
 	Datagrams []Datagrams `json:"datagrams,omitempty"`

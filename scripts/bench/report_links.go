@@ -43,6 +43,20 @@ type Sharing struct {
 	Others float64 `json:"others"` // of all others
 }
 
+// Flood is what a download keeps beside hostile traffic.
+type Flood struct {
+	Kind     string  `json:"kind"`
+	Case     string  `json:"case"`
+	Way      string  `json:"way"` // of the download
+	Alone    float64 `json:"alone"`
+	Beside   float64 `json:"beside"`   // Mbit/s
+	Ratio    float64 `json:"ratio"`    // within a round
+	Attempts int     `json:"attempts"` // of all rounds, in Seconds
+	Seconds  float64 `json:"seconds"`
+	AgentMiB float64 `json:"agentMiB"` // RSS after it
+	RelayMiB float64 `json:"relayMiB"`
+}
+
 // Paused is what a download gets beside flows that nobody reads.
 type Paused struct {
 	Way    string  `json:"way"`
@@ -97,6 +111,9 @@ func (r *Report) judgeLinks() {
 		if x.Way == wayOurs {
 			least(x.Case, "Jain", 0.8, x.Jain)
 		}
+	}
+	for _, x := range r.Floods {
+		least(fmt.Sprintf("a download %s beside %s", x.Way, x.Case), "× alone", 0.9, x.Ratio)
 	}
 	for _, x := range r.Paused {
 		if x.Way == wayOurs {
@@ -158,6 +175,12 @@ func (r *Report) casesTable(out *strings.Builder) {
 	}
 	for _, x := range r.Sharing {
 		fmt.Fprintf(w, "%s: %s\t%.2f\t%.1f\t%.1f\t\n", x.Way, x.Case, x.Jain, x.First, x.Others)
+	}
+	if len(r.Floods) > 0 {
+		fmt.Fprintln(w, "\na download on 20 Mbit/s beside\tgoes\talone Mbit/s\tbeside it\t× alone\tattempts\ta second\tRSS MiB agent\trelay\t")
+	}
+	for _, x := range r.Floods {
+		fmt.Fprintf(w, "%s\t%s\t%.1f\t%.1f\t%.2f\t%d\t%.0f\t%.1f\t%.1f\t\n", x.Case, x.Way, x.Alone, x.Beside, x.Ratio, x.Attempts, float64(x.Attempts)/x.Seconds, x.AgentMiB, x.RelayMiB)
 	}
 	if len(r.Paused) > 0 {
 		fmt.Fprintf(w, "\na download beside %d paused\talone Mbit/s\tbeside them\t× alone\t\n", r.Paused[0].Flows)

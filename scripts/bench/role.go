@@ -26,7 +26,7 @@ type console struct {
 func roleMain(name string) int {
 	roles := map[string]func(console) error{
 		"site": site, "agent": agentRole, "buyer": buyerRole, "load": load, "delay": delay,
-		"bare-agent": bareAgent, "bare-buyer": bareBuyer,
+		"bare-agent": bareAgent, "relay": relayRole, "flood": floodRole, "bare-buyer": bareBuyer,
 	}
 	role, ok := roles[name]
 	if !ok {
