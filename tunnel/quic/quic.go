@@ -233,7 +233,7 @@ func (l *Listener) Accept(ctx context.Context) (tunnel.ServerConn, net.Addr, err
 			continue
 		}
 		context.AfterFunc(conn.Context(), func() { <-l.places })
-		return &ServerConn{newLink(conn, l.most), v.stranger}, conn.RemoteAddr(), nil
+		return &ServerConn{link: newLink(conn, l.most), stranger: v.stranger}, conn.RemoteAddr(), nil
 	}
 }
 

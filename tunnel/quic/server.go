@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/apernet/quic-go/quicvarint"
@@ -16,12 +17,39 @@ import (
 type ServerConn struct {
 	*link
 	stranger *tunnel.Stranger
+	trusted  atomic.Bool
+	heads    atomic.Int32 // bytes of requests' heads while it is not
 }
 
 var _ tunnel.ServerConn = (*ServerConn)(nil)
 
 // Trust says that the buyer is no stranger any more.
-func (c *ServerConn) Trust() { c.stranger.Leave() }
+func (c *ServerConn) Trust() {
+	c.trusted.Store(true)
+	c.stranger.Leave()
+}
+
+// strangerHeads bounds the heads of requests that a stranger makes the agent
+// hold.
+const strangerHeads = 64 << 10
+
+// takes says whether another request is taken, and ends the connection if not.
+func (c *ServerConn) takes(h tunnel.Header) bool {
+	if c.trusted.Load() {
+		return true
+	}
+	n := len(h.Authority) + len(h.Path)
+	for name, values := range h.Fields {
+		for _, v := range values {
+			n += len(name) + len(v)
+		}
+	}
+	if c.heads.Add(int32(n)) <= strangerHeads {
+		return true
+	}
+	_ = c.Close(tunnel.Reason(codeExcessiveLoad), "too many requests before a session") // it may have ended
+	return false
+}
 
 // Serve calls handle for every request until the connection ends.
 func (c *ServerConn) Serve(handle func(tunnel.Header, tunnel.Call)) error {
@@ -38,7 +66,7 @@ func (c *ServerConn) Serve(handle func(tunnel.Header, tunnel.Call)) error {
 		s := stream{Stream: str, link: c.link, box: c.boxes.open(str.StreamID())}
 		s.content = content{frames: frames{r: str, agent: true}, length: -1}
 		r := &reply{stream: s}
-		calls.Go(func() { r.serve(handle) })
+		calls.Go(func() { r.serve(c.takes, handle) })
 	}
 }
 
@@ -60,13 +88,16 @@ var (
 )
 
 // serve reads a request and has it handled.
-func (r *reply) serve(handle func(tunnel.Header, tunnel.Call)) {
+func (r *reply) serve(takes func(tunnel.Header) bool, handle func(tunnel.Header, tunnel.Call)) {
 	defer r.box.close()
 	_ = r.SetReadDeadline(time.Now().Add(headTime)) // never fails
 	h, err := r.readRequest()
 	_ = r.SetReadDeadline(time.Time{})
 	if err != nil {
 		r.refuseHead(err)
+		return
+	}
+	if !takes(h) {
 		return
 	}
 	if h.Protocol == "" {

@@ -73,6 +73,7 @@ func Run(t *testing.T, tr Transport) {
 		{name: "BadRequests", test: testBadRequests},
 		{name: "ExportedKeys", test: testExportedKeys},
 		{name: "UnpaidClientGets402", test: testUnpaidClientGets402},
+		{name: "StrangerHeads", test: testStrangerHeads},
 		{name: "Pass", test: testPass},
 		{name: "Ration", test: testRation},
 	} {

@@ -4,8 +4,10 @@ import (
 	"context"
 	"math/rand/v2"
 	"net/http"
+	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/depinsim/x402/tunnel"
@@ -128,4 +130,39 @@ func testBadRequests(t *testing.T, tr Transport) {
 			req.Abort(0x10c)
 		}
 	})
+}
+
+// testStrangerHeads opens requests with long heads, which the agent has to hold
+// before a session is admitted: not more than so many, and then as many as there
+// may be streams.
+func testStrangerHeads(t *testing.T, tr Transport) {
+	for _, trusted := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			const count, size = 30, 7000
+			ends := tr.Simulated(t, Path{Delay: 5 * time.Millisecond})
+			s := tunnel.NewSession(ends.Server, tunnel.Config{Dialer: &Net{}})
+			var wg sync.WaitGroup
+			wg.Go(func() { _ = s.Run() })
+			if trusted {
+				s.Trust()
+			}
+			Pass(time.Second)
+			for range count {
+				_, err := ends.Client.Open(t.Context(), tunnel.Header{
+					Method: http.MethodConnect, Authority: "host.test:80", Fields: tunnel.Fields{"x-long": {strings.Repeat("x", size)}},
+				})
+				if err != nil && ends.Client.Context().Err() == nil {
+					t.Fatal(err)
+				}
+				Pass(100 * time.Millisecond)
+			}
+			if alive := ends.Client.Context().Err() == nil; alive != trusted {
+				t.Errorf("trusted: %v, connected: %v, %v", trusted, alive, context.Cause(ends.Client.Context()))
+			}
+			ends.Client.Close(tunnel.ReasonDone, "")
+			ends.Server.Close(tunnel.ReasonDone, "")
+			ends.Close()
+			wg.Wait()
+		})
+	}
 }
