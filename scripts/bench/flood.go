@@ -148,6 +148,9 @@ func (m *market) under(ctx context.Context, evil *process, f flood, once func() 
 	wait(ctx, b.length/2)
 	mbits, err := once()
 	wg.Wait()
+	if failed == nil && (done.Error != "" || done.Attempts == 0) {
+		failed = fmt.Errorf("the flood: %d attempts %s", done.Attempts, done.Error)
+	}
 	way := "directly"
 	if f.relayed {
 		way = "by a relay"

@@ -139,7 +139,7 @@ func (f *flooder) obey(o floodOrder) error {
 	case "relay":
 		f.paced(ctx, 2, 2000, func() { f.halfOpen(ctx, at, f.initials[1]) })
 	case "loris":
-		f.paced(ctx, 32, 100, func() { f.loris(ctx) })
+		f.paced(ctx, 64, 100, func() { f.loris(ctx) })
 	case "sessions":
 		f.sessions(ctx)
 	default:
@@ -161,12 +161,13 @@ func (f *flooder) paced(ctx context.Context, workers, perSecond int, do func()) 
 			}
 		})
 	}
-	tick := time.NewTicker(5 * time.Millisecond)
+	const ticks = 200 // a second
+	tick := time.NewTicker(time.Second / ticks)
 	defer tick.Stop()
-	due := 0
+	due := 0 // in parts of a tick's
 	for ctx.Err() == nil {
 		<-tick.C
-		for due += perSecond / 200; due > 0; due-- {
+		for due += perSecond; due >= ticks; due -= ticks {
 			select {
 			case tokens <- struct{}{}:
 			default:
