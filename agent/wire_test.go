@@ -295,7 +295,7 @@ func TestJSONCapsules(t *testing.T) {
 }
 
 func TestKnownCapsules(t *testing.T) {
-	for typ, want := range map[uint64]bool{0: false, CapsuleHello - 1: false, CapsuleHello: true, CapsuleVoucher: true, CapsuleNotice: true, CapsuleToken: true, CapsuleToken + 1: false} {
+	for typ, want := range map[uint64]bool{0: false, CapsuleHello - 1: false, CapsuleHello: true, CapsuleVoucher: true, CapsuleNotice: true, CapsuleToken: true, CapsuleEarly: true, CapsuleEarly + 1: false} {
 		if KnownCapsule(typ) != want {
 			t.Errorf("%#x", typ)
 		}
