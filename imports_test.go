@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"fmt"
 	"go/ast"
+	"go/build/constraint"
 	"go/parser"
 	"go/token"
 	"io/fs"
@@ -215,13 +216,28 @@ func neighbour(folder string) string {
 	return strings.Join(names[:min(len(names), 2)], "/")
 }
 
+// onRouters says whether router builds have the file: scripts/cross.sh gives
+// them the tag router.
+func (s source) onRouters() bool {
+	for line := range strings.Lines(string(s.text)) {
+		line = strings.TrimSpace(line)
+		if expr, err := constraint.Parse(line); err == nil {
+			return expr.Eval(func(tag string) bool { return tag == "router" || tag == "linux" || tag == "unix" })
+		}
+		if line != "" && !strings.HasPrefix(line, "//") {
+			break
+		}
+	}
+	return true
+}
+
 // agentFaults names what is denied and yet reachable from cmd/x402-agent, with
 // the chain of imports that leads there.
 func agentFaults(sources []source, denied []string) []string {
 	const agent = "cmd/x402-agent"
 	edges := map[string][]string{}
 	for _, s := range sources {
-		if !s.isTest() {
+		if !s.isTest() && s.onRouters() {
 			edges[s.folder()] = append(edges[s.folder()], s.imports()...)
 		}
 	}
@@ -303,6 +319,9 @@ func TestImportsGuilty(t *testing.T) {
 		}
 		return &fstest.MapFile{Data: []byte(text.String())}
 	}
+	tagged := func(tag, path string) *fstest.MapFile {
+		return &fstest.MapFile{Data: []byte("//go:build " + tag + "\n\n" + string(imports(path).Data))}
+	}
 	tests := map[string]struct {
 		tree fstest.MapFS
 		want []string
@@ -349,6 +368,13 @@ func TestImportsGuilty(t *testing.T) {
 		"heavy of ours": {fstest.MapFS{
 			"cmd/x402-agent/main.go": imports(module + "/channel/ledger/embedded"),
 		}, []string{"too heavy for a router: cmd/x402-agent → channel/ledger/embedded"}},
+		"heavy, and not on routers": {fstest.MapFS{
+			"cmd/x402-agent/hub.go":    tagged("!router", "go.etcd.io/bbolt"),
+			"cmd/x402-agent/router.go": tagged("router", "fmt"),
+		}, nil},
+		"heavy on routers only": {fstest.MapFS{
+			"cmd/x402-agent/router.go": tagged("router && linux", "go.etcd.io/bbolt"),
+		}, []string{"too heavy for a router: cmd/x402-agent → go.etcd.io/bbolt"}},
 	}
 	for name, test := range tests {
 		t.Run(name, func(t *testing.T) {

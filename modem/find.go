@@ -118,6 +118,18 @@ func (e HeldError) Error() string {
 // ModemManager says whether it is ModemManager, which can be asked over D-Bus.
 func (e HeldError) ModemManager() bool { return e.Holder.Name == modemManager }
 
+// Hint is what the owner can do about it; asked says that this program asks
+// ModemManager over D-Bus where it has a modem.
+func (e HeldError) Hint(asked bool) string {
+	switch {
+	case e.ModemManager() && asked:
+		return "nothing to do: ModemManager is asked over D-Bus"
+	case e.ModemManager():
+		return "this build cannot ask ModemManager, having no D-Bus: stop it, or have it leave the port alone by the udev rule ENV{ID_MM_PORT_IGNORE}=\"1\""
+	}
+	return "stop what uses the port, or have it use another one of the modem's"
+}
+
 const modemManager = "ModemManager"
 
 // Find lists the modems of this machine, ordered by where they are. It asks

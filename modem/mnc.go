@@ -2,6 +2,16 @@ package modem
 
 import "strings"
 
+// MNCLength tells how long the network code in an IMSI is by the numbering plans
+// alone, 2 or 3. It is right for most: whoever has the card's own word or the
+// registered home network knows better. False: that is no IMSI.
+func MNCLength(imsi string) (int, bool) {
+	if !isDigits(imsi) || len(imsi) < 6 || len(imsi) > 15 {
+		return 0, false
+	}
+	return tableMNCLength(imsi), true
+}
+
 // tableMNCLength tells the length of the network code from the digits alone.
 // Where a two-digit code is the beginning of a three-digit one the digits do
 // not decide, and this is a guess.

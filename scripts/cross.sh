@@ -2,7 +2,8 @@
 # cross.sh TARGET builds x402-agent for one router target into dist/TARGET/.
 #
 # A TARGET is GOOS_GOARCH or GOOS_GOARCH_VARIANT, where the variant is the value
-# of GOARM, GO386, GOMIPS or GOMIPS64.
+# of GOARM, GO386, GOMIPS or GOMIPS64. The tag leaves D-Bus out, see
+# docs/decisions/0018-modemmanager.md.
 set -eu
 
 target=$1
@@ -39,5 +40,5 @@ for p in runtime internal/runtime/... internal/bytealg internal/byteorder intern
 	inline="$inline -gcflags=$p="
 done
 # shellcheck disable=SC2086 # a list of words
-"${GO:-go}" build $inline -trimpath -buildvcs=false -ldflags "$ldflags" -o "dist/$target/" ./cmd/x402-agent
+"${GO:-go}" build $inline -tags router -trimpath -buildvcs=false -ldflags "$ldflags" -o "dist/$target/" ./cmd/x402-agent
 echo "dist/$target/x402-agent"

@@ -13,11 +13,12 @@ DESCRIPTION
     device holds no funds. The SIM's number never leaves it.
 
     "run" is the agent. The other commands talk to the one that runs, over its
-    control socket, except "check", which also works without one.
+    control socket, except "check" and "modems", which also work without one.
 
 COMMANDS
     run         sell until told to stop
     check       look whether all is well, without selling
+    modems      list the modems of this machine and their ports
     status      show how the agent is
     sessions    show who is buying
     earnings    show what every buyer has brought
@@ -110,6 +111,33 @@ EXIT STATUS
 
 EXAMPLES
     x402-agent check --config /etc/x402/agent.toml
+`
+
+const modemsHelp = `NAME
+    x402-agent modems - list the modems of this machine and their ports
+
+SYNOPSIS
+    x402-agent modems [flags]
+
+DESCRIPTION
+    Finds modems by what the kernel knows of them and asks each on its AT ports
+    for its number (IMEI), which names it wherever it is plugged in. The port
+    shown is the one for modem.port in the config file.
+
+    Only devices of makers of modems are asked, each port for 3 seconds at most,
+    and no port that another program has open, a running agent included. A modem
+    that ModemManager has is asked for over D-Bus; builds for routers cannot.
+    Run it as root, or the programs that have ports are not all seen.
+
+FLAGS
+    --json           Print JSON.
+    --help           Show this text.
+
+EXIT STATUS
+    0 listed, also if there is none; 1 failed, 2 wrong flags.
+
+EXAMPLES
+    x402-agent modems
 `
 
 const controlHelp = `

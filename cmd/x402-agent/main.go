@@ -60,6 +60,7 @@ func (p program) commands() []command {
 	return []command{
 		{"run", runHelp, p.run},
 		{"check", checkHelp, p.check},
+		{"modems", modemsHelp, p.modems},
 		{"status", statusHelp, p.status},
 		{"sessions", sessionsHelp, p.sessions},
 		{"earnings", earningsHelp, p.earnings},

@@ -312,7 +312,7 @@ func scriptUnwritable(ts *testscript.TestScript, _ bool, args []string) {
 func TestHelp(t *testing.T) {
 	talking := []string{"config", "control", "json"}
 	want := map[string][]string{
-		"run": {"config", "ready-file"}, "check": {"config", "json"}, "status": talking, "sessions": talking,
+		"run": {"config", "ready-file"}, "check": {"config", "json"}, "modems": {"json"}, "status": talking, "sessions": talking,
 		"earnings": talking, "settle": talking, "version": {"json"},
 	}
 	explained := regexp.MustCompile(`(?m)^    --([a-z-]+) `)

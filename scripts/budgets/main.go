@@ -133,13 +133,13 @@ func overBudget(sizes []size) error {
 }
 
 // checkImports asks the go command what the agent is built from, with the
-// target of scripts/cross.sh, and looks for what denyFile lists.
+// target and the tag of scripts/cross.sh, and looks for what denyFile lists.
 func checkImports(w io.Writer, denyFile string) error {
 	text, err := os.ReadFile(denyFile)
 	if err != nil {
 		return err
 	}
-	list := exec.Command("go", "list", "-deps", "-json=ImportPath,Imports,ImportMap,EmbedFiles,Module", "./cmd/"+agent)
+	list := exec.Command("go", "list", "-deps", "-tags", "router", "-json=ImportPath,Imports,ImportMap,EmbedFiles,Module", "./cmd/"+agent)
 	list.Env = append(os.Environ(), "GOOS=linux", "GOARCH=mipsle", "GOMIPS=softfloat", "CGO_ENABLED=0")
 	list.Stderr = os.Stderr
 	out, err := list.Output()
