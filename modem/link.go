@@ -112,8 +112,12 @@ type opened struct {
 }
 
 // openPort opens the port, which may hang in the kernel. One that opens after
-// nobody wants it any more is closed at once.
+// nobody wants it any more is closed at once; until then it would be in the way
+// of the next one, so none is opened for a caller that has left.
 func (m *Modem) openPort(ctx context.Context) (io.ReadWriteCloser, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
 	result := make(chan opened)      // received once, or never
 	abandoned := make(chan struct{}) // closed when never
 	var opener sync.WaitGroup

@@ -195,7 +195,11 @@ func joinParts(list []stored) []Message {
 		}
 		messages = append(messages, join(parts))
 	}
-	slices.SortStableFunc(messages, func(a, b Message) int { return a.Time.Compare(b.Time) })
+	for i := range messages { // some hundred at most
+		for j := i; j > 0 && messages[j].Time.Before(messages[j-1].Time); j-- {
+			messages[j], messages[j-1] = messages[j-1], messages[j]
+		}
+	}
 	return messages
 }
 

@@ -1,8 +1,8 @@
 package modem
 
 import (
-	"cmp"
 	"io"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -31,13 +31,10 @@ type usbInterface struct {
 // maxEntries bounds every folder that is read here.
 const maxEntries = 4096
 
-// scan finds the modems that the kernel knows, by sysfs below root. What cannot
-// be read is not there.
-func scan(root string) []place {
-	places := slices.Concat(scanUSB(root), scanWWAN(root))
-	slices.SortFunc(places, func(a, b place) int { return strings.Compare(a.path, b.path) })
-	return places
-}
+// scan finds the modems that the kernel knows, by sysfs below root: those on
+// PCIe and then those on USB, each by their paths. What cannot be read is not
+// there.
+func scan(root string) []place { return append(scanWWAN(root), scanUSB(root)...) }
 
 // names are the entries of a folder, in order.
 func names(dir string) []string {
@@ -103,7 +100,7 @@ func scanUSB(root string) []place {
 				})
 			}
 		}
-		slices.SortStableFunc(interfaces, func(a, b usbInterface) int { return cmp.Compare(v.rank(a), v.rank(b)) })
+		v.order(interfaces)
 		for _, i := range interfaces {
 			p.collect(i.dir)
 		}
@@ -180,8 +177,8 @@ func scanWWAN(root string) []place {
 		p.wwan(device, port)
 	}
 	var places []place
-	for _, p := range byDir {
-		places = append(places, *p)
+	for _, dir := range slices.Sorted(maps.Keys(byDir)) {
+		places = append(places, *byDir[dir])
 	}
 	return places
 }

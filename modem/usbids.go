@@ -63,3 +63,12 @@ func (v *usbVendor) rank(i usbInterface) int {
 	}
 	return 50 + i.number
 }
+
+// order sorts the few interfaces of a device by rank, the AT port first.
+func (v *usbVendor) order(parts []usbInterface) {
+	for i := range parts {
+		for j := i; j > 0 && v.rank(parts[j]) < v.rank(parts[j-1]); j-- {
+			parts[j], parts[j-1] = parts[j-1], parts[j]
+		}
+	}
+}
