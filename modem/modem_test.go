@@ -626,7 +626,7 @@ func TestConfig(t *testing.T) {
 // for its numbers in what was said.
 func TestNothingLeaks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		const imsi = "262019876543210"
+		const imsi, secretDigits = "262019876543210", "7077126352"
 		var said bytes.Buffer
 		sim, cfg := simulate(t, modemtest.Config{Card: modemtest.Card{IMSI: imsi, PIN: "48151623"}})
 		cfg.Logger = slog.New(slog.NewTextHandler(&said, &slog.HandlerOptions{Level: slog.LevelDebug}))
@@ -644,10 +644,22 @@ func TestNothingLeaks(t *testing.T) {
 			}
 			cfg.Logger.Error("identity", "err", err)
 		}
+		sim.Break(func(f *modemtest.Faults) { f.Answers = nil })
+		if _, err := m.SendSMS(t.Context(), "+49170"+secretDigits, "voucher "+secretDigits); err != nil {
+			t.Error(err)
+		}
+		if _, err := m.USSD(t.Context(), "*104*"+secretDigits+"#"); err == nil {
+			t.Error("an unknown code has an answer")
+		} else {
+			cfg.Logger.Error("USSD", "err", err)
+		}
+		if !strings.Contains(said.String(), "+CUSD=") || !strings.Contains(said.String(), "+CMGS=") {
+			t.Errorf("nothing was said: %s", said.String())
+		}
 		if !strings.Contains(said.String(), "+CIMI") || !strings.Contains(said.String(), "+CPIN=") {
 			t.Errorf("nothing was said: %s", said.String())
 		}
-		for _, secret := range []string{imsi, imsi[5:], "48151623"} {
+		for _, secret := range []string{imsi, imsi[5:], "48151623", secretDigits, "0777216325"} {
 			if strings.Contains(said.String(), secret) {
 				t.Errorf("%s in %s", secret, said.String())
 			}

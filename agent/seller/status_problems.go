@@ -121,7 +121,7 @@ func modemAdvice(err error) string {
 	case errors.Is(err, syscall.EBUSY):
 		return "stop what else uses the port, such as ModemManager"
 	case errors.Is(err, fs.ErrNotExist):
-		return "plug the modem in, or set modem.port: `ls /dev/ttyUSB* /dev/ttyACM*` lists ports"
+		return "plug the modem in, or set modem.port: `x402-agent modems` lists ports"
 	case errors.Is(err, modem.ErrTimeout), errors.Is(err, context.DeadlineExceeded):
 		return "try the modem's other ports (it has several), and stop ModemManager"
 	}
