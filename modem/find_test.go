@@ -442,3 +442,41 @@ func FuzzModemEvent(f *testing.F) {
 		}
 	})
 }
+
+// TestFindTTY finds a modem on a real terminal.
+func TestFindTTY(t *testing.T) {
+	dir := t.TempDir()
+	plant(t, filepath.Join(dir, "sys"), "usb 1-1 2c7c:0125 4\n 2 ff/00/00 ttyUSB2\n")
+	if err := os.MkdirAll(filepath.Join(dir, "dev"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	sim, err := modemtest.New(modemtest.Config{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ready := make(chan string, 1)
+	var running sync.WaitGroup
+	running.Go(func() {
+		if err := sim.RunPTY(ctx, filepath.Join(dir, "dev/ttyUSB2"), func(tty string) { ready <- tty }); err != nil {
+			t.Error(err)
+		}
+	})
+	<-ready
+	// A machine that is very busy may take longer than a modem may.
+	for range 10 {
+		found, err := Find(ctx, FindConfig{Root: filepath.Join(dir, "sys"), Dev: filepath.Join(dir, "dev"), Proc: filepath.Join(dir, "none")})
+		if err != nil || len(found) != 1 {
+			t.Fatalf("%+v, %v", found, err)
+		}
+		if errors.Is(found[0].Err, ErrTimeout) {
+			continue
+		}
+		if found[0].IMEI != "490154203237518" || filepath.Base(found[0].Port) != "ttyUSB2" {
+			t.Errorf("%+v", found[0])
+		}
+		break
+	}
+	cancel()
+	running.Wait()
+}

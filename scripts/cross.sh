@@ -3,7 +3,7 @@
 #
 # A TARGET is GOOS_GOARCH or GOOS_GOARCH_VARIANT, where the variant is the value
 # of GOARM, GO386, GOMIPS or GOMIPS64. The tag leaves D-Bus out, see
-# docs/decisions/0018-modemmanager.md.
+# docs/decisions/0022-modemmanager.md.
 set -eu
 
 target=$1

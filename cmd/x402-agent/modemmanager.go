@@ -9,7 +9,7 @@ import (
 )
 
 // asksModemManager says whether this build can ask ModemManager over D-Bus.
-// Builds with the tag router cannot: docs/decisions/0018-modemmanager.md.
+// Builds with the tag router cannot: docs/decisions/0022-modemmanager.md.
 const asksModemManager = true
 
 // modemManager is what ModemManager says of its modems, by where they are.
