@@ -23,7 +23,7 @@ var standardMode = modeLock{
 // dialects is searched from the top; the last one is for every maker.
 var dialects = []dialect{
 	{
-		makers: []string{"quectel rm", "quectel rg"}, iccid: []string{"+QCCID", "+CCID"}, tries: "+QPINC?", bands: &quectelBands5,
+		makers: []string{"quectel rm", "quectel rg", "quectel em120", "quectel em160", "quectel eg512"}, iccid: []string{"+QCCID", "+CCID"}, tries: "+QPINC?", bands: &quectelBands5,
 		mode: &modeLock{
 			get: `+QNWPREFCFG="mode_pref"`, prefix: "+QNWPREFCFG", field: 1, set: `+QNWPREFCFG="mode_pref",%s`,
 			codes: [modes]string{AnyMode: "AUTO", UMTSOnly: "WCDMA", LTEOnly: "LTE", NROnly: "NR5G", LTEAndNR: "LTE:NR5G|NR5G:LTE"},

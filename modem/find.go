@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
 	"path/filepath"
 	"slices"
 	"sync"
@@ -100,8 +101,9 @@ var (
 	ErrUnauthorized = errors.New("the USB device is not authorised")
 )
 
-// A HeldError says that another program has the modem's port open. Two programs
-// on one port mix up each other's answers, so it was left alone.
+// A HeldError says that another program has the modem's port open, or that this
+// one has and did not say so by FindConfig.Known. Two on one port mix up each
+// other's answers, so it was left alone.
 type HeldError struct {
 	Port   string
 	Holder Holder
@@ -109,7 +111,10 @@ type HeldError struct {
 
 func (e HeldError) Error() string {
 	name := e.Holder.Name
-	if name == "" {
+	switch {
+	case e.Holder.PID == os.Getpid():
+		return e.Port + " is in use by this program"
+	case name == "":
 		name = "another program"
 	}
 	return fmt.Sprintf("%s is in use by %s, process %d", e.Port, name, e.Holder.PID)

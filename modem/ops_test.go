@@ -410,7 +410,7 @@ func TestUSSD(t *testing.T) {
 		"*1000#": {Text: "1234"},
 	}
 	failures := map[string]error{"*104#": modem.ErrReleased, "*105#": modem.ErrNoAnswer, "*106#": modem.ErrNoAnswer, "*108#": modem.ErrNoAnswer}
-	everyProfile(t, modemtest.Config{USSD: codes}, func(t *testing.T, _ *modemtest.Modem, m *modem.Modem) {
+	everyProfile(t, modemtest.Config{USSD: codes, Faults: modemtest.Faults{UCS2: true}}, func(t *testing.T, _ *modemtest.Modem, m *modem.Modem) {
 		for code, reply := range want {
 			if got, err := m.USSD(t.Context(), code); err != nil || got != reply {
 				t.Errorf("%s: %+v, %v", code, got, err)

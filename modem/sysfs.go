@@ -219,12 +219,11 @@ type Holder struct {
 
 // holders says who has which device below dev open, by the descriptors that
 // proc shows. Without the right to look into others' it shows only our own.
-// The process itself is not listed.
 func holders(proc, dev string) map[string]Holder {
 	found := map[string]Holder{}
 	for _, entry := range names(proc) {
 		pid, err := strconv.Atoi(entry)
-		if err != nil || pid == os.Getpid() {
+		if err != nil {
 			continue
 		}
 		fds := filepath.Join(proc, entry, "fd")

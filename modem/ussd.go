@@ -58,6 +58,12 @@ func (m *Modem) ussd(ctx context.Context, code string, plain []byte) (USSDReply,
 	if err := m.readDevice(ctx); err != nil {
 		return USSDReply{}, err
 	}
+	packed := m.device.dialect().packed
+	if !packed { // with another alphabet, which programs before may have left, the code would be hex digits
+		if _, err := m.try(ctx, `+CSCS="GSM"`, anything); err != nil {
+			return USSDReply{}, err
+		}
+	}
 	if err := m.settle(ctx); err != nil {
 		return USSDReply{}, err
 	}
@@ -65,7 +71,6 @@ func (m *Modem) ussd(ctx context.Context, code string, plain []byte) (USSDReply,
 	wire := m.link.wire
 	wire.tap.Store(heard)
 	defer wire.tap.Store(nil)
-	packed := m.device.dialect().packed
 	cmd := `+CUSD=1,"` + code + `",15`
 	if packed {
 		cmd = "+CUSD=1," + strings.ToUpper(hex.EncodeToString(packUSSD(plain))) + ",15"

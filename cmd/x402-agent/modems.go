@@ -19,7 +19,7 @@ type modemLine struct {
 	Maker    string   `json:"maker,omitempty"`
 	Port     string   `json:"port,omitempty"` // for modem.port in the config file
 	Networks []string `json:"networks"`
-	Through  string   `json:"through"` // "at", "modemmanager" or "nothing"
+	Through  string   `json:"through"` // "at", "agent" (a running one), "modemmanager" or "nothing"
 	State    string   `json:"state,omitempty"`
 	Problem  string   `json:"problem,omitempty"`
 	Do       string   `json:"do,omitempty"`
@@ -31,9 +31,13 @@ type managedModem struct{ imei, state string }
 // Ways to a modem.
 const (
 	throughAT      = "at"
+	throughAgent   = "agent"
 	throughManager = "modemmanager"
 	throughNothing = "nothing"
 )
+
+// agentName is the name of the agent's process.
+const agentName = "x402-agent"
 
 func (p program) modems(ctx context.Context, f *flags, args []string) error {
 	asJSON := f.Bool("json", false, "")
@@ -69,6 +73,8 @@ func lineOf(m modem.Found) modemLine {
 	l.Through, l.Problem = throughNothing, m.Err.Error()
 	held, isHeld := errors.AsType[modem.HeldError](m.Err)
 	switch {
+	case isHeld && held.Holder.Name == agentName:
+		l.Through, l.Port, l.Problem = throughAgent, held.Port, ""
 	case isHeld:
 		l.Do = held.Hint(asksModemManager)
 		if held.ModemManager() && asksModemManager {
@@ -121,6 +127,8 @@ func renderModems(lines []modemLine) string {
 		switch {
 		case l.Through == throughManager:
 			port = "by ModemManager, " + l.State
+		case l.Through == throughAgent:
+			port += " (the agent's)"
 		case port == "":
 			port = "-"
 		}

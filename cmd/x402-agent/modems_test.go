@@ -19,6 +19,7 @@ func TestRenderModems(t *testing.T) {
 		{Path: "1-1.3", ID: "1199:9071", Maker: "Sierra", Err: held("pppd")},
 		{Path: "1-1.4", ID: "1199:9071", Maker: "Sierra", Err: held("ModemManager")},
 		{Path: "1-1.5", ID: "2c7c:0125", Maker: "Quectel", Err: modem.ErrUnauthorized},
+		{Path: "1-1.6", ID: "2c7c:0125", Maker: "Quectel", Err: held("x402-agent")},
 		{Path: "0000:01:00.0", ID: "17cb:0306", Err: errors.Join(modem.ErrTimeout)},
 	} {
 		lines = append(lines, lineOf(m))
@@ -28,6 +29,7 @@ func TestRenderModems(t *testing.T) {
 		"490154203237518  1-1.1         Quectel    /dev/ttyUSB2",
 		"1-1.2            1-1.2         Huawei     -",
 		"0000:01:00.0     0000:01:00.0  17cb:0306  -",
+		"1-1.6            1-1.6         Quectel    /dev/ttyUSB2 (the agent's)",
 		"1-1.2: no AT port",
 		"1-1.3: /dev/ttyUSB2 is in use by pppd, process 812\n    do: stop what uses the port",
 		"1-1.4: /dev/ttyUSB2 is in use by ModemManager",

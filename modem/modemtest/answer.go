@@ -275,6 +275,9 @@ func (m *Modem) extended(name, op string) reply {
 	case name == "+COPS" && (args == "3,2" || args == "3,0"):
 		m.byNumber = args == "3,2"
 		return done()
+	case name == "+CSCS" && (args == `"GSM"` || args == `"UCS2"`):
+		m.ucs2 = args == `"UCS2"`
+		return done()
 	case name == "+CMEE" && !m.cfg.Faults.PlainErrors && (args == "0" || args == "1" || args == "2"):
 		m.cmee, _ = strconv.Atoi(args)
 		return done()

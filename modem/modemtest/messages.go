@@ -39,6 +39,9 @@ func (m *Modem) messages(name, op string) (reply, bool) {
 	case name+op == "+CUSD=2":
 		return done(), true
 	case name == "+CUSD" && len(args) >= 2 && args[0] == "1":
+		if m.ucs2 {
+			return fail(parameters), true // no code here is in hex
+		}
 		code := strings.Trim(args[1], `"`)
 		if m.dialect().packedUSSD {
 			code = unpacked(code)

@@ -89,6 +89,8 @@ type Faults struct {
 	// echo is on, as with some Huawei firmware. Numeric: results are digits until
 	// ATV1, as a program before may have left it.
 	StickyEcho, ExtraCR, Numeric bool
+	// UCS2: the alphabet is UCS2 until AT+CSCS, as ModemManager leaves it.
+	UCS2 bool
 	// TextErrors: +CME ERROR in words whatever +CMEE says. PlainErrors: no
 	// +CMEE, every error is ERROR.
 	TextErrors, PlainErrors bool
@@ -149,6 +151,7 @@ type state struct {
 	greeted  bool   // has said that it is there, after Faults.Boot
 
 	unlockedCommands bool // Sierra
+	ucs2             bool // by AT+CSCS
 	off              bool // radio, by AT+CFUN=4
 	left             bool // the network, by AT+COPS=2
 	attached         time.Time
@@ -269,6 +272,7 @@ func (m *Modem) powerOn() {
 		since:   time.Now(),
 		echo:    true,
 		verbose: !m.cfg.Faults.Numeric,
+		ucs2:    m.cfg.Faults.UCS2 && m.cfg.Profile != Huawei,
 		flash:   m.flash,
 	}
 	m.attached = m.since.Add(m.cfg.Faults.Boot)
