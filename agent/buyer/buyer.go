@@ -289,6 +289,7 @@ func (b *Buyer) run(ctx context.Context) (Result, error) {
 // cancelled and the purchase was ended in order.
 func (b *Buyer) sessions(ctx context.Context, stopProxies func()) error {
 	defer b.leave(net.ErrClosed)
+	defer b.unbegin()
 	ctx, stop := context.WithCancel(ctx)
 	defer func() {
 		stop()

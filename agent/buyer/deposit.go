@@ -42,6 +42,7 @@ type fund struct {
 	status statusBoard
 
 	mem      memory         // of the channel, between sessions
+	begun    bool           // it is stored that a session may have begun; see hello.go
 	most     channel.Amount // what may be signed in all: the run's beginning plus the budget
 	draft    draft          // the deposit that may have been made
 	drawn    uint64         // validBefore of the last draft
@@ -223,6 +224,7 @@ func answered(err error) bool {
 
 // remember stores m and the draft.
 func (b *fund) remember(m memory) error {
+	b.begun = false // what is stored is m, whatever begin has stored
 	note, err := b.note(m)
 	if err == nil {
 		_, err = b.payer.Note(b.id, note)

@@ -36,8 +36,8 @@ var errUnanswered = errors.New("the agent does not answer")
 // It is called after settle.
 func (l *link) resumed() bool { return l.ticket != nil && l.quic.Early() }
 
-// connect reaches the agent: by a ticket without waiting for it, or in all ways.
-func (b *Buyer) connect(ctx context.Context) (*link, error) {
+// dial reaches the agent: by a ticket without waiting for it, or in all ways.
+func (b *Buyer) dial(ctx context.Context) (*link, error) {
 	if t := b.takeTicket(); t != nil {
 		ectx, cancel := context.WithTimeout(ctx, b.cfg.Reach.Early)
 		l, err := b.reach.resume(ectx, t)

@@ -95,9 +95,7 @@ func (b *Buyer) session(ctx context.Context, stopProxies func()) error {
 	timer.Stop()
 	if err != nil {
 		_ = conn.Close(tunnel.ReasonInternal, "") // it has failed already
-		if rerr := b.remember(b.mem); rerr != nil {
-			b.log.Error("store the channel's totals", "err", rerr)
-		}
+		b.unbegin()
 		return err
 	}
 	x.client = tunnel.NewClient(conn, x.ctl, tunnel.Lanes{
@@ -170,44 +168,6 @@ func closeReason(err error) (tunnel.Reason, string) {
 		return tunnel.ReasonOvercount, err.Error()
 	}
 	return tunnel.ReasonDone, ""
-}
-
-// hello opens the control stream and says who we are.
-func (x *session) hello(ctx context.Context) (err error) {
-	// A crash from here on may lose counts of what the agent has served.
-	if err := x.b.remember(x.b.mem.begun(x.b.price)); err != nil {
-		return &overError{err}
-	}
-	if x.ctl, err = tunnel.OpenControl(ctx, x.conn, "x402.invalid", agent.KnownCapsule); err != nil {
-		return err
-	}
-	if t := x.conn.ticket; t != nil {
-		return x.sayHello(agent.CapsuleEarly, t.Secret, agent.SealEarlyHello)
-	}
-	return x.prove()
-}
-
-// prove says a hello that is proven on this connection, after its handshake.
-func (x *session) prove() error {
-	exporter, err := x.conn.ExportKey(agent.ExporterLabel)
-	if err != nil {
-		return err
-	}
-	return x.sayHello(agent.CapsuleHello, exporter, agent.SealHello)
-}
-
-func (x *session) sayHello(typ uint64, secret [32]byte, seal func(*channel.Key, [32]byte, agent.Hello) ([]byte, error)) error {
-	b := x.b
-	h, err := seal(b.cfg.Key, secret, agent.Hello{
-		Versions: []int{agent.ProtocolVersion}, Network: b.cfg.Offer.Payment.Network,
-		Config: b.cfg.channel(), Price: b.price,
-		Own:   agent.Counts{Session: b.mem.tally.Session, Up: b.mem.ceiling, Down: b.mem.tally.Down},
-		Proof: b.proof,
-	})
-	if err != nil {
-		return err
-	}
-	return x.ctl.Send(typ, h)
 }
 
 // receive hands capsules to whoever runs the session.
