@@ -124,6 +124,7 @@ func (v *view) last() error {
 
 func (v *view) take(s buyer.Status) error {
 	s.Error, s.Notice = v.given.echo(plain(s.Error)), v.given.echo(plain(s.Notice))
+	resumed := s.Resumed && !v.now.Resumed
 	v.now = s
 	if s.State == "connected" && !v.ready {
 		v.ready = true
@@ -144,6 +145,9 @@ func (v *view) take(s buyer.Status) error {
 			v.tell(news)
 		}
 		v.way = w
+	}
+	if resumed {
+		v.tell("came back by the ticket of the last session (0-RTT)")
 	}
 	if v.width == nil && !v.json && (s.State != v.shown.State || trouble(s) != trouble(v.shown)) {
 		v.show()
