@@ -1,16 +1,32 @@
 package agent_test
 
 import (
+	"crypto/ecdsa"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/netip"
+	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/depinsim/x402/agent"
 	"github.com/depinsim/x402/agent/buyer"
 	"github.com/depinsim/x402/agent/directory"
 	"github.com/depinsim/x402/agent/seller"
+	"github.com/depinsim/x402/agent/toll"
 	"github.com/depinsim/x402/channel"
 	"github.com/depinsim/x402/channel/bolt"
 	"github.com/depinsim/x402/tunnel/relay"
+	relayserver "github.com/depinsim/x402/tunnel/relay/server"
 )
 
 // relayTo is who is paid by a relay that charges.
@@ -20,7 +36,8 @@ var relayTo = channel.Address{0xbb}
 type tollhouse struct {
 	*market
 	relay *meeting
-	state string // the relay's directory
+	cfg   directory.Config // the relay's
+	state string           // its directory
 	site  string
 	offer agent.Offer
 }
@@ -37,6 +54,7 @@ func newTollhouse(t *testing.T, price channel.Amount, change func(*directory.Con
 			if change != nil {
 				change(d)
 			}
+			h.cfg = *d
 		})
 		c.Relays = []relay.Name{h.relay.name}
 	})
@@ -72,7 +90,7 @@ func (h *tollhouse) records() []channel.State {
 func (h *tollhouse) balanced(p *purchase) (r buyer.RelayResult) {
 	h.t.Helper()
 	<-p.done
-	control := seller.DialControl(h.cfg.ControlPath())
+	control := seller.DialControl(h.market.cfg.ControlPath())
 	if _, err := control.Settle(h.t.Context()); err != nil {
 		h.t.Fatal(err)
 	}
@@ -128,5 +146,210 @@ func TestRelayIsPaid(t *testing.T) {
 				t.Errorf("result %+v", r)
 			}
 		})
+	}
+}
+
+// TestDirectIsFree pays the relay for what passed by it until the direct path
+// was found, and for nothing more.
+func TestDirectIsFree(t *testing.T) {
+	t.Parallel()
+	h := newTollhouse(t, 1_000_000, nil)
+	var on screen
+	p := h.buy(func(c *buyer.Config) {
+		c.Offer, c.Reach, c.OnStatus = h.offer, buyer.ReachConfig{Transport: buyer.QUIC}, on.show
+	})
+	fetch(t, p.through(), h.site+"/1000", 1_000)
+	until(t, "for the direct path", func() bool { return on.now().Direct })
+	passed := func() uint64 {
+		for _, r := range on.now().Relays {
+			return r.Up + r.Down
+		}
+		return 0
+	}
+	until(t, "for the relay to be paid", func() bool { return passed() > 0 })
+	before := passed()
+	fetch(t, p.through(), h.site+"/20000000", 20_000_000)
+	p.stop(t)
+	r := h.balanced(p)
+	if r.Up+r.Down > before+500_000 || r.Claimed == 0 || p.result.Down < 20_000_000 {
+		t.Errorf("by the relay %d bytes before and %d at the end, for %d", before, r.Up+r.Down, r.Claimed)
+	}
+}
+
+// TestRelayOverPrice refuses a relay that is too dear together with the agent,
+// before anything is deposited.
+func TestRelayOverPrice(t *testing.T) {
+	t.Parallel()
+	h := newTollhouse(t, 1_000_001, nil)
+	for _, known := range []map[string]toll.Tariff{buyer.AskTolls(t.Context(), h.offer), nil} { // told before, and late
+		p := h.through(buyer.QUIC, func(c *buyer.Config) { c.Tolls.Known = known }) // at 5 USD in all
+		<-p.done
+		if !errors.Is(p.err, buyer.ErrPrice) || !strings.Contains(p.err.Error(), "it asks 1.000001 USD per GB beside the agent's 4.00, at most 5.00 are allowed together") {
+			t.Errorf("%v: %v", known, p.err)
+		}
+		if len(p.result.Relays) != 0 {
+			t.Errorf("%v: %+v", known, p.result.Relays)
+		}
+		if known != nil && h.balance(h.wallet.Address()) != wealth {
+			t.Error("money was moved")
+		}
+	}
+}
+
+// TestBudgetIsShared ends the purchase when agent and relay together have come to
+// the budget.
+func TestBudgetIsShared(t *testing.T) {
+	t.Parallel()
+	const budget = 200_000
+	h := newTollhouse(t, 1_000_000, nil)
+	p := h.through(buyer.QUIC, func(c *buyer.Config) { c.Budget = budget })
+	res, err := p.through().Get(h.site + "/60000000") // for 240,000 and 60,000
+	if err == nil {
+		_, err = io.Copy(io.Discard, res.Body)
+		res.Body.Close()
+	}
+	if err == nil {
+		t.Error("60 MB came through")
+	}
+	<-p.done
+	if !errors.Is(p.err, buyer.ErrBudget) {
+		t.Errorf("ended with %v", p.err)
+	}
+	r := h.balanced(p)
+	if sum := p.result.Signed + r.Signed; sum > budget || sum < budget*8/10 {
+		t.Errorf("signed %d and %d on a budget of %d", p.result.Signed, r.Signed, budget)
+	}
+}
+
+// TestRelayKeeps leaves the deposit with the relay, goes on from it, and has it
+// refunded by itself.
+func TestRelayKeeps(t *testing.T) {
+	t.Parallel()
+	h := newTollhouse(t, 1_000_000, nil)
+	var last buyer.RelayResult
+	for range 2 {
+		p := h.through(buyer.QUIC, func(c *buyer.Config) { c.Keep = true })
+		fetch(t, p.through(), h.site+"/1000000", 1_000_000)
+		p.stop(t)
+		r := p.result.Relays[0]
+		if r.Refunded != 0 || r.Signed < last.Signed+1_000 || r.Owed != r.Signed || r.Down < last.Down+1_000_000 {
+			t.Errorf("%+v after %+v", r, last)
+		}
+		last = r
+	}
+	store := must(bolt.Open(filepath.Join(h.dir, "channels.db")))
+	defer store.Close()
+	tariff := buyer.AskTolls(t.Context(), h.offer)[h.relay.name.Address()]
+	r, err := buyer.RefundRelay(t.Context(), buyer.Config{Key: h.wallet, Store: store, Offer: tariff.Offer(h.relay.name), Logger: h.log})
+	if err != nil || r.Claimed != last.Signed || r.Claimed+r.Refunded != 100_000 {
+		t.Errorf("%+v, %v", r, err)
+	}
+}
+
+// TestRelayReturns starts the relay again under a purchase: it goes on, and the
+// totals go on from where they were.
+func TestRelayReturns(t *testing.T) {
+	t.Parallel()
+	h := newTollhouse(t, 1_000_000, nil)
+	var on screen
+	p := h.through(buyer.QUIC, func(c *buyer.Config) { c.OnStatus = on.show })
+	fetch(t, p.through(), h.site+"/2000000", 2_000_000)
+	h.relay.stop(t)
+	again := h.cfg
+	again.Listen = netip.AddrPortFrom(again.Listen.Addr(), h.relay.name.Port)
+	h.relay = startRelayOf(t, func(c *directory.Config) {
+		ready := c.Ready
+		*c = again
+		c.Ready = ready
+	})
+	fetch(t, p.through(), h.site+"/2000000", 2_000_000)
+	p.stop(t)
+	if r := h.balanced(p); r.Down < 4_000_000 {
+		t.Errorf("%+v", r)
+	}
+}
+
+// A liar is a relay's HTTPS as its operator may alter it: what a request is
+// answered goes through change.
+func (h *tollhouse) liar(change func(path string, answer map[string]any)) relay.Name {
+	h.t.Helper()
+	b := must(os.ReadFile(h.cfg.KeyFile))
+	block, _ := pem.Decode(b)
+	key := must(x509.ParsePKCS8PrivateKey(block.Bytes)).(*ecdsa.PrivateKey)
+	behind := &http.Client{Transport: &http.Transport{TLSClientConfig: h.relay.name.TLS("http/1.1")}}
+	h.t.Cleanup(behind.CloseIdleConnections)
+	s := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		q, err := http.NewRequestWithContext(r.Context(), r.Method, "https://"+h.relay.name.Address()+r.URL.RequestURI(), r.Body)
+		if err != nil {
+			return
+		}
+		q.Header = r.Header.Clone()
+		a, err := behind.Do(q)
+		if err != nil {
+			w.WriteHeader(http.StatusBadGateway)
+			return
+		}
+		defer a.Body.Close()
+		text, _ := io.ReadAll(a.Body)
+		said := map[string]any{}
+		if a.StatusCode == http.StatusOK && json.Unmarshal(text, &said) == nil {
+			change(r.URL.Path, said)
+			text, _ = json.Marshal(said)
+		}
+		w.WriteHeader(a.StatusCode)
+		w.Write(text)
+	}))
+	s.TLS = &tls.Config{Certificates: []tls.Certificate{must(relayserver.SelfSigned(key))}, NextProtos: []string{"http/1.1"}}
+	s.StartTLS()
+	h.t.Cleanup(s.Close)
+	name := h.relay.name
+	name.Port = s.Listener.Addr().(*net.TCPAddr).AddrPort().Port()
+	return name
+}
+
+// TestRelayOvercounts has a relay claim more than was sent: it is paid for what
+// was sent, and left for another one.
+func TestRelayOvercounts(t *testing.T) {
+	t.Parallel()
+	h := newTollhouse(t, 1_000_000, nil)
+	other := startRelay(t)
+	h.agent.stop(t)
+	h.market.cfg.Relays = append(h.market.cfg.Relays, other.name)
+	h.startAgent()
+	h.offer = other.listed(h.market)
+	h.relay.listed(h.market)
+	more := 0
+	liar := h.liar(func(path string, said map[string]any) {
+		if path == toll.PayPath {
+			more += 10_000_000
+			up, _ := strconv.Atoi(said["up"].(string))
+			said["up"], said["owed"] = strconv.Itoa(up+more), strconv.Itoa(up+more)
+		}
+	})
+	h.offer.Relays = []string{liar.String(), other.name.String()}
+	var on screen
+	p := h.through(buyer.QUIC, func(c *buyer.Config) { c.OnStatus = on.show })
+	fetch(t, p.through(), h.site+"/1000000", 1_000_000)
+	if on.now().Relay == other.name.Address() {
+		t.Fatal("the first relay was not used")
+	}
+	until(t, "for the relay to be left", func() bool {
+		fetch(t, p.through(), h.site+"/100000", 100_000)
+		return on.now().Relay == other.name.Address()
+	})
+	p.stop(t)
+	r := p.result.Relays[0]
+	if most := (r.Up+r.Down)/1_000 + 1; r.Signed > channel.Amount(most) || r.Up > 2_000_000 {
+		t.Errorf("%+v", r)
+	}
+	text := ""
+	for _, x := range on.now().Relays {
+		text += x.Error
+	}
+	if !strings.Contains(text, "bytes to the agent,") {
+		t.Errorf("said %q", text)
+	}
+	if r.Claimed > r.Signed || (r.Claimed+r.Refunded)%100_000 != 0 { // all that was deposited
+		t.Errorf("%+v", r)
 	}
 }

@@ -262,9 +262,10 @@ func (f *fare) update() {
 	f.purse.most = start + f.set.budget.share(f.id, came-min(came, start))
 }
 
-// settled brings the purse to the last reading: nothing passes any more.
+// settled brings the purse to what was passed on by the last reading, and to all
+// that has arrived: nothing passes any more.
 func (f *fare) settled() {
-	f.read = f.now().since(f.began)
+	f.read.sent = f.now().since(f.began).sent
 	f.update()
 }
 

@@ -20,8 +20,9 @@ const (
 	// growEvery is how often the relay is told that the deposit has grown, until it
 	// knows.
 	growEvery = 500 * time.Millisecond
-	// payAgain is how long after a request that failed the next is made.
-	payAgain = time.Second
+	// payAgain is how long after a request that failed the next is made, growing.
+	payAgain    = 500 * time.Millisecond
+	payAgainMax = 30 * time.Second
 	// slack is what a relay may count beyond what was sent before it is taken for
 	// an overcount; it is never paid.
 	slack = 64 << 10
@@ -31,7 +32,7 @@ const (
 func (f *fare) run(ctx context.Context) {
 	tick := time.NewTimer(activeTick)
 	defer tick.Stop()
-	last, changed, notBefore := f.now(), time.Now(), time.Time{}
+	last, changed, notBefore, wait := f.now(), time.Now(), time.Time{}, payAgain
 	for {
 		select {
 		case <-ctx.Done():
@@ -47,8 +48,11 @@ func (f *fare) run(ctx context.Context) {
 		}
 		if !time.Now().Before(notBefore) && f.take(ctx) == nil {
 			if err := f.step(ctx, changed); err != nil && ctx.Err() == nil {
-				f.log.Debug("pay the relay", "err", err)
-				notBefore = time.Now().Add(payAgain)
+				f.log.Debug("pay the relay", "err", err, "after", wait)
+				notBefore = time.Now().Add(jitter(wait))
+				wait = min(2*wait, payAgainMax)
+			} else if err == nil {
+				wait = payAgain
 			}
 			f.give()
 		}
@@ -125,7 +129,9 @@ func (f *fare) sign(wanting bool) (*channel.Voucher, error) {
 	if f.useless() != nil {
 		amount = 0
 	}
-	if amount > 0 {
+	start := f.most - f.cfg.Budget
+	amount = start + f.set.budget.grant(f.id, amount-min(amount, start))
+	if amount > f.purse.signed {
 		note, err := f.note(f.purse.memory(false))
 		if err != nil {
 			return nil, err
@@ -282,7 +288,10 @@ func (f *fare) closeAccount(ctx context.Context, r *RelayResult) error {
 	if err := f.tell(ctx, toll.Payment{Drain: true}); err != nil && f.useless() == nil {
 		return err
 	}
-	f.settled()
+	if f.useless() == nil {
+		f.settled()
+	}
+	f.update()
 	v, err := f.sign(false)
 	if err != nil {
 		return err

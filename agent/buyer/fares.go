@@ -44,8 +44,9 @@ type fares struct {
 	ctx  context.Context    // of the runs, which begin one by one
 	wg   sync.WaitGroup
 
-	mu sync.Mutex
-	by map[string]*fare // by the relay's address
+	mu      sync.Mutex
+	by      map[string]*fare // by the relay's address
+	refused map[string]error // likewise, of those that are not paid what they ask
 }
 
 // newFares returns the fares of a purchase; nil for a Config without a key,
@@ -54,7 +55,7 @@ func newFares(c Config) *fares {
 	if c.Key == nil {
 		return nil
 	}
-	s := &fares{cfg: c, budget: newBudget(c.Budget), by: map[string]*fare{}}
+	s := &fares{cfg: c, budget: newBudget(c.Budget), by: map[string]*fare{}, refused: map[string]error{}}
 	if c.incidental() {
 		s.budget.total += incidentals
 	}
@@ -82,6 +83,21 @@ func (b *budget) share(id channel.ID, used channel.Amount) channel.Amount {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.used[id] = used
+	return b.room(id)
+}
+
+// grant returns how much of an amount a channel may sign for in this run, and
+// takes it from what others may.
+func (b *budget) grant(id channel.ID, want channel.Amount) channel.Amount {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	want = min(want, b.room(id))
+	b.used[id] = max(b.used[id], want)
+	return want
+}
+
+// room is what others leave to a channel. The caller holds the lock.
+func (b *budget) room(id channel.ID) channel.Amount {
 	room := b.total
 	for other, n := range b.used {
 		if other != id {
@@ -98,21 +114,22 @@ func (s *fares) find(c broker) (*fare, error) {
 		return nil, nil
 	}
 	s.mu.Lock()
-	f := s.by[c.address]
+	f, refused := s.by[c.address], s.refused[c.address]
 	s.mu.Unlock()
 	if t := s.cfg.Tolls.Known[c.address]; f == nil && !t.Free() {
 		return s.add(c, t)
 	}
-	return f, nil
+	return f, refused
 }
 
 // add makes the fare of a relay that asks t, if that may be paid.
 func (s *fares) add(c broker, t toll.Tariff) (*fare, error) {
-	if err := s.allows(c.address, t); err != nil {
-		return nil, err
-	}
+	refused := s.allows(c.address, t)
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if s.refused[c.address] = refused; refused != nil {
+		return nil, refused
+	}
 	if f := s.by[c.address]; f != nil {
 		if f.tariff == t {
 			return f, nil
@@ -221,10 +238,7 @@ func (r *reach) hopeless() error {
 // session asks a relay for a session, and opens an account for it if the relay
 // wants to be paid. The count, which may be nil, is of what passes by it.
 func (r *reach) session(ctx context.Context, c broker, q market.Request) (relay.Allotment, *path.Count, error) {
-	f, err := r.fares.find(c)
-	if err != nil {
-		return relay.Allotment{}, nil, err
-	}
+	f, _ := r.fares.find(c) // a relay that was refused may ask for less by now
 	if f == nil {
 		a, err := c.Session(ctx, q)
 		refused, ok := errors.AsType[*market.RefusedError](err)

@@ -34,6 +34,10 @@ func (x *session) pay(now time.Time, all bool) error {
 		return nil
 	}
 	b := x.b
+	start := b.most - b.cfg.Budget
+	if amount = start + b.reach.fares.budget.grant(b.id, amount-min(amount, start)); amount <= p.signed {
+		return nil // relays have come to the rest of the budget
+	}
 	note, err := b.note(x.memory())
 	if err != nil {
 		return &overError{err}

@@ -145,12 +145,17 @@ func (r *reach) rescue(l *link, m *path.Mover, lost <-chan struct{}) {
 			r.leave(b)
 		}
 	}()
-	for next := 0; ; {
+	var again <-chan time.Time // none could be had: they may have to come back, or the agent to them
+	for next, wait := 0, rescueMin; ; {
 		select {
 		case <-ctx.Done():
 			return
 		case <-lost:
+			wait = rescueMin
+		case <-again:
+			wait = min(2*wait, rescueMax)
 		}
+		again = time.After(jitter(wait))
 		for range r.relays { // from the one after the last
 			next++
 			bctx, cancel := context.WithTimeout(ctx, rescueTime)
@@ -165,6 +170,7 @@ func (r *reach) rescue(l *link, m *path.Mover, lost <-chan struct{}) {
 				places = places[1:]
 			}
 			m.Use(b.Addr())
+			again = nil
 			break
 		}
 	}
@@ -172,7 +178,9 @@ func (r *reach) rescue(l *link, m *path.Mover, lost <-chan struct{}) {
 
 const (
 	rescueTime = 4 * time.Second // for one relay's answers
-	maxPlaces  = 3               // of one connection at relays, beside its first
+	rescueMin  = 2 * time.Second // until all are asked again, growing
+	rescueMax  = 10 * time.Second
+	maxPlaces  = 3 // of one connection at relays, beside its first
 )
 
 func (r *reach) kcpDirect(ctx context.Context, endpoint string) (*link, error) {
