@@ -39,6 +39,20 @@ func (p Price) Check() error {
 // Max is the dearer direction's price.
 func (p Price) Max() channel.Amount { return max(p.Up, p.Down) }
 
+// Raised is p at so many percent, rounded up.
+func (p Price) Raised(percent uint64) Price {
+	raise := func(a channel.Amount) channel.Amount {
+		hi, lo := bits.Mul64(uint64(a), percent)
+		lo, carry := bits.Add64(lo, 99, 0)
+		if hi += carry; hi >= 100 {
+			return math.MaxUint64
+		}
+		q, _ := bits.Div64(hi, lo, 100)
+		return channel.Amount(q)
+	}
+	return Price{Up: raise(p.Up), Down: raise(p.Down)}
+}
+
 // errOverflow says that a sum of money does not fit.
 var errOverflow = fmt.Errorf("price: %w", channel.ErrOverflow)
 

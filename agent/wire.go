@@ -164,6 +164,8 @@ const (
 	NoticeDraining    = "shutting_down"
 	NoticeHeld        = "loss_held"
 	NoticeToken       = "token_refused"
+	NoticePlan        = "plan_spent"
+	NoticePaused      = "not_selling"
 )
 
 // A Notice tells the buyer why it is not served, or not as it asked.
@@ -174,6 +176,12 @@ type Notice struct {
 }
 
 func (n Notice) Error() string { return n.Text }
+
+// Ends says whether the notice, in the middle of a session, asks the buyer to
+// finish and leave.
+func (n Notice) Ends() bool {
+	return n.Code == NoticeDraining || n.Code == NoticePlan || n.Code == NoticePaused
+}
 
 // Closing is the buyer's wish to end the channel.
 type Closing struct {

@@ -284,7 +284,7 @@ func (x *session) handle(c tunnel.Capsule) error {
 		if !x.purse.known {
 			return n
 		}
-		if n.Code == agent.NoticeDraining && x.leaveBy.IsZero() {
+		if n.Ends() && x.leaveBy.IsZero() {
 			x.leaving, x.leaveBy = n, time.Now().Add(drainTime)
 			x.b.leave(nil) // new flows wait for another session
 		}

@@ -99,8 +99,15 @@ func (d *Directory) Authenticate(who [20]byte, exporter [32]byte, signature [65]
 }
 
 // Publish lists an offer that came from the agent itself, in place of an older
-// one. What is wrong with the offer is for the agent to hear.
+// one; an empty one withdraws that. What is wrong with the offer is for the
+// agent to hear.
 func (d *Directory) Publish(who [20]byte, signed []byte) error {
+	if len(signed) == 0 {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		delete(d.entries, channel.Address(who))
+		return nil
+	}
 	e, err := d.newEntry(channel.Address(who), signed)
 	if err != nil {
 		return err

@@ -211,6 +211,7 @@ func (s *Seller) enough(balance channel.Amount) *agent.Notice {
 // acceptable checks what needs no ledger.
 func (s *Seller) acceptable(h agent.Hello) *agent.Notice {
 	want := agent.Offer{Agent: s.key.Address(), Payment: s.cfg.Payment}.Channel(h.Config.Payer)
+	p := s.price()
 	want.PayerAuthorizer, want.Salt, want.WithdrawDelay = h.Config.PayerAuthorizer, h.Config.Salt, h.Config.WithdrawDelay
 	switch {
 	case h.Network != s.cfg.Payment.Network:
@@ -219,11 +220,18 @@ func (s *Seller) acceptable(h agent.Hello) *agent.Notice {
 		return &agent.Notice{Code: agent.NoticeRefused, Text: "the channel pays somebody else, or in another asset: take a fresh offer"}
 	case h.Config.WithdrawDelay < s.cfg.Payment.WithdrawDelay || h.Config.WithdrawDelay > maxWithdrawDelay:
 		return &agent.Notice{Code: agent.NoticeRefused, Text: fmt.Sprintf("withdrawDelay %d s, this agent asks for %d", h.Config.WithdrawDelay, s.cfg.Payment.WithdrawDelay)}
-	case h.Price.Up < s.cfg.Price.Up || h.Price.Down < s.cfg.Price.Down:
-		p := s.cfg.Price
+	case h.Price.Up < p.Up || h.Price.Down < p.Down:
 		return &agent.Notice{Code: agent.NoticePrice, Price: &p, Text: fmt.Sprintf("the price is now %s up and %s down, in USD per GB", p.Up.USD(), p.Down.USD())}
 	}
-	return s.sim.refuses()
+	return s.refuses()
+}
+
+// refuses is why nobody is served, or nil.
+func (s *Seller) refuses() *agent.Notice {
+	if n := s.sim.refuses(); n != nil {
+		return n
+	}
+	return s.ration.refuses()
 }
 
 // replace ends the session that the channel has now, or the use of its token, if
@@ -295,15 +303,21 @@ func (s *Seller) enlist(id channel.ID, h greeting, conn tunnel.ServerConn) (*ses
 		return nil, err
 	}
 	up, down := tally.Price.Weights()
-	now := time.Now()
+	now, leaving := time.Now(), make(chan struct{})
 	x := &session{
 		s: s, conn: conn, id: state.ID, state: state, prepaid: own.Prepaid > 0, resumed: h.resumed != nil,
 		account: account{policy: s.cfg.Credit, tally: tally, paid: max(state.Max, state.Claimed), balance: state.Balance, total: s.cfg.TotalCredit},
 		meter:   meter.New(meter.Config{WeightUp: up, WeightDown: down}),
-		inbox:   make(chan tunnel.Capsule), leaving: make(chan struct{}), done: make(chan struct{}),
+		inbox:   make(chan tunnel.Capsule), leaving: leaving, done: make(chan struct{}),
 		saidAt: now, progress: now, sampled: now,
 	}
-	x.leave = sync.OnceFunc(func() { close(x.leaving) })
+	var once sync.Once
+	x.leave = func(why agent.Notice) {
+		once.Do(func() {
+			x.parting = why
+			close(leaving)
+		})
+	}
 	s.sessions[x.id] = x
 	return x, nil
 }
@@ -340,7 +354,7 @@ func (x *session) start() error {
 		return nil
 	}
 	x.meter.Extend(x.account.limit())
-	x.tun.Admit(tunnel.Lanes{UpTCP: x.meter.UpTCP, DownTCP: x.meter.DownTCP, UpUDP: x.meter.UpUDP, DownUDP: x.meter.DownUDP})
+	x.tun.Admit(x.s.planned(tunnel.Lanes{UpTCP: x.meter.UpTCP, DownTCP: x.meter.DownTCP, UpUDP: x.meter.UpUDP, DownUDP: x.meter.DownUDP}))
 	return nil
 }
 

@@ -64,6 +64,8 @@ type Config struct {
 	Modem *modem.Config
 	// Policy says which targets buyers may reach.
 	Policy PolicyConfig
+	// Plan is the SIM's data plan. Nil sells without regard to one.
+	Plan *PlanConfig
 
 	Logger *slog.Logger
 	// Ready is called once, when buyers are served: the agent listens, its
@@ -116,6 +118,11 @@ func (c Config) withDefaults() (Config, error) {
 	if c.Payment.MinDeposit == 0 {
 		c.Payment.MinDeposit = 100_000
 	}
+	if c.Plan != nil && c.Plan.Interface == "" {
+		p := *c.Plan
+		p.Interface = c.Policy.Interface
+		c.Plan = &p
+	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -128,6 +135,17 @@ func (c Config) check() error {
 	}
 	if err := c.Credit.Check(c.Price); err != nil {
 		return err
+	}
+	if c.Plan != nil {
+		if err := c.Plan.check(); err != nil {
+			return err
+		}
+		for _, step := range c.Plan.Steps {
+			raised := c.Price.Raised(step.Price)
+			if err := errors.Join(raised.Check(), c.Credit.Check(raised)); err != nil {
+				return fmt.Errorf("plan.price_steps: at %d%%: %w", step.Price, err)
+			}
+		}
 	}
 	p := c.Payment
 	if _, err := p.Domain(); err != nil {

@@ -75,6 +75,24 @@ type rawFile struct {
 		Interface     string   `toml:"interface" want:"the name of a network interface, such as 'wwan0'"`
 	} `toml:"policy" want:"a table"`
 
+	Plan struct {
+		Size          string   `toml:"size" want:"a size such as '20 GB'"`
+		ResetDay      int64    `toml:"reset_day" want:"a day of the month, from 1 to 31"`
+		ResetHour     int64    `toml:"reset_hour" want:"an hour from 0 to 23"`
+		Timezone      string   `toml:"timezone" want:"a time zone such as '+02:00' or 'CET-1CEST,M3.5.0,M10.5.0/3'"`
+		Used          string   `toml:"used" want:"a size such as '3.1 GB'"`
+		UsedOn        string   `toml:"used_on" want:"a day such as '2026-11-28'"`
+		Reserve       string   `toml:"reserve" want:"a size such as '5 GB'"`
+		Daily         string   `toml:"daily" want:"a size such as '1 GB'"`
+		Hourly        string   `toml:"hourly" want:"a size such as '200 MB'"`
+		Schedule      []string `toml:"schedule" want:"a list of hours such as ['mon-fri 22:00-06:00', 'sat 00:00-24:00']"`
+		Roaming       bool     `toml:"roaming" want:"true or false"`
+		Mbits         int64    `toml:"mbits" want:"Mbit/s, a number from 1 to 100000"`
+		PriceSteps    []string `toml:"price_steps" want:"a list such as ['50% 125%', '20% 200%']: what is left, and the price then"`
+		MarginPercent int64    `toml:"margin_percent" want:"a number from 0 to 100"`
+		Interface     string   `toml:"interface" want:"the name of a network interface, such as 'wwan0'"`
+	} `toml:"plan" want:"a table"`
+
 	Settle struct {
 		Every string `toml:"every" want:"a time from '1m' to '720h'"`
 		At    string `toml:"at" want:"USD in quotes and more than 0, such as '1.00'"`

@@ -74,6 +74,9 @@ func Check(ctx context.Context, f ConfigFile, err error) []Finding {
 	}
 	running := askRunning(ctx, c)
 	found = append(found, checkState(c), checkKeys(c), checkClock(c, time.Now()))
+	if c.Plan != nil {
+		found = append(found, checkPlan(c, running))
+	}
 	if running != nil {
 		found = append(found, ok("agent", fmt.Sprintf("runs as process %d", running.PID)))
 	} else {

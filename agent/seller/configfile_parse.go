@@ -52,6 +52,7 @@ func parseConfig(path string, content []byte) (ConfigFile, error) {
 	missing := r.readPayment()
 	r.readMoney()
 	r.readPolicy()
+	r.readPlan()
 	if len(r.problems) == 0 { // what only shows in the whole
 		if _, err := r.file.Config.withDefaults(); err != nil {
 			r.problems = append(r.problems, err.Error())

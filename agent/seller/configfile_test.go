@@ -395,7 +395,10 @@ func TestShippedFile(t *testing.T) {
 	examples := regexp.MustCompile(`(?m)^(pin|pin_file|up|down|allow_tcp|allow_udp|interface|flows|mbits) = .*\n`)
 	all := setting.ReplaceAll(shipped, []byte("$1"))
 	all = bytes.Replace(all, []byte(`"0x…"`), []byte(`"`+testPayTo+`"`), 1)
-	f, err := parseConfig("/etc/x402/agent.toml", examples.ReplaceAll(all, nil))
+	all = bytes.Replace(all, []byte("#[plan]"), []byte("[plan]"), 1)
+	before, rest, _ := bytes.Cut(all, []byte("[plan]"))
+	_, after, _ := bytes.Cut(rest, []byte("[settle]"))
+	f, err := parseConfig("/etc/x402/agent.toml", examples.ReplaceAll(slices.Concat(before, []byte("[settle]"), after), nil))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -415,6 +418,9 @@ func TestShippedFile(t *testing.T) {
 	}
 	if f.Log != (LogConfig{}) {
 		t.Errorf("log: %+v", f.Log)
+	}
+	if f, err := parseConfig("agent.toml", examples.ReplaceAll(all, nil)); err == nil || !strings.Contains(err.Error(), "plan.interface: missing") {
+		t.Errorf("the plan's section: %+v, %v", f.Config.Plan, err)
 	}
 
 	table := ""

@@ -11,6 +11,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -35,7 +36,7 @@ func (c Config) ControlPath() string {
 }
 
 // On the control socket a client sends one line, a command: status, sessions,
-// earnings or settle. The agent answers with one JSON object, an answer, and
+// earnings, settle, or plan set-used and a number of bytes. The agent answers with one JSON object, an answer, and
 // closes the connection. net/http would be 0.15 MB on the router.
 
 // An answer is what a command came to: a result, or why there is none.
@@ -128,7 +129,28 @@ func (s *Seller) obey(ctx context.Context, name string) (any, error) {
 		r := <-done
 		return Settlement{r.Claimed, r.Rows}, r.err
 	}
+	if text, ok := strings.CutPrefix(name, setUsed); ok {
+		return s.setUsed(text)
+	}
 	return nil, fmt.Errorf("no command %q: this agent is of another version", name)
+}
+
+const setUsed = "plan set-used "
+
+// setUsed takes over what the owner says is used of the plan, in bytes.
+func (s *Seller) setUsed(text string) (any, error) {
+	if s.ration == nil {
+		return nil, errors.New("there is no plan: the config file has no section [plan]")
+	}
+	n, err := strconv.ParseUint(text, 10, 64)
+	if err != nil {
+		return nil, fmt.Errorf("plan set-used: %w", err)
+	}
+	if err := s.ration.book.Enter(n); err != nil {
+		return nil, err
+	}
+	s.log.Info("the owner says what is used of the plan", "bytes", n)
+	return s.planStatus(), nil
 }
 
 var errStops = errors.New("the agent stops")
@@ -174,6 +196,12 @@ func (c *Control) Get(ctx context.Context, name string, v any) error { return c.
 func (c *Control) Settle(ctx context.Context) (s Settlement, err error) {
 	err = c.call(ctx, "settle", &s)
 	return s, err
+}
+
+// SetUsed says how many bytes of the plan are used now.
+func (c *Control) SetUsed(ctx context.Context, bytes uint64) (p PlanStatus, err error) {
+	err = c.call(ctx, setUsed+strconv.FormatUint(bytes, 10), &p)
+	return p, err
 }
 
 // call sends a command and decodes its result into v.

@@ -283,7 +283,7 @@ func (l *relayLink) dial(ctx, sctx context.Context, patience time.Duration) (*re
 	s := l.r.s
 	c := relay.AgentConfig{
 		Name: l.name, Agent: relay.Address(s.key.Address()), Sign: s.signRelay, Logger: s.log,
-		Offer:   s.signedOffer(),
+		Offer:   s.listedOffer(),
 		Session: func(a relay.Allotment) { l.allot(sctx, a) },
 		Ended:   l.end,
 	}
@@ -418,7 +418,7 @@ func (l *relayLink) end(id sessionID) {
 	}
 }
 
-// publish hands the present offer to the relay.
+// publish hands the present offer to the relay; nil withdraws it.
 func (l *relayLink) publish(ctx context.Context, offer []byte) {
 	l.mu.Lock()
 	a := l.agent

@@ -65,6 +65,7 @@ type Seller struct {
 	due     chan struct{}      // one token: enough is unclaimed to settle
 	settled string             // the last settlement's transaction; settleLoop's, then lastSettle's
 	sim     simWatch
+	ration  *ration // nil: the SIM's plan is not kept
 	looks   looks
 	serving chan struct{} // closed by serves
 	serves  func()        // buyers are served; again does nothing
@@ -92,7 +93,11 @@ func Run(ctx context.Context, c Config) error {
 		return err
 	}
 	defer s.journal.Close()
-	return s.run(ctx)
+	err = s.run(ctx)
+	if s.ration != nil {
+		err = errors.Join(err, s.ration.book.Close())
+	}
+	return err
 }
 
 func open(c Config) (*Seller, error) {
@@ -126,7 +131,7 @@ func open(c Config) (*Seller, error) {
 		return nil, err
 	}
 	s.secret, s.tokens = s.key.Derive("x402 proof v1"), s.key.Derive("x402 token v1")
-	s.rate.Set(c.Rate)
+	s.rate.Set(lowest(c))
 	s.strangers.Most = c.MaxStrangers
 	if s.journal, err = channel.OpenJournal(filepath.Join(c.StateDir, "channels")); err != nil {
 		return nil, err
@@ -139,7 +144,21 @@ func open(c Config) (*Seller, error) {
 	}
 	s.sim.wanted = c.Modem != nil
 	s.countLeftBehind()
+	if c.Plan == nil {
+		return s, nil
+	}
+	if s.ration, err = openRation(c); err != nil {
+		return nil, errors.Join(err, s.journal.Close())
+	}
 	return s, nil
+}
+
+// lowest is the bound of the rate: the agent's or its plan's.
+func lowest(c Config) uint64 {
+	if c.Plan == nil || c.Plan.Rate == 0 || c.Rate != 0 && c.Rate < c.Plan.Rate {
+		return c.Rate
+	}
+	return c.Plan.Rate
 }
 
 func (s *Seller) run(ctx context.Context) error {
@@ -148,6 +167,12 @@ func (s *Seller) run(ctx context.Context) error {
 		return err
 	}
 	s.reach, s.addr = r, r.quic.Addr()
+	if s.ration != nil {
+		if s.cfg.Modem == nil {
+			s.useSIM(noSIM)
+		}
+		s.lookAtPlan(ctx, time.Now())
+	}
 	if err := s.publish(ctx); err != nil {
 		return errors.Join(err, r.close())
 	}
@@ -167,6 +192,7 @@ func (s *Seller) run(ctx context.Context) error {
 	g.Go(func() error { return s.settleLoop(gctx) })
 	g.Go(func() error { return s.tokenLoop(gctx) })
 	g.Go(func() error { return r.run(gctx, sctx) })
+	r.sessions.Go(func() error { return s.planLoop(sctx) }) // flows that drain need it
 	err = g.Wait()
 
 	s.stop()
@@ -213,7 +239,7 @@ func (s *Seller) stop() {
 	timer := time.NewTimer(drainTime)
 	defer timer.Stop()
 	for _, x := range all {
-		x.leave()
+		x.leave(agent.Notice{Code: agent.NoticeDraining, Text: "the agent stops; finish and pay"})
 	}
 	for _, x := range all {
 		select {
@@ -240,7 +266,7 @@ func (s *Seller) publish(ctx context.Context) error {
 	}
 	b, err := agent.SignOffer(s.key, agent.Offer{
 		Seq: seq, Endpoints: endpoints, Relays: relayNames(s.cfg.Relays), TunnelKey: hash,
-		Price: s.cfg.Price, Payment: s.cfg.Payment, SIM: s.sim.offered(),
+		Price: s.price(), Payment: s.cfg.Payment, SIM: s.sim.offered(),
 	})
 	if err != nil {
 		return err
@@ -248,8 +274,10 @@ func (s *Seller) publish(ctx context.Context) error {
 	s.mu.Lock()
 	s.offer, s.offerSeq = b, seq
 	s.mu.Unlock()
-	for _, l := range s.relays {
-		l.publish(ctx, b)
+	if listed := s.listedOffer(); listed != nil {
+		for _, l := range s.relays {
+			l.publish(ctx, listed)
+		}
 	}
 	return s.writeOffer(b)
 }

@@ -47,9 +47,10 @@ type session struct {
 
 	inbox   chan tunnel.Capsule // from receive; unbuffered
 	drained chan struct{}       // closed when all flows have ended after a drain
-	leaving chan struct{}       // closed by leave: the agent stops; nil from then on
-	left    time.Time           // when all flows had ended because the agent stops
-	leave   func()
+	leaving chan struct{}       // closed by leave: the session is to end; nil from then on
+	parting agent.Notice        // why; set before leaving is closed
+	left    time.Time           // when all flows had ended because of that
+	leave   func(why agent.Notice)
 	done    chan struct{} // closed when the session has ended and its tally is stored
 
 	said     agent.Reading // the last that was sent
@@ -160,7 +161,7 @@ func (x *session) run(ctx context.Context) (err error) {
 			}
 		case <-x.leaving:
 			x.leaving = nil
-			x.notify(agent.Notice{Code: agent.NoticeDraining, Text: "the agent stops; finish and pay"})
+			x.notify(x.parting)
 			x.drain(rctx, &wg)
 		case err := <-x.looked:
 			if err := x.heard(err); err != nil {
@@ -288,8 +289,12 @@ func (x *session) drain(ctx context.Context, wg *sync.WaitGroup) {
 	}
 	done := make(chan struct{})
 	x.drained = done
+	grace := flowGrace
+	if x.leaving == nil && x.parting.Code != agent.NoticeDraining {
+		grace = planGrace // nothing gets through any more
+	}
 	wg.Go(func() {
-		dctx, cancel := context.WithTimeout(ctx, flowGrace)
+		dctx, cancel := context.WithTimeout(ctx, grace)
 		defer cancel()
 		x.tun.Drain(dctx)
 		close(done)
@@ -329,7 +334,7 @@ func (x *session) update(now time.Time) (next time.Duration, err error) {
 		return 0, &refusal{tunnel.ReasonUnpaid, fmt.Sprintf("%s atomic units are owed and unpaid for %v", debt, unpaidTime)}
 	}
 	if !x.left.IsZero() && (debt == 0 && a.gap() == 0 || now.Sub(x.left) > lastPay) {
-		return 0, &refusal{tunnel.ReasonShutdown, "the agent stops"}
+		return 0, &refusal{tunnel.ReasonShutdown, x.parting.Text}
 	}
 	if !x.meter.Blocked() {
 		x.progress = now

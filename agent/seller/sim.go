@@ -2,6 +2,9 @@ package seller
 
 import (
 	"context"
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"math/rand/v2"
 	"sync"
@@ -74,6 +77,7 @@ func (s *Seller) readSIM(ctx context.Context) (read bool, err error) {
 			return read, err
 		}
 		read = true
+		s.useSIM(s.fingerprint(id))
 		if s.sim.take(id, status) {
 			s.log.Info("SIM", "state", status.SIM, "mcc", id.IMSI.MCC(), "mnc", id.IMSI.MNC(),
 				"operator", status.Operator.Name, "technology", status.Technology, "roaming", status.Roaming)
@@ -90,6 +94,25 @@ func (s *Seller) readSIM(ctx context.Context) (read bool, err error) {
 		case <-time.After(simEvery):
 		}
 	}
+}
+
+// noSIM is the fingerprint where no modem says which SIM is in.
+const noSIM = "none"
+
+// fingerprint is a text that is a SIM's own, to keep its plan by: a keyed hash
+// of its numbers, which outsiders cannot try out.
+func (s *Seller) fingerprint(id modem.Identity) string {
+	key := s.key.Derive("x402 plan v1")
+	mac := hmac.New(sha256.New, key[:])
+	mac.Write([]byte(id.ICCID + "\n" + id.IMSI.Digits()))
+	return hex.EncodeToString(mac.Sum(nil))
+}
+
+// roams says whether the SIM was abroad when it was last read.
+func (w *simWatch) roams() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.status.Roaming
 }
 
 // take stores what was read and reports whether the offer changes by it.

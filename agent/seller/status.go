@@ -27,6 +27,7 @@ type Status struct {
 	Price       agent.Price     `json:"price"`
 	OfferSeq    uint64          `json:"offerSeq"`
 	Modem       *ModemStatus    `json:"modem,omitempty"`
+	Plan        *PlanStatus     `json:"plan,omitempty"`
 	Relays      []RelayStatus   `json:"relays,omitempty"`
 	Sessions    []SessionStatus `json:"sessions"`
 	Earnings    Earnings        `json:"earnings"`
@@ -100,7 +101,8 @@ type ChannelEarnings struct {
 	Lost     uint64          `json:"lost"`
 }
 
-// FlashWrites is what the journal wrote since the start.
+// FlashWrites is what was written for vouchers, totals and the plan since the
+// start.
 type FlashWrites struct {
 	Syncs uint64 `json:"syncs"`
 	Bytes uint64 `json:"bytes"`
@@ -130,15 +132,20 @@ func (x *session) publish(debt channel.Amount) {
 func (s *Seller) status() Status {
 	st := Status{
 		PID: os.Getpid(), Agent: s.key.Address(), Listen: s.addr.String(), Uptime: int64(time.Since(s.started) / time.Second),
-		Network: s.cfg.Payment.Network, PayTo: s.cfg.Payment.PayTo, Price: s.cfg.Price,
+		Network: s.cfg.Payment.Network, PayTo: s.cfg.Payment.PayTo, Price: s.price(),
 		Modem: s.sim.report(s.cfg.Modem), Sessions: s.sessionViews(), Earnings: s.earnings(),
 		FlashWrites: FlashWrites{Syncs: s.journal.SyncCount(), Bytes: s.journal.Written()},
 	}
 	s.mu.Lock()
 	st.OfferSeq = s.offerSeq
 	s.mu.Unlock()
-	if n := s.sim.refuses(); n != nil {
+	if n := s.refuses(); n != nil {
 		st.Refusing = n.Text
+	}
+	if st.Plan = s.planStatus(); st.Plan != nil {
+		syncs, bytes := s.ration.book.Written()
+		st.FlashWrites.Syncs += syncs
+		st.FlashWrites.Bytes += bytes
 	}
 	for _, l := range s.relays {
 		st.Relays = append(st.Relays, l.status())

@@ -39,7 +39,11 @@ func (s *Seller) problems(st Status) []Problem {
 	case simErr != nil:
 		add(simErr.Error(), modemAdvice(simErr))
 	case st.Refusing != "":
-		add(st.Refusing, "")
+		if found = s.planProblems(); len(found) == 0 {
+			add(st.Refusing, "")
+		}
+	default:
+		found = append(found, s.planProblems()...)
 	}
 	if read && simErr == nil {
 		found = append(found, radioProblems(sim)...)

@@ -142,7 +142,7 @@ func (s *Seller) pass(ctx context.Context, credentials []string) (tunnel.Pass, e
 			Kind: kindDenied, Text: "want a token of this agent's: x402 token buys one",
 		}
 	}
-	if n := s.sim.refuses(); n != nil {
+	if n := s.refuses(); n != nil {
 		return tunnel.Pass{}, later(n.Text)
 	}
 	ctx, cancel := context.WithTimeout(ctx, passWait)

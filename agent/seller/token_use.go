@@ -86,7 +86,7 @@ func newTokenUse(s *Seller, state channel.State, t agent.Tally) *tokenUse {
 // pass lets one flow in, which use has counted.
 func (u *tokenUse) pass() tunnel.Pass {
 	return tunnel.Pass{
-		Lanes:   tunnel.Lanes{UpTCP: rationed{u.meter.UpTCP}, DownTCP: rationed{u.meter.DownTCP}, UpUDP: u.meter.UpUDP, DownUDP: u.meter.DownUDP},
+		Lanes:   u.s.planned(tunnel.Lanes{UpTCP: rationed{u.meter.UpTCP}, DownTCP: rationed{u.meter.DownTCP}, UpUDP: u.meter.UpUDP, DownUDP: u.meter.DownUDP}),
 		Context: u.flowing,
 		Leave:   u.leave,
 	}

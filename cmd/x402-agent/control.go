@@ -9,6 +9,7 @@ import (
 	"io"
 	"io/fs"
 	"runtime"
+	"strings"
 
 	"github.com/depinsim/x402/agent/seller"
 )
@@ -73,6 +74,60 @@ func (p program) show(ctx context.Context, f *flags, args []string, v view) erro
 		return fmt.Errorf("%s: %w", f.Name(), err)
 	}
 	_, err = io.WriteString(p.out, v.render())
+	return err
+}
+
+func (p program) plan(ctx context.Context, f *flags, args []string) error {
+	if len(args) > 0 && args[0] == "set-used" {
+		return p.setUsed(ctx, f, args[1:])
+	}
+	c, asJSON, err := talk(f, args)
+	if err != nil {
+		return err
+	}
+	var st seller.Status
+	if err := c.Get(ctx, "status", &st); err != nil {
+		return err
+	}
+	if st.Plan == nil {
+		return errNoPlan
+	}
+	return p.showPlan(*st.Plan, asJSON)
+}
+
+// errNoPlan says that the agent keeps no plan.
+var errNoPlan = errors.New("the agent keeps no plan: the config file has no section [plan]")
+
+func (p program) setUsed(ctx context.Context, f *flags, args []string) error {
+	var size string
+	// The size may stand before the flags or behind them.
+	if len(args) > 0 && !strings.HasPrefix(args[0], "-") {
+		size, args = args[0], args[1:]
+	} else if n := len(args) - 1; n > 0 {
+		size, args = args[n], args[:n]
+	}
+	c, asJSON, err := talk(f, args)
+	if err != nil {
+		return err
+	}
+	bytes, err := seller.ParseSize(size)
+	if err != nil {
+		return usage("plan set-used: %.40q: %s", size, err)
+	}
+	st, err := c.SetUsed(ctx, bytes)
+	if err != nil {
+		return err
+	}
+	return p.showPlan(st, asJSON)
+}
+
+func (p program) showPlan(st seller.PlanStatus, asJSON bool) error {
+	if asJSON {
+		return p.printJSON(st)
+	}
+	var b strings.Builder
+	renderPlan(lines(&b), &st)
+	_, err := io.WriteString(p.out, b.String())
 	return err
 }
 

@@ -22,6 +22,7 @@ COMMANDS
     status      show how the agent is
     sessions    show who is buying
     earnings    show what every buyer has brought
+    plan        show the SIM's data plan, or say what is used of it
     settle      claim what buyers paid, now
     version     print the version, like --version
     help        explain a command: x402-agent help run
@@ -33,6 +34,8 @@ FILES
                               it up, show it to nobody
     STATE_DIR/tunnel.key      key of the tunnel, replaced if it is lost
     STATE_DIR/channels/       vouchers: what buyers have signed and you can claim
+    STATE_DIR/plan            what is used of the plans of the SIMs that were in
+                              the modem
     STATE_DIR/offer.json      the signed offer, for buyers
     STATE_DIR/control.sock    for the commands above; its owner commands the
                               agent
@@ -196,6 +199,26 @@ DESCRIPTION
     "settle" claims the rest; so does the agent by itself, as [settle] in the
     config file says.
 ` + controlHelp + `    x402-agent earnings
+`
+
+const planHelp = `NAME
+    x402-agent plan - show the SIM's data plan, or say what is used of it
+
+SYNOPSIS
+    x402-agent plan [flags]
+    x402-agent plan set-used [flags] SIZE
+
+DESCRIPTION
+    Shows what is used of the plan that [plan] in the config file describes: by
+    your household, by sales and by what carrying them costs; what may still be
+    sold, today and until the reset; and what your household will need until
+    then if it goes on as in the last days.
+
+    "set-used" corrects it: SIZE, such as "12.3 GB", is what the carrier shows as
+    used now. It also makes a SIM known that was put in while the agent ran, and
+    says that the device's clock is right if NTP does not.
+` + controlHelp + `    x402-agent plan
+    x402-agent plan set-used "12.3 GB"
 `
 
 const settleHelp = `NAME

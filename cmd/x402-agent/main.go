@@ -64,6 +64,7 @@ func (p program) commands() []command {
 		{"status", statusHelp, p.status},
 		{"sessions", sessionsHelp, p.sessions},
 		{"earnings", earningsHelp, p.earnings},
+		{"plan", planHelp, p.plan},
 		{"settle", settleHelp, p.settle},
 		{"version", versionHelp, p.version},
 	}

@@ -36,9 +36,10 @@ func renderStatus(st seller.Status) string {
 		}
 	}
 	b.WriteByte('\n')
-	line := func(label, text string) { fmt.Fprintf(&b, "%-*s%s\n", labelWidth, label, wrap(text, labelWidth)) }
+	line := lines(&b)
 	line("agent", st.Agent.String())
 	renderModem(line, st.Modem)
+	renderPlan(line, st.Plan)
 	line("price", price(st.Price)+" USD per GB")
 	line("listens", fmt.Sprintf("UDP %s, offer %d", st.Listen, st.OfferSeq))
 	line("paid on", st.Network)
@@ -50,6 +51,11 @@ func renderStatus(st seller.Status) string {
 	b.WriteByte('\n')
 	b.WriteString(renderSessions(st.Sessions))
 	return b.String()
+}
+
+// lines returns a function that adds a labelled line to b.
+func lines(b *strings.Builder) func(label, text string) {
+	return func(label, text string) { fmt.Fprintf(b, "%-*s%s\n", labelWidth, label, wrap(text, labelWidth)) }
 }
 
 func renderModem(line func(label, text string), m *seller.ModemStatus) {

@@ -275,6 +275,9 @@ func (b *Book) Observe(in Sample) (Decision, error) {
 	}
 	b.state, b.said = b.state.Next(b.cfg, in)
 	if !b.due() {
+		if b.said.Why == ReasonStore && b.failed == nil { // for less than a second
+			b.said.Why = ""
+		}
 		return b.said, nil
 	}
 	if err := b.save(b.cfg.ahead()); err != nil {

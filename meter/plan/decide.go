@@ -21,7 +21,7 @@ func (s State) decide(c Config, in Sample) Decision {
 	}
 	d.Forecast, d.Forecasts = s.forecast()
 	s.permit(c, in, &d)
-	if d.Why != "" || d.Bytes < least {
+	if d.Why != "" {
 		d.Bytes = 0
 	}
 	// Divided first: what is left of a plan times a thousand may not fit.
@@ -31,6 +31,10 @@ func (s State) decide(c Config, in Sample) Decision {
 
 // permit sets Bytes, or why there are none, and until when.
 func (s State) permit(c Config, in Sample, d *Decision) {
+	least := uint64(least)
+	if s.stopped {
+		least = resume
+	}
 	stop := func(why Reason, until int64) {
 		d.Why = why
 		if s.Known && until > 0 {

@@ -135,7 +135,7 @@ type Decision struct {
 	Why   Reason
 	Until time.Time
 	// Bytes of the plan may be sold now; they carry Payload bytes of buyers'.
-	// Both are 0 with a Why.
+	// Both are 0 with a Why, and for a moment when a record is due.
 	Bytes, Payload uint64
 	// Price is in percent of the usual.
 	Price uint64

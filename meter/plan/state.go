@@ -58,6 +58,7 @@ type State struct {
 	openFrom  int64
 	openUntil int64
 	changes   bool // then they end, or begin
+	stopped   bool // nothing could be sold at the last sample
 	gone      bool // the interface is not there
 	peak      uint64
 	learned   learning
@@ -86,7 +87,10 @@ const (
 	// probation is for how long a period that began by a step of the clock is
 	// not believed alone: what the one before was charged counts too.
 	probation = time.Hour
-	least     = 64 << 10 // plan bytes: less is nothing
+	// least is what counts as something, in plan bytes; when nothing was left
+	// before, resume is: estimates sway a little.
+	least  = 64 << 10
+	resume = 1 << 20
 )
 
 // A learning finds how many plan bytes a byte of payload costs: the least of
@@ -123,7 +127,9 @@ func (s State) Next(c Config, in Sample) (State, Decision) {
 	s.turn(c, elapsed)
 	s.count(in, elapsed)
 	s.Boot, s.Up, s.Seen = in.Boot, in.Up, true
-	return s, s.decide(c, in)
+	d := s.decide(c, in)
+	s.stopped = d.Why != ""
+	return s, d
 }
 
 // entryKey names what the config says was used; 0: nothing.
