@@ -49,8 +49,9 @@ type ration struct {
 	cfg    PlanConfig
 	book   *plan.Book
 	sample func() (plan.Sample, error)
-	absent func() error // why a sample has no interface
-	meter  *meter.Meter // payload of all buyers
+	absent func() error         // why a sample has no interface
+	asked  chan chan<- struct{} // for a look at once; unbuffered
+	meter  *meter.Meter         // payload of all buyers
 
 	limit, withheld uint64 // of the meter: all that was granted, and taken back
 	counted         uint64 // payload, at the last look
@@ -93,7 +94,8 @@ func openRation(c Config) (*ration, error) {
 	r := &ration{
 		cfg: *c.Plan, sample: c.Plan.Sample, absent: func() error { return nil },
 		meter: meter.New(meter.Config{WeightUp: 1, WeightDown: 1}), chunk: firstChunk,
-		said: plan.Decision{Why: plan.ReasonSIM, Price: 100}, since: time.Now(),
+		asked: make(chan chan<- struct{}),
+		said:  plan.Decision{Why: plan.ReasonSIM, Price: 100}, since: time.Now(),
 	}
 	if r.sample == nil {
 		d, err := plan.NewDevice(r.cfg.Interface)
@@ -116,6 +118,7 @@ func (s *Seller) planLoop(ctx context.Context) error {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
+		var asked chan<- struct{}
 		select {
 		case <-ctx.Done():
 			_, err := r.look(time.Now(), s.sim.roams()) // for the last bytes
@@ -128,10 +131,14 @@ func (s *Seller) planLoop(ctx context.Context) error {
 				timer.Reset(early)
 				continue
 			}
+		case asked = <-r.asked:
 		case <-timer.C:
 		}
 		now := time.Now()
 		s.lookAtPlan(ctx, now)
+		if asked != nil {
+			close(asked)
+		}
 		next := planIdle
 		if now.Sub(r.movedAt) < planHold || s.anybody() {
 			next = planBusy
@@ -209,6 +216,21 @@ func (r *ration) look(now time.Time, roaming bool) (plan.Decision, error) {
 		err = errors.Join(err, r.absent())
 	}
 	return d, err
+}
+
+// refresh has planLoop look now, if it runs.
+func (r *ration) refresh() {
+	done := make(chan struct{})
+	timeout := time.After(planBusy)
+	select {
+	case r.asked <- done:
+	case <-timeout:
+		return
+	}
+	select {
+	case <-done:
+	case <-timeout:
+	}
 }
 
 // fitChunk has the chunk follow the traffic.

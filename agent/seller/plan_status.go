@@ -49,6 +49,7 @@ func (s *Seller) planStatus() *PlanStatus {
 	if r == nil {
 		return nil
 	}
+	r.refresh()
 	st, d, known := r.book.Report()
 	r.mu.Lock()
 	if !known || r.said.Why == plan.ReasonInterface {

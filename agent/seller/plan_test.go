@@ -78,6 +78,7 @@ func (r *router) start(off time.Duration) {
 	r.rate, r.atZero = 0, time.Now()
 	r.mu.Unlock()
 	time.Sleep(off)
+	synctest.Wait()
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.boot++
@@ -98,7 +99,10 @@ func monthly(day int) func(time.Time) time.Time {
 }
 
 // today has simulated time come to where clocks may be.
-func today() { time.Sleep(time.Until(time.Date(2026, 1, 10, 0, 0, 0, 0, time.UTC))) }
+func today() {
+	time.Sleep(time.Until(time.Date(2026, 1, 10, 0, 0, 0, 0, time.UTC)))
+	synctest.Wait()
+}
 
 func planSeller(t *testing.T, dir string, r *router, c plan.Config) *Seller {
 	t.Helper()
@@ -230,6 +234,7 @@ func (r *router) swap(s *Seller) {
 	r.link = nil
 	r.mu.Unlock()
 	time.Sleep(time.Minute)
+	synctest.Wait()
 	r.mu.Lock()
 	if r.card == "a" {
 		r.card = "b"
@@ -277,9 +282,7 @@ func happens(ctx context.Context, t *testing.T, s *Seller, r *router, random *ra
 	}
 	r.mu.Unlock()
 	time.Sleep(time.Duration(random.IntN(600)) * time.Minute)
-	if st := s.planStatus(); st.Household+st.Sales+st.Overhead == 0 && st.Used > 0 && st.Entered == 0 && st.Uncounted == 0 && st.Why == "" {
-		t.Logf("nothing counted yet: %+v", st)
-	}
+	synctest.Wait()
 }
 
 // TestPlanNotices: what buyers and the owner are told, and that sessions wait a

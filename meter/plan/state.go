@@ -57,9 +57,10 @@ type State struct {
 	open      bool   // these are selling hours, in Unix seconds:
 	openFrom  int64
 	openUntil int64
-	changes   bool // then they end, or begin
-	stopped   bool // nothing could be sold at the last sample
-	gone      bool // the interface is not there
+	changes   bool   // then they end, or begin
+	stopped   bool   // nothing could be sold at the last sample
+	afloat    uint64 // what of Claim is payload's
+	gone      bool   // the interface is not there
 	peak      uint64
 	learned   learning
 	elsewhere int // windows in a row that the interface did not show
@@ -175,9 +176,10 @@ func (s State) Enter(c Config, used uint64, in Sample) State {
 
 // count charges what has passed the interface since the last sample.
 func (s *State) count(in Sample, elapsed time.Duration) {
-	s.Claim -= s.Claim / uint64(claimTime/time.Millisecond) * uint64(min(elapsed, claimTime)/time.Millisecond)
 	if in.Sold > 0 {
 		s.Claim += in.Sold/1000*s.Ratio + in.Sold%1000*s.Ratio/1000 + 1
+	} else { // it is not under way for long
+		s.Claim -= s.Claim / uint64(claimTime/time.Millisecond) * uint64(min(elapsed, claimTime)/time.Millisecond)
 	}
 	if in.Link == nil {
 		if !s.gone && !s.loaded && s.Seen {
@@ -234,16 +236,15 @@ func (s *State) charge(bytes uint64) {
 // unsaved is what was charged after the newest record.
 func (s State) unsaved() uint64 { return s.Total - s.saved }
 
-// share divides counted bytes up: what payload is known to cost is the sales',
-// the rest the household's. A claim that is not yet covered waits for the next
-// bytes.
+// share divides counted bytes up: payload, once or twice, is the sales', what it
+// is known to cost on top is overhead, the rest the household's. A claim that is
+// not yet covered waits for the next bytes.
 func (s *State) share(bytes, sold uint64) {
 	s.charge(bytes)
 	taken := min(s.Claim, bytes)
 	s.Claim = min(s.Claim-taken, maxClaim)
-	payload := taken / s.Ratio * 1000 * legs(s.Ratio)
-	payload += taken % s.Ratio * 1000 * legs(s.Ratio) / s.Ratio
-	payload = min(payload, taken)
+	payload := min(plus(s.afloat, sold*legs(s.Ratio)), taken)
+	s.afloat = min(plus(s.afloat, sold*legs(s.Ratio))-payload, s.Claim)
 	s.Sales += payload
 	s.Overhead += taken - payload
 	s.Household += bytes - taken
