@@ -165,7 +165,7 @@ func TestPublish(t *testing.T) {
 		"another key":     {sign(t, me, relays(wrong.String())), "does not name this relay"},
 		"not signed":      {[]byte(`{"offer":{"version":1}}`), "offer: "},
 		"not JSON":        {[]byte("x"), "offer: "},
-		"nothing":         {nil, "offer: "},
+		"nothing":         {[]byte("{}"), "offer: "},
 		"signature taken": {[]byte(strings.Replace(string(sign(t, me, seq(6))), `"seq":6`, `"seq":7`, 1)), "offer: "},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -181,6 +181,23 @@ func TestPublish(t *testing.T) {
 				t.Errorf("%d offers", d.Len())
 			}
 		})
+	}
+}
+
+// TestWithdraw: an agent that sells nothing is not listed until it does again.
+func TestWithdraw(t *testing.T) {
+	me := testKey(t, 0)
+	o := testOffer()
+	o.Seq = 5
+	d := New(Options{Name: testName()})
+	for i, offer := range [][]byte{sign(t, me, o), nil, nil, sign(t, me, o)} {
+		if err := d.Publish(me.Address(), offer); err != nil {
+			t.Fatal(err)
+		}
+		d.Seen(me.Address(), true)
+		if want := min(len(offer), 1); d.Len() != want {
+			t.Errorf("%d: %d offers, want %d", i, d.Len(), want)
+		}
 	}
 }
 

@@ -67,6 +67,31 @@ func words(s string) [][]string {
 	return lines
 }
 
+// TestRenderPlan: the plan in a few lines, in the owner's time zone.
+func TestRenderPlan(t *testing.T) {
+	st := fixedStatus()
+	st.Plan = &seller.PlanStatus{
+		Interface: "wwan0", Size: 20_000_000_000, Reserve: 5_000_000_000, Used: 12_345_678_901, Entered: 1_000_000_000,
+		Household: 5_600_000_000, Sales: 5_000_000_000, Overhead: 300_000_000, Uncounted: 100_000_000, Left: 2_654_321_099, Today: 500_000_000,
+		SoldToday: 400_000_000, Price: 125, Reset: 1_796_083_200, Forecast: 4_200_000_000, Zone: "CET-1CEST,M3.5.0,M10.5.0/3",
+		Why: "daily", Until: 1_795_906_800,
+	}
+	got := renderStatus(st)
+	_, got, _ = strings.Cut(got, "-95 dBm RSRP)\n")
+	got, _, _ = strings.Cut(got, "price     ")
+	const want = `plan      12.3 GB of 20.0 GB used on wwan0, until 1 Dec 01:00 CET
+          5.6 GB by the household, 5.0 GB by sales, 300 MB overhead, 1.0 GB
+          before, at most 100 MB uncounted
+          2.6 GB may be sold, 500 MB of it today (400 MB so far); 5.0 GB are
+          reserved; the price is at 125%
+          the household will use about 4.2 GB more until the reset
+          nothing is sold: the day's limit is reached, until 29 Nov 00:00 CET
+`
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
 func TestRenderProblems(t *testing.T) {
 	st := fixedStatus()
 	st.Refusing = "the agent has no SIM to sell"
@@ -106,6 +131,10 @@ func TestRenderWidth(t *testing.T) {
 	for i := range st.Sessions {
 		s := &st.Sessions[i]
 		s.Flows, s.Up, s.Down, s.Rate, s.Owed, s.Paid = 10_000, 99_999_999_999, 99_999_999_999, 99_999_999, much, much
+	}
+	st.Plan = &seller.PlanStatus{
+		Interface: "wwan0", Size: 1 << 60, Reserve: 1 << 59, Used: 1 << 60, Entered: 1 << 60, Household: 1 << 60, Sales: 1 << 60, Overhead: 1 << 60,
+		Uncounted: 1 << 60, Left: 1 << 60, Today: 1 << 60, SoldToday: 1 << 60, Price: 10_000, Reset: 1 << 33, Forecast: 1 << 60, Zone: "x", Why: "clock", Until: 1 << 33,
 	}
 	e := &st.Earnings
 	e.Up, e.Down, e.Owed, e.Paid, e.Claimed, e.Lost = 99_999_999_999, 99_999_999_999, much, much, much, 1<<64-1
