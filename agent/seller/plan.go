@@ -269,6 +269,12 @@ func (r *ration) clock() time.Time {
 	return time.Unix(0, s.Time)
 }
 
+func (r *ration) why() plan.Reason {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.said.Why
+}
+
 func (r *ration) price() uint64 {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -374,6 +380,9 @@ func (s *Seller) useSIM(sim string) {
 	}
 	if changed {
 		s.log.Warn("another SIM is in; its plan counts from now on")
+	}
+	if s.ration.why() == plan.ReasonSIM || changed {
+		s.ration.refresh()
 	}
 }
 

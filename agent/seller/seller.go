@@ -169,7 +169,9 @@ func (s *Seller) run(ctx context.Context) error {
 	s.reach, s.addr = r, r.quic.Addr()
 	if s.ration != nil {
 		if s.cfg.Modem == nil {
-			s.useSIM(noSIM)
+			if _, err := s.ration.book.Use(noSIM); err != nil {
+				return errors.Join(err, r.close())
+			}
 		}
 		s.lookAtPlan(ctx, time.Now())
 	}

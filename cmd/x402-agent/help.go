@@ -95,8 +95,8 @@ SYNOPSIS
     x402-agent check [flags]
 
 DESCRIPTION
-    Checks the config file, state directory and keys, clock, UDP port, modem, SIM
-    and network, DNS, the facilitator and what it settles in, and your account
+    Checks the config file, state directory and keys, clock, data plan, UDP port,
+    modem, SIM and network, DNS, the facilitator and what it settles in, and your account
     there. It changes nothing and sends no PIN; an agent that runs is not
     disturbed. Run it as the agent's user.
 
@@ -169,7 +169,8 @@ SYNOPSIS
 
 DESCRIPTION
     Shows whether the agent sells, and if something is wrong, what, and what to
-    do first; modem, SIM and signal; price and earnings; and who is buying.
+    do first; modem, SIM and signal; the data plan; price and earnings; and who
+    is buying.
 ` + controlHelp + `    x402-agent status
     x402-agent status --json
 `
