@@ -83,7 +83,7 @@ func (r *router) start(off time.Duration) {
 	defer r.mu.Unlock()
 	r.boot++
 	r.booted, r.atZero = time.Now(), time.Now()
-	r.syncAt, r.off = time.Now().Add(time.Minute), time.Unix(0, 0).Sub(time.Now())
+	r.syncAt, r.off = time.Now().Add(time.Minute), time.Until(time.Unix(0, 0))
 	r.link = &plan.Link{Index: uint32(r.boot)}
 }
 
