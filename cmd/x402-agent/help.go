@@ -96,8 +96,8 @@ SYNOPSIS
 
 DESCRIPTION
     Checks the config file, state directory and keys, clock, data plan, UDP port,
-    modem, SIM and network, DNS, the facilitator and what it settles in, and your account
-    there. It changes nothing and sends no PIN; an agent that runs is not
+    modem, SIM and network, DNS, the facilitator and what it settles in, and your
+    account there. It changes nothing and sends no PIN; an agent that runs is not
     disturbed. Run it as the agent's user.
 
     Each line is "ok", "warning" (the agent sells all the same) or "failed",
