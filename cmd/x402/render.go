@@ -115,22 +115,14 @@ func wayText(s buyer.Status) string {
 	case s.Transport == "":
 		return ""
 	case s.Direct:
-		return transportText(s) + " direct"
+		return strings.ToUpper(s.Transport) + " direct"
 	}
 	for _, r := range s.Relays {
 		if r.Relay == s.Relay {
-			return transportText(s) + " by relay for " + r.Owed.USD() + " USD"
+			return strings.ToUpper(s.Transport) + " by relay for " + r.Owed.USD() + " USD"
 		}
 	}
-	return transportText(s) + " by relay"
-}
-
-func transportText(s buyer.Status) string {
-	text := strings.ToUpper(s.Transport)
-	if s.Resumed {
-		text += " (0-RTT)"
-	}
-	return text
+	return strings.ToUpper(s.Transport) + " by relay"
 }
 
 // A way is what there is to tell of how the agent is reached.

@@ -93,6 +93,7 @@ func TestViewTellsWays(t *testing.T) {
 		s := running()
 		for _, w := range []way{{buyer.TLS, "r:1"}, {buyer.TLS, "r:1"}, {buyer.QUIC, "r:1"}, {buyer.QUIC, ""}} {
 			s.Transport, s.Relay, s.Direct = w.transport, w.relay, w.relay == ""
+			s.Resumed = s.Direct
 			v.status(s)
 			synctest.Wait()
 		}
@@ -101,6 +102,7 @@ func TestViewTellsWays(t *testing.T) {
 		"UDP does not get through here: using TLS; QUIC is tried again; the agent is reached by the relay r:1",
 		"UDP gets through: using QUIC again; the agent is reached by the relay r:1",
 		"the agent is reached directly",
+		"came back by the ticket of the last session (0-RTT)",
 	}
 	plain, err := showing(t, func(*view) {}, change)
 	var told []string
