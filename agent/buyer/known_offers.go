@@ -1,6 +1,7 @@
 package buyer
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -75,10 +76,14 @@ func (k KnownOffers) save(payer channel.Address, o knownOffer) (channel.ID, erro
 	if err != nil {
 		return id, err
 	}
+	text = append(text, '\n')
+	if old, err := os.ReadFile(k.path(id)); err == nil && bytes.Equal(old, text) {
+		return id, nil // a write is synced, and a buyer who comes back is in a hurry
+	}
 	if err := os.MkdirAll(k.Dir, 0o700); err != nil {
 		return id, err
 	}
-	return id, agent.ReplaceFile(k.path(id), append(text, '\n'), 0o600)
+	return id, agent.ReplaceFile(k.path(id), text, 0o600)
 }
 
 // Load returns the offer of a channel. It fails with ErrNoOffer if there is

@@ -162,6 +162,13 @@ func TestKnownOffers(t *testing.T) {
 		if diff := cmp.Diff(o, got); diff != "" || err != nil {
 			t.Errorf("%v %s", err, diff)
 		}
+		before, _ := os.Stat(k.path(id))
+		if _, err := k.Save(payer, o, channel.Hash{}); err != nil {
+			t.Error(err)
+		}
+		if after, err := os.Stat(k.path(id)); err != nil || !os.SameFile(before, after) {
+			t.Error("what was stored is written again", err)
+		}
 		o.Seq++
 	}
 	c := o.Channel(payer)
