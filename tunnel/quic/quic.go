@@ -207,34 +207,41 @@ func (l *Listener) Transport() *quicgo.Transport { return l.transport }
 // Addr is the address listened on.
 func (l *Listener) Addr() net.Addr { return l.listener.Addr() }
 
-// Accept returns the next connection whose handshake has been done. It is
-// called by one goroutine.
+// Accept returns the next connection, at its first packets: whose handshake has
+// to be done first waits in [ServerConn.Serve]. It is called by one goroutine.
 func (l *Listener) Accept(ctx context.Context) (tunnel.ServerConn, net.Addr, error) {
-	for {
-		conn, err := l.listener.Accept(ctx)
-		if err != nil {
-			if errors.Is(err, quicgo.ErrServerClosed) {
-				err = net.ErrClosed
-			}
-			return nil, nil, err
+	conn, err := l.listener.Accept(ctx)
+	if err != nil {
+		if errors.Is(err, quicgo.ErrServerClosed) {
+			err = net.ErrClosed
 		}
-		v := visitOf(conn.Context())
-		if !v.stranger.Prove(conn.RemoteAddr()) {
-			_ = conn.CloseWithError(quicgo.ApplicationErrorCode(tunnel.ReasonLimit), "too many of your address")
-			continue
-		}
-		context.AfterFunc(v.over, func() {
-			_ = conn.CloseWithError(quicgo.ApplicationErrorCode(tunnel.ReasonLimit), "no session in time, and others wait")
-		})
-		select {
-		case l.places <- struct{}{}:
-		default:
-			_ = conn.CloseWithError(quicgo.ApplicationErrorCode(tunnel.ReasonLimit), "too many connections")
-			continue
-		}
-		context.AfterFunc(conn.Context(), func() { <-l.places })
-		return &ServerConn{link: newLink(conn, l.most), stranger: v.stranger}, conn.RemoteAddr(), nil
+		return nil, nil, err
 	}
+	c := &ServerConn{link: newLink(conn, l.most), listener: l, stranger: visitOf(conn.Context()).stranger}
+	return c, conn.RemoteAddr(), nil
+}
+
+// admit takes a place for a connection, once its packets are known to come from
+// where they say: by the handshake, or by a ticket, which nobody else can use.
+func (l *Listener) admit(c *ServerConn) error {
+	if _, back := c.Resumed(); !back {
+		select {
+		case <-c.conn.HandshakeComplete():
+		case <-c.ctx.Done():
+			return context.Cause(c.ctx)
+		}
+	}
+	if !c.stranger.Prove(c.conn.RemoteAddr()) {
+		return c.refuse("too many of your address")
+	}
+	select {
+	case l.places <- struct{}{}:
+	default:
+		return c.refuse("too many connections")
+	}
+	context.AfterFunc(c.ctx, func() { <-l.places })
+	context.AfterFunc(visitOf(c.conn.Context()).over, func() { _ = c.refuse("no session in time, and others wait") })
+	return nil
 }
 
 // Close stops listening and ends all connections.

@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	quicgo "github.com/apernet/quic-go"
 	"github.com/apernet/quic-go/quicvarint"
 
 	"github.com/depinsim/x402/tunnel"
@@ -16,6 +17,7 @@ import (
 // on the QUIC connection itself: the library's server needs net/http.
 type ServerConn struct {
 	*link
+	listener *Listener
 	stranger *tunnel.Stranger
 	trusted  atomic.Bool
 	heads    atomic.Int32 // bytes of requests' heads while it is not
@@ -51,8 +53,18 @@ func (c *ServerConn) takes(h tunnel.Header) bool {
 	return false
 }
 
-// Serve calls handle for every request until the connection ends.
+// refuse ends the connection for want of room.
+func (c *ServerConn) refuse(why string) error {
+	err := c.conn.CloseWithError(quicgo.ApplicationErrorCode(tunnel.ReasonLimit), why)
+	return errors.Join(errors.New("quic: "+why), err)
+}
+
+// Serve calls handle for every request until the connection ends. It refuses a
+// connection for which there is no room.
 func (c *ServerConn) Serve(handle func(tunnel.Header, tunnel.Call)) error {
+	if err := c.listener.admit(c); err != nil {
+		return err
+	}
 	var calls sync.WaitGroup
 	defer calls.Wait()
 	c.sendSettings(settingConnect, 1)
