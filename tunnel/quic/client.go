@@ -27,9 +27,18 @@ var _ tunnel.ClientConn = (*ClientConn)(nil)
 func newClientConn(conn *quicgo.Conn, sessions *sessions, o *opening) *ClientConn {
 	c := &ClientConn{link: newLink(conn, nil), sessions: sessions, opening: o}
 	c.last.Store(math.MaxUint64)
-	c.sendSettings()
+	told := true // of our settings
+	if o == nil || o.over.Load() {
+		c.sendSettings()
+	} else {
+		var str *quicgo.SendStream
+		var err error
+		if told = o.ear.before(func() { str, err = conn.OpenUniStream() }); told {
+			c.writeSettings(str, err)
+		}
+	}
 	c.work.Go(func() {
-		c.settle()
+		c.settle(told)
 		c.acceptUni(c.goAway)
 	})
 	return c

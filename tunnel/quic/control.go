@@ -46,6 +46,12 @@ var (
 // own settings, each a number below 64 and its value.
 func (l *link) sendSettings(more ...byte) {
 	str, err := l.conn.OpenUniStream()
+	l.writeSettings(str, err, more...)
+}
+
+// writeSettings does so on a stream that was opened, unless err says that it was
+// not.
+func (l *link) writeSettings(str *quicgo.SendStream, err error, more ...byte) {
 	if err == nil {
 		settings := quicvarint.Append([]byte{settingSection}, maxHeader)
 		settings = append(append(settings, settingDatagram, 1), more...)

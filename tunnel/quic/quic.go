@@ -320,13 +320,14 @@ func (d *Dialer) dial(ctx context.Context, addr net.Addr, keyHash *[32]byte, t *
 		},
 	}
 	dial := d.transport.Dial
+	var e ear
 	if t != nil {
-		dial = d.transport.DialEarly
+		dial, tc.KeyLogWriter = d.transport.DialEarly, &e
 	}
 	conn, err := dial(ctx, addr, tc, qc)
 	var o *opening
 	if t != nil && err == nil {
-		o, err = newOpening(ctx, conn)
+		o, err = newOpening(ctx, conn, &e)
 	}
 	if err != nil {
 		if wrong != nil {

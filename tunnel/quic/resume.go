@@ -1,6 +1,7 @@
 package quic
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -123,6 +124,7 @@ type opening struct {
 	over     atomic.Bool   // likewise
 	accepted bool          // set before done is closed
 	held     atomic.Int64  // bytes that are remembered, up to maxOpening
+	ear      *ear
 
 	mu       sync.Mutex // held while requests are opened, and while they are sent again
 	requests []*earlyRequest
@@ -130,8 +132,8 @@ type opening struct {
 
 // newOpening is that of conn, which was dialled by a ticket. If its handshake is
 // done already it is over, and nothing that is sent from now on is rejected.
-func newOpening(ctx context.Context, conn *quicgo.Conn) (*opening, error) {
-	o := &opening{done: make(chan struct{})}
+func newOpening(ctx context.Context, conn *quicgo.Conn, e *ear) (*opening, error) {
+	o := &opening{done: make(chan struct{}), ear: e}
 	select {
 	case <-conn.HandshakeComplete():
 	default:
@@ -144,6 +146,36 @@ func newOpening(ctx context.Context, conn *quicgo.Conn) (*opening, error) {
 	}
 	_, err := conn.NextConnection(ctx)
 	return o, err
+}
+
+// An ear knows whether the agent was heard. From then on no stream is opened
+// before the handshake is done: quic-go reads the agent's former transport
+// parameters for a stream, and replaces them without a lock.
+type ear struct {
+	mu    sync.Mutex // held while a stream is opened, which waits for nothing
+	heard bool
+}
+
+// Write is a KeyLogWriter's, and keeps nothing. TLS calls it as soon as the
+// agent's hello gave it the handshake's keys, and before anything behind that
+// hello is read.
+func (e *ear) Write(line []byte) (int, error) {
+	if bytes.HasPrefix(line, []byte("CLIENT_HANDSHAKE_TRAFFIC_SECRET ")) {
+		e.mu.Lock()
+		e.heard = true
+		e.mu.Unlock()
+	}
+	return len(line), nil
+}
+
+// before calls open unless the agent was heard, and reports that.
+func (e *ear) before(open func()) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if !e.heard {
+		open()
+	}
+	return !e.heard
 }
 
 // maxOpening is how much may be sent before the handshake is done; the rest
@@ -175,8 +207,8 @@ func (c *ClientConn) Settled(ctx context.Context) error {
 	return nil
 }
 
-// settle ends the opening.
-func (c *ClientConn) settle() {
+// settle ends the opening. told says whether the agent was sent our settings.
+func (c *ClientConn) settle(told bool) {
 	o := c.opening
 	if o == nil || o.over.Load() {
 		return
@@ -195,6 +227,9 @@ func (c *ClientConn) settle() {
 		return
 	}
 	if o.accepted = c.conn.ConnectionState().Used0RTT; o.accepted {
+		if !told {
+			c.sendSettings()
+		}
 		return
 	}
 	if err := c.again(o.requests); err != nil {
@@ -228,9 +263,10 @@ func (c *ClientConn) openEarly(h tunnel.Header, head []byte) *earlyRequest {
 	if o.over.Load() || !o.room(len(head)) {
 		return nil
 	}
-	str, err := c.conn.OpenStream()
-	if err != nil {
-		return nil // Open finds it out
+	var str *quicgo.Stream
+	var err error
+	if !o.ear.before(func() { str, err = c.conn.OpenStream() }) || err != nil {
+		return nil // Open waits for the handshake, or finds it out
 	}
 	q, err := c.begin(str, h, head)
 	r := &earlyRequest{conn: c, header: h, head: head, id: uint64(str.StreamID())}
