@@ -4,6 +4,7 @@
 //
 // It holds no key of any session, so it can neither read nor alter what passes,
 // and keeps nothing on disk: after a restart agents come back within seconds.
+// Whether it is paid for that is a [Toll]'s business.
 // Whatever strangers can make it hold is bounded by [Limits], and it sends no
 // more to an address than that sent before, until the address has answered.
 package server
