@@ -17,9 +17,10 @@ DESCRIPTION
     A relay keeps nothing but its key. When it is started anew, agents are back
     within seconds. Anybody may run one; an agent may use several.
 
-    A relay may charge buyers for what passes, if the config file has a price. They
-    pay by vouchers on a channel with the relay, which it keeps in a directory of
-    its own, claims once a day, and at the end. The direct path costs nothing.
+    A relay may charge buyers for what passes, if the config file has a price.
+    They pay by vouchers on a channel with the relay, which it keeps in a
+    directory of its own, and claims once a day and at the end. The direct path
+    costs nothing.
 
 COMMANDS
     run         run the relay until told to stop
@@ -65,8 +66,8 @@ DESCRIPTION
     On the one port are, over UDP: agents' control connections (QUIC); over TCP:
     the same for networks that block UDP, sessions of such buyers, and HTTPS with
     GET /v1/offers, POST /v1/sessions, GET /v1/relay (what the relay charges),
-    POST /v1/account (where that is paid), GET /discovery/resources (the offers in
-    the x402 standard's format) and GET /healthz. Sessions over UDP have two
+    POST /v1/account (where that is paid), GET /discovery/resources (the offers
+    in the x402 standard's format) and GET /healthz. Sessions over UDP have two
     ports of their own each.
 
 FLAGS
@@ -96,7 +97,8 @@ DESCRIPTION
     Checks the config file, the key or certificate, what the public name resolves
     to, whether the port is free, and whether the system lets the relay open as
     many sockets as its limits need; of a relay that charges also its directory,
-    the facilitator and the asset. It changes nothing. Run it as the relay's user.
+    the facilitator and the asset. It changes nothing. Run it as the relay's
+    user.
 
     Each line is "ok", "warning" (the relay runs all the same) or "failed",
     followed by what to do. It cannot see whether a firewall lets UDP in.
