@@ -94,8 +94,9 @@ DESCRIPTION
     change to it, back, or to another relay without breaking connections. A relay
     may charge for what it passes on: that is shown, and paid from the same budget
     by a deposit of its own, which comes back like the agent's. The direct path
-    costs nothing. With --keep, or after a crash, the next run on the same channel needs one round
-    trip to the first byte instead of two, where QUIC got through before.
+    costs nothing. With --keep, or after a crash, the next run on the same channel
+    needs one round trip to the first byte instead of two, where QUIC got through
+    before.
 
     On a terminal two lines show how things stand: state, rate, bytes of the
     channel and the way to the agent, what is spent and left of the budget, and
@@ -110,8 +111,8 @@ FLAGS
     --agent-key ADDRESS     Address that the agent must have, 0x and 40 digits.
                             With --agent it replaces the one that was noted.
 ` + findHelp + reachHelp + `    --budget USD            The most that this run may cost. Required.
-    --max-price USD         The most that a GB may cost in either direction.
-                            Required.
+    --max-price USD         The most that a GB may cost in either direction, what
+                            a relay asks beside the agent included. Required.
     --deposit USD           How much to put into the channel at a time, at least
                             what the agent asks for. Default 0.25.
     --keep                  Leave what is left in the channel for the next run,

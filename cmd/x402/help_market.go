@@ -34,7 +34,8 @@ DESCRIPTION
     signed by its agent; one that is not is skipped and counted. What it says of
     SIM and carrier is the agent's word unless EVIDENCE says more. RELAYS is how
     many relays lead to the agent, SEEN when one last heard of it. Of several
-    offers of an agent the newest counts.
+    offers of an agent the newest counts. RELAY'S is what a relay asks for a GB
+    beside the agent; the column is left out where all are free.
 
     To buy, name the same conditions to x402 connect, or --agent with what the
     column AGENT shows. A script should name all 40 digits, as --json prints
@@ -43,7 +44,8 @@ DESCRIPTION
 FLAGS
 ` + findHelp + `    --agent ADDRESS         Only this agent: its address, or at least its first
                             8 digits.
-    --max-price USD         Only where a GB costs no more, in either direction.
+    --max-price USD         Only where a GB costs no more, in either direction,
+                            the cheapest relay's price included.
     --limit N               How many to list. Default 20.
     --json                  Print one JSON object: of each offer what the relays
                             say, and as signed the offer, which connect --offer
