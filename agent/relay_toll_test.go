@@ -342,12 +342,12 @@ func TestRelayOvercounts(t *testing.T) {
 	if most := (r.Up+r.Down)/1_000 + 1; r.Signed > channel.Amount(most) || r.Up > 2_000_000 {
 		t.Errorf("%+v", r)
 	}
-	text := ""
+	var text strings.Builder
 	for _, x := range on.now().Relays {
-		text += x.Error
+		text.WriteString(x.Error)
 	}
-	if !strings.Contains(text, "bytes to the agent,") {
-		t.Errorf("said %q", text)
+	if !strings.Contains(text.String(), "bytes to the agent,") {
+		t.Errorf("said %q", text.String())
 	}
 	if r.Claimed > r.Signed || (r.Claimed+r.Refunded)%100_000 != 0 { // all that was deposited
 		t.Errorf("%+v", r)

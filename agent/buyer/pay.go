@@ -20,6 +20,21 @@ func (x *session) overcount(now time.Time) error {
 	return nil
 }
 
+// share bounds what may be signed by what relays have come to.
+func (x *session) share() {
+	b, p := x.b, &x.purse
+	if !p.known {
+		return
+	}
+	owed, err := p.tally.Owed()
+	if err != nil {
+		return // pay says so
+	}
+	start := b.most - b.cfg.Budget
+	came := max(owed, p.signed)
+	p.most = min(b.most, start+b.reach.fares.budget.share(b.id, came-min(came, start)))
+}
+
 // pay signs and sends what is due, and sends again what was not answered.
 func (x *session) pay(now time.Time, all bool) error {
 	p := &x.purse

@@ -398,21 +398,6 @@ func (x *session) update(ctx context.Context, now time.Time) error {
 	return nil
 }
 
-// share bounds what may be signed by what relays have come to.
-func (x *session) share() {
-	b, p := x.b, &x.purse
-	if !p.known {
-		return
-	}
-	owed, err := p.tally.Owed()
-	if err != nil {
-		return // pay says so
-	}
-	start := b.most - b.cfg.Budget
-	came := max(owed, p.signed)
-	p.most = min(b.most, start+b.reach.fares.budget.share(b.id, came-min(came, start)))
-}
-
 // keep remembers what the session came to, for the next one and for the disk.
 // The connection has ended: all flows are about to.
 func (x *session) keep(err error) {

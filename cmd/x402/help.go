@@ -94,9 +94,9 @@ DESCRIPTION
     change to it, back, or to another relay without breaking connections. A relay
     may charge for what it passes on: that is shown, and paid from the same budget
     by a deposit of its own, which comes back like the agent's. The direct path
-    costs nothing. With --keep, or after a crash, the next run on the same channel
-    needs one round trip to the first byte instead of two, where QUIC got through
-    before.
+    costs nothing. With --keep, or after a crash, the next run on the same
+    channel needs one round trip to the first byte instead of two, where QUIC got
+    through before.
 
     On a terminal two lines show how things stand: state, rate, bytes of the
     channel and the way to the agent, what is spent and left of the budget, and
