@@ -243,9 +243,6 @@ func (x *session) run(ctx context.Context, received <-chan error) error {
 	}
 }
 
-// errUpgrade ends a session by TLS, for one by QUIC.
-var errUpgrade = errors.New("QUIC gets through again")
-
 // upgradable reports whether QUIC gets through and no flow would be broken.
 func (x *session) upgradable() bool {
 	select {

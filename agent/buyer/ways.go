@@ -239,6 +239,9 @@ func (r *reach) tlsRelayed(ctx context.Context, c broker) (*link, error) {
 	return r.tlsOver(ctx, conn, c.address)
 }
 
+// errUpgrade ends a session by TLS, for one by QUIC.
+var errUpgrade = errors.New("QUIC gets through again")
+
 // A countedConn counts what passes by a relay.
 type countedConn struct {
 	*net.TCPConn

@@ -92,9 +92,9 @@ DESCRIPTION
     An agent is reached by QUIC, directly or through a relay, and by TLS where
     UDP is blocked. Through a relay the two ends look for the direct path and
     change to it, back, or to another relay without breaking connections. A relay
-    may charge for what it passes on: that is shown, and paid from the same budget
-    by a deposit of its own, which comes back like the agent's. The direct path
-    costs nothing. With --keep, or after a crash, the next run on the same
+    may charge for what it passes on: that is shown, and paid from the same
+    budget by a deposit of its own, which comes back like the agent's. The direct
+    path costs nothing. With --keep, or after a crash, the next run on the same
     channel needs one round trip to the first byte instead of two, where QUIC got
     through before.
 
