@@ -28,13 +28,14 @@ type hub struct {
 }
 
 // startHub runs a relay on loopback.
-func startHub(dir string) (*hub, error) {
+func startHub(dir string, charge directory.TollConfig) (*hub, error) {
 	ctx, stop := context.WithCancel(context.Background())
 	h := &hub{stop: stop}
 	ready, ended := make(chan relay.Name, 1), make(chan error, 1)
 	h.running.Go(func() {
 		ended <- directory.Run(ctx, directory.Config{
 			Listen: netip.MustParseAddrPort("127.0.0.1:0"), Host: "127.0.0.1", KeyFile: filepath.Join(dir, "relay.key"),
+			Toll:  charge,
 			Ready: func(n relay.Name, _ net.Addr) error { ready <- n; return nil },
 		})
 	})
@@ -112,9 +113,22 @@ func scriptRelay(ts *testscript.TestScript, _ bool, args []string) {
 		s.hub.close()
 		return
 	}
-	h, err := startHub(ts.Getenv("WORK"))
+	var charge directory.TollConfig
+	if args[0] == "toll" { // as the market's agent is paid, for so much a GB; the agent comes to it
+		charge = directory.TollConfig{StateDir: ts.MkAbs("toll"), Payment: s.market.cfg.Payment}
+		charge.Payment.PayTo = channel.Address{0xbb}
+		var err error
+		charge.Price, err = channel.ParseUSD(args[1])
+		ts.Check(err)
+	}
+	h, err := startHub(ts.Getenv("WORK"), charge)
 	ts.Check(err)
 	ts.Defer(h.close)
+	if charge.Price > 0 {
+		ts.Check(s.market.stopAgent())
+		s.market.cfg.Relays = []relay.Name{h.name}
+		s.market.startAgent()
+	}
 	s.hub = h
 	ts.Setenv("RELAY", h.name.String())
 	ts.Setenv("RELAYAT", h.name.Address())
