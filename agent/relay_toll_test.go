@@ -14,8 +14,11 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 
 	"github.com/depinsim/x402/agent"
@@ -25,7 +28,9 @@ import (
 	"github.com/depinsim/x402/agent/toll"
 	"github.com/depinsim/x402/channel"
 	"github.com/depinsim/x402/channel/bolt"
+	"github.com/depinsim/x402/tunnel/path"
 	"github.com/depinsim/x402/tunnel/relay"
+	relaymarket "github.com/depinsim/x402/tunnel/relay/market"
 	relayserver "github.com/depinsim/x402/tunnel/relay/server"
 )
 
@@ -352,4 +357,80 @@ func TestRelayOvercounts(t *testing.T) {
 	if r.Claimed > r.Signed || (r.Claimed+r.Refunded)%100_000 != 0 { // all that was deposited
 		t.Errorf("%+v", r)
 	}
+}
+
+// TestRelayForwardsNothing has a relay answer binds, take payments and forward
+// nothing, while it claims to have passed on all that was sent: it earns no more
+// than a stranger's credit, and the buyer goes elsewhere.
+func TestRelayForwardsNothing(t *testing.T) {
+	t.Parallel()
+	h := newTollhouse(t, 1_000_000, nil)
+	other := startRelay(t)
+	h.agent.stop(t)
+	h.market.cfg.Relays = append(h.market.cfg.Relays, other.name)
+	h.startAgent()
+	h.offer = other.listed(h.market)
+	h.relay.listed(h.market)
+	hole := newHole(t)
+	liar := h.liar(func(path string, said map[string]any) {
+		switch path {
+		case relaymarket.SessionsPath:
+			said["address"] = hole.open(said["id"].(string), said["token"].(string)).String()
+		case toll.PayPath:
+			said["up"] = strconv.FormatUint(hole.swallowed.Load(), 10)
+			said["owed"] = strconv.FormatUint(hole.swallowed.Load()/1_000+1, 10)
+		}
+	})
+	h.offer.Relays = []string{liar.String(), other.name.String()}
+	p := h.through(buyer.QUIC, nil)
+	fetch(t, p.through(), h.site+"/1000000", 1_000_000)
+	p.stop(t)
+	i := slices.IndexFunc(p.result.Relays, func(r buyer.RelayResult) bool { return r.Relay == liar.Address() })
+	if i < 0 {
+		t.Fatalf("%+v", p.result.Relays)
+	}
+	if r := p.result.Relays[i]; hole.swallowed.Load() == 0 || r.Signed > 132 || r.Up > hole.swallowed.Load() || r.Down != 0 {
+		t.Errorf("%+v, of %d bytes that were swallowed", r, hole.swallowed.Load())
+	}
+}
+
+// A hole is a relay's ports that answer binds and swallow the rest.
+type hole struct {
+	t         *testing.T
+	swallowed atomic.Uint64
+	wg        sync.WaitGroup
+}
+
+func newHole(t *testing.T) *hole {
+	h := &hole{t: t}
+	t.Cleanup(h.wg.Wait) // after the sockets are closed
+	return h
+}
+
+// open opens a port for a session's buyer.
+func (h *hole) open(id, token string) net.Addr {
+	var session relay.SessionID
+	var key relay.Token
+	if err := errors.Join(session.UnmarshalText([]byte(id)), key.UnmarshalText([]byte(token))); err != nil {
+		h.t.Error(err)
+	}
+	socket := must(net.ListenPacket("udp", "127.0.0.1:0"))
+	h.t.Cleanup(func() { socket.Close() })
+	h.wg.Go(func() {
+		b := make([]byte, 2000)
+		for {
+			n, from, err := socket.ReadFrom(b)
+			if err != nil {
+				return
+			}
+			bind, err := path.ParseBind(b[:n], (*path.Key)(&key))
+			if err != nil {
+				h.swallowed.Add(uint64(n))
+				continue
+			}
+			self := from.(*net.UDPAddr).AddrPort()
+			socket.WriteTo(path.Bound{Session: path.ID(session), Counter: bind.Counter, Self: self}.Append(nil, (*path.Key)(&key)), from)
+		}
+	})
+	return socket.LocalAddr()
 }
