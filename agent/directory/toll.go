@@ -110,6 +110,10 @@ type Toll struct {
 	ending chan *stay    // whose channel is to be closed; served by Run, refused when full
 	due    chan struct{} // one token: enough is unclaimed to settle
 	counts tollCounts
+	// exposed is what may be lost by all accounts, as of the last beat, and stale
+	// says that what former ones left behind is another sum by now.
+	exposed atomic.Uint64
+	stale   atomic.Bool
 
 	mu      sync.Mutex
 	stays   map[string]*stay     // by credential; those that have ended too, for a while
@@ -207,8 +211,9 @@ func (t *Toll) Close() error { return t.store.Close() }
 func (t *Toll) Tariff() json.RawMessage { return t.text }
 
 const (
-	beatEvery = 200 * time.Millisecond
-	enders    = 4 // channels that are closed at once
+	beatEvery  = 200 * time.Millisecond
+	countEvery = time.Second // all channels are looked through
+	enders     = 4           // channels that are closed at once
 )
 
 // Run keeps accounts and settles until ctx is cancelled; then it ends all
@@ -235,13 +240,19 @@ func (t *Toll) Run(ctx context.Context) error {
 func (t *Toll) beat(ctx context.Context) error {
 	tick := time.NewTicker(beatEvery)
 	defer tick.Stop()
+	var counted time.Time
 	for {
 		select {
 		case <-ctx.Done():
 			return nil
 		case now := <-tick.C:
+			if now.Sub(counted) >= countEvery && t.stale.Swap(false) {
+				t.countLeft()
+				counted = now
+			}
 			all := t.all()
 			exposed, each := t.exposures(all)
+			t.exposed.Store(uint64(exposed))
 			for i, s := range all {
 				if s.turn.TryLock() { // else a payment is being stored, and looks after it
 					t.look(s, now, exposed-each[i])

@@ -144,7 +144,6 @@ func (t *Toll) servePay(w http.ResponseWriter, r *http.Request, s *stay, body []
 		t.refuse(w, http.StatusBadRequest, tollRefusal{Error: err.Error(), Code: agent.NoticeRefused})
 		return
 	}
-	others, _ := t.exposures(t.all())
 	s.turn.Lock()
 	defer s.turn.Unlock()
 	switch {
@@ -160,7 +159,8 @@ func (t *Toll) servePay(w http.ResponseWriter, r *http.Request, s *stay, body []
 		t.refuse(w, http.StatusForbidden, tollRefusal{Error: err.Error(), Code: agent.NoticeRefused})
 		return
 	}
-	t.look(s, time.Now(), others-min(others, channel.Amount(s.exposed.Load()))) // which is in others
+	others := channel.Amount(t.exposed.Load())
+	t.look(s, time.Now(), others-min(others, channel.Amount(s.exposed.Load()))) // which is in it
 	reading.Credit = s.sum.trust()
 	answer(w, http.StatusOK, marshal(reading))
 }

@@ -226,7 +226,7 @@ func (t *Toll) enlist(s *stay, state channel.State, h agent.Hello) (channel.Stat
 	t.mu.Lock()
 	t.stays[s.credential], t.present[s.id] = s, s
 	t.mu.Unlock()
-	t.countLeft()
+	t.stale.Store(true)
 	exposed, _ := t.exposures(t.all())
 	s.turn.Lock()
 	defer s.turn.Unlock()
@@ -297,7 +297,7 @@ func (t *Toll) end(s *stay, why string) {
 	if err != nil {
 		t.log.Error("store an account's totals", "channel", s.id.String()[:10], "err", err)
 	}
-	t.countLeft()
+	t.stale.Store(true)
 	owed, _ := s.sum.tally.Owed() // an overflow is stored as such
 	t.log.Info("account ended", "channel", s.id.String()[:10], "why", why, "up", s.sum.up, "down", s.sum.down, "owed", owed, "paid", s.sum.paid)
 }
