@@ -69,8 +69,8 @@ type ration struct {
 }
 
 const (
-	planBusy  = time.Second      // between two looks, while something is sold
-	planIdle  = 10 * time.Second // and while nothing is
+	planBusy  = time.Second     // between two looks, while something is sold
+	planIdle  = 2 * time.Second // and while nothing is: the household may use much at once
 	planLeast = 20 * time.Millisecond
 	// planHold is for how long sessions wait for selling to go on before they
 	// are ended, planSoon for how long if it is known when that is.

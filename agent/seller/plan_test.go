@@ -164,10 +164,10 @@ func download(ctx context.Context, t *testing.T, s *Seller, r *router) {
 // aSecond is what passes in one.
 const aSecond = buyersRate*21/10 + 200_000
 
-// TestPlanMonth sells a month and a half long, while the router is started
+// TestPlanMonth sells for a month, with a reset in it, while the router is started
 // anew, the SIM travels and is swapped, the modem is pulled and the clock jumps.
 func TestPlanMonth(t *testing.T) {
-	const days = 45
+	const days = 31
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
 		today()
@@ -218,7 +218,7 @@ func TestPlanMonth(t *testing.T) {
 			}
 		}
 		t.Logf("%d bytes sold, %d looks, %d syncs, %d bytes written", r.sold, r.looks, syncs, written)
-		if r.sold < 1.5e9 || !swapped {
+		if r.sold < 1e9 || !swapped {
 			t.Errorf("only %d bytes were sold, swapped %v", r.sold, swapped)
 		}
 		if most := uint64(days * 24 * 60); syncs > most || written > days*60e6 {

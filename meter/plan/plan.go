@@ -62,6 +62,7 @@ const (
 	MaxSteps  = 16
 	MaxPrice  = 10_000 // percent
 	maxHours  = 64
+	leastSold = 10e6 // below it, what is learned of traffic means nothing
 )
 
 // Check names what is wrong.
@@ -77,6 +78,12 @@ func (c Config) Check() error {
 		return errors.New("used: out of range")
 	case c.Reserve >= c.Size:
 		return errors.New("reserve: all of the plan: nothing is left to sell")
+	case c.Size-c.Reserve < leastSold:
+		return fmt.Errorf("size: less than %d MB are to be sold", uint64(leastSold)/1e6)
+	case c.Daily > 0 && c.Daily < leastSold:
+		return fmt.Errorf("daily: want at least %d MB", uint64(leastSold)/1e6)
+	case c.Hourly > 0 && c.Hourly < leastSold:
+		return fmt.Errorf("hourly: want at least %d MB", uint64(leastSold)/1e6)
 	case c.Margin > MaxMargin:
 		return fmt.Errorf("margin_percent: %d, want 0 to %d", c.Margin, MaxMargin)
 	case len(c.Hours) > maxHours:

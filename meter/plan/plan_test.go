@@ -475,6 +475,8 @@ func TestConfigCheck(t *testing.T) {
 		"reset_hour":     func(c *Config) { c.ResetHour = 24 },
 		"used":           func(c *Config) { c.Used = 1 << 61 },
 		"reserve":        func(c *Config) { c.Reserve = gb },
+		"daily":          func(c *Config) { c.Daily = 1 },
+		"hourly":         func(c *Config) { c.Hourly = 9e6 },
 		"margin_percent": func(c *Config) { c.Margin = 101 },
 		"schedule":       func(c *Config) { c.Hours = []Hours{{Days: 1, From: -1}} },
 		"price_steps":    func(c *Config) { c.Steps = []Step{{20, 150}, {50, 200}} },
