@@ -60,6 +60,7 @@ type State struct {
 	changes   bool   // then they end, or begin
 	stopped   bool   // nothing could be sold at the last sample
 	afloat    uint64 // what of Claim is payload's
+	early     uint64 // what the household was given and may yet turn out to be sold
 	gone      bool   // the interface is not there
 	peak      uint64
 	learned   learning
@@ -179,8 +180,9 @@ func (s *State) count(in Sample, elapsed time.Duration) {
 	if in.Sold > 0 {
 		s.Claim += in.Sold/1000*s.Ratio + in.Sold%1000*s.Ratio/1000 + 1
 	} else { // it is not under way for long
-		s.Claim -= s.Claim / uint64(claimTime/time.Millisecond) * uint64(min(elapsed, claimTime)/time.Millisecond)
+		s.Claim = fade(s.Claim, elapsed)
 	}
+	s.early = min(fade(s.early, elapsed), maxClaim)
 	if in.Link == nil {
 		if !s.gone && !s.loaded && s.Seen {
 			s.unseen(s.lost(elapsed)) // until it went
@@ -237,24 +239,34 @@ func (s *State) charge(bytes uint64) {
 func (s State) unsaved() uint64 { return s.Total - s.saved }
 
 // share divides counted bytes up: payload, once or twice, is the sales', what it
-// is known to cost on top is overhead, the rest the household's. A claim that is
-// not yet covered waits for the next bytes.
+// is known to cost on top is overhead, the rest the household's. The counters
+// may be ahead of what is known to be sold, or behind it: a claim that is not
+// covered takes from what the household was given a moment before, and what is
+// then left of it waits for the next bytes.
 func (s *State) share(bytes, sold uint64) {
 	s.charge(bytes)
-	taken := min(s.Claim, bytes)
+	s.Household += bytes
+	s.Day.Household += bytes
+	taken := min(s.Claim, plus(bytes, s.early), s.Household, s.Day.Household)
+	s.early = plus(bytes, s.early) - taken
 	s.Claim = min(s.Claim-taken, maxClaim)
 	payload := min(plus(s.afloat, sold*legs(s.Ratio)), taken)
 	s.afloat = min(plus(s.afloat, sold*legs(s.Ratio))-payload, s.Claim)
 	s.Sales += payload
 	s.Overhead += taken - payload
-	s.Household += bytes - taken
+	s.Household -= taken
+	s.Day.Household -= taken
 	s.Day.Sold += taken
-	s.Day.Household += bytes - taken
 	s.Hour.Sold += taken
 	if !s.Anchored {
 		s.LooseSold += taken
 	}
 	s.learn(bytes, sold)
+}
+
+// fade is what is left, after elapsed, of something that lasts for claimTime.
+func fade(n uint64, elapsed time.Duration) uint64 {
+	return n - n/uint64(claimTime/time.Millisecond)*uint64(min(elapsed, claimTime)/time.Millisecond)
 }
 
 // legs is how often payload passes the interface: twice, unless buyers reach
