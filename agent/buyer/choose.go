@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/depinsim/x402/agent"
+	"github.com/depinsim/x402/agent/carrier"
 	"github.com/depinsim/x402/agent/toll"
 	"github.com/depinsim/x402/channel"
 	"github.com/depinsim/x402/tunnel/relay"
@@ -27,6 +28,7 @@ type Want struct {
 	Carrier    string         // part of the operator's name, or MCC and MNC
 	Technology string         // such as LTE or 5G
 	Network    string         // CAIP-2, where it is paid
+	Evidence   string         // agent.EvidenceCarrier: relays see it in its carrier's network
 	MaxPrice   channel.Amount // per GB, in either direction, what a relay asks included
 	// Facilitators are those of which one has to keep the deposit.
 	Facilitators []string
@@ -41,6 +43,9 @@ type Found struct {
 	Seen   time.Time // when a relay last heard of the agent
 	// Tolls are what those of the relays ask that charge for passing packets on.
 	Tolls map[string]toll.Tariff
+	// Finding is what the relays found of the SIM's carrier: all that looked have
+	// to agree that it is that one.
+	Finding carrier.Finding
 
 	relayed bool   // it is reached by a relay only
 	signed  []byte // the offer as it came
@@ -62,11 +67,13 @@ func (f Found) Toll() channel.Amount {
 // Price is what a GB costs in the dearer direction, a relay's toll included.
 func (f Found) Price() channel.Amount { return f.Offer.Price.Max() + f.Toll() } // no more than 2e12
 
-// Country is that of the SIM's MCC (ISO 3166-1 alpha-2), the first if several
-// share it; "" if it is none's.
+// Country is that of the SIM's network (ISO 3166-1 alpha-2), the likeliest if
+// several share its code; "" if it is none's.
 func (f Found) Country() string {
-	first, _, _ := strings.Cut(agent.CountriesOf(f.Offer.SIM.MCC), " ")
-	return first
+	for _, c := range carrier.Countries(f.Offer.SIM) {
+		return c
+	}
+	return ""
 }
 
 // Signed is the offer as the agent signed it.
@@ -157,7 +164,7 @@ type answer struct {
 func (m Market) ask(ctx context.Context, name relay.Name, w Want) (a answer) {
 	c := market.New(market.Config{Name: name})
 	defer c.Close()
-	q := market.Query{Country: w.Country, Carrier: w.Carrier, Technology: w.Technology, Network: w.Network, Limit: max(w.Limit, listLimit)}
+	q := market.Query{Country: w.Country, Carrier: w.Carrier, Technology: w.Technology, Network: w.Network, Evidence: w.Evidence, Limit: max(w.Limit, listLimit)}
 	if w.MaxPrice > 0 {
 		q.MaxPrice = w.MaxPrice.USD()
 	}
@@ -181,6 +188,7 @@ func (m Market) ask(ctx context.Context, name relay.Name, w Want) (a answer) {
 			}
 			f := Found{Offer: o, Relays: []string{name.Address()}, Seen: time.Unix(x.Seen, 0), Tolls: a.tolls, signed: x.Offer}
 			f.relayed = m.Reach.NoDirect || len(o.Endpoints) == 0
+			f.Finding = carrier.Heard(carrier.Finding{Evidence: x.Evidence, Network: carrier.Network(x.Network), Reason: carrier.Reason(x.Reason)})
 			if w.misses(f) == "" {
 				wanted++
 			}
@@ -223,6 +231,10 @@ func (f Found) merge(old Found) Found {
 		maps.Copy(tolls, f.Tolls)
 		f.Tolls = tolls
 	}
+	other := old.Finding
+	if old.Offer.Seq == f.Offer.Seq && other.Evidence != "" && (f.Finding.Evidence == "" || other.Evidence == agent.EvidenceClaimed) {
+		f.Finding = other
+	}
 	return f
 }
 
@@ -235,22 +247,26 @@ const (
 	byCountry     = "country"
 	byNetwork     = "network"
 	byFacilitator = "facilitator"
+	byEvidence    = "evidence"
 )
 
 // misses names a condition that an offer does not meet, "" if it meets all.
-// Relays are asked by the same conditions, and not believed but for the names
-// of radio technologies, which they know by others too.
+// Relays are asked by the same conditions, and not believed but for what they
+// found of the carrier, and the names of radio technologies, which they know by
+// others too.
 func (w Want) misses(f Found) string {
 	o, sim := f.Offer, f.Offer.SIM
-	carrier := strings.Contains(strings.ToLower(sim.Operator), strings.ToLower(w.Carrier)) ||
-		sim.MCC+sim.MNC == strings.ReplaceAll(w.Carrier, "-", "")
+	wanted := sim.MCC+sim.MNC == strings.ReplaceAll(w.Carrier, "-", "") ||
+		strings.Contains(strings.ToLower(strings.Join(carrier.Names(sim), "\n")), strings.ToLower(w.Carrier))
 	switch {
 	case !strings.HasPrefix(strings.ToLower(o.Agent.String()), strings.ToLower(w.Agent)):
 		return byAgent
-	case w.Country != "" && !slices.Contains(strings.Fields(agent.CountriesOf(sim.MCC)), strings.ToUpper(w.Country)):
+	case w.Country != "" && !slices.Contains(carrier.Countries(sim), strings.ToUpper(w.Country)):
 		return byCountry
-	case !carrier:
+	case !wanted:
 		return byCarrier
+	case w.Evidence == agent.EvidenceCarrier && f.Finding.Evidence != w.Evidence:
+		return byEvidence
 	case w.Network != "" && o.Payment.Network != w.Network:
 		return byNetwork
 	case w.Facilitators != nil && !slices.ContainsFunc(w.Facilitators, func(u string) bool { return sameURL(u, o.Payment.Facilitator) }):
@@ -295,6 +311,9 @@ func (m Market) Choose(ctx context.Context, all []Found, w Want) (Found, error) 
 			return f, nil
 		}
 		if err == nil {
+			if s, t := f.Offer.SIM, fresh.SIM; s.MCC != t.MCC || s.MNC != t.MNC || s.Roaming != t.Roaming {
+				f.Finding = carrier.Finding{} // of another SIM
+			}
 			f.Offer, f.signed = fresh, nil
 			if why := w.misses(f); why == "" {
 				f.Offer = f.listedFirst()

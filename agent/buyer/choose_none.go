@@ -12,8 +12,8 @@ import (
 type NoOfferError struct {
 	Want   Want
 	Relays []string // that were asked
-	// Drop is a condition without which there are Near offers: max-price, tech,
-	// carrier, country, facilitator or network; "": none alone.
+	// Drop is a condition without which there are Near offers: max-price,
+	// evidence, tech, carrier, country, facilitator or network; "": none alone.
 	Drop string
 	Near []Found // cheapest first
 	// Empty says that there is no offer at all.
@@ -27,6 +27,7 @@ var conditions = []struct {
 	drop func(*Want) bool // false: it is not set
 }{
 	{byPrice, func(w *Want) bool { set := w.MaxPrice > 0; w.MaxPrice = 0; return set }},
+	{byEvidence, func(w *Want) bool { set := w.Evidence != ""; w.Evidence = ""; return set }},
 	{byTechnology, func(w *Want) bool { set := w.Technology != ""; w.Technology = ""; return set }},
 	{byCarrier, func(w *Want) bool { set := w.Carrier != ""; w.Carrier = ""; return set }},
 	{byCountry, func(w *Want) bool { set := w.Country != ""; w.Country = ""; return set }},

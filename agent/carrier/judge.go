@@ -18,6 +18,23 @@ type Finding struct {
 	Reason Reason `json:"reason,omitempty"`
 }
 
+// Heard is a finding of somebody else's, without what could steer a terminal.
+func Heard(f Finding) Finding {
+	switch f.Evidence {
+	case agent.EvidenceCarrier:
+		f.Reason = ""
+	case agent.EvidenceClaimed:
+		f.Reason = Reason(nameOf(string(f.Reason)))
+	default:
+		return Finding{}
+	}
+	f.Network.Name = nameOf(f.Network.Name)
+	if !agent.IsCountry(f.Network.Country) {
+		f.Network.Country = ""
+	}
+	return f
+}
+
 // A Reason is why a SIM's claims are only claims.
 type Reason string
 

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // Bounds of what is read: a whole routing table is about 500,000 ranges of 60
@@ -52,6 +53,47 @@ func Read(paths ...string) (*Networks, error) {
 	}
 	n.known = slices.Clip(n.known)
 	return n, nil
+}
+
+// Files are a table's files, which another program may replace.
+type Files struct {
+	paths []string
+	state []stamp
+}
+
+// A stamp tells whether a file is another than before.
+type stamp struct {
+	written time.Time
+	size    int64
+}
+
+// Open reads files as [Read] does.
+func Open(paths ...string) (*Files, *Networks, error) {
+	f := &Files{paths: paths}
+	n, err := f.Changed()
+	return f, n, err
+}
+
+// Changed reads the files again if one of them has changed since the last try,
+// and returns nil if none has. It is not for concurrent use.
+func (f *Files) Changed() (*Networks, error) {
+	state := make([]stamp, len(f.paths))
+	for i, path := range f.paths {
+		info, err := os.Stat(path)
+		if err != nil {
+			if slices.Equal(state, f.state) {
+				return nil, nil // told before
+			}
+			f.state = state
+			return nil, fmt.Errorf("networks: %w", err)
+		}
+		state[i] = stamp{info.ModTime(), info.Size()}
+	}
+	if slices.Equal(state, f.state) {
+		return nil, nil
+	}
+	f.state = state
+	return Read(f.paths...)
 }
 
 // A reader collects what files say.

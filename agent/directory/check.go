@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/depinsim/x402/agent/carrier"
 	"github.com/depinsim/x402/tunnel/relay/server"
 )
 
@@ -62,6 +63,9 @@ func Check(ctx context.Context, f ConfigFile, err error) []Finding {
 	if c.Toll.Price > 0 {
 		found = append(append(found, c.checkState()), c.checkFacilitator(ctx)...)
 	}
+	if len(c.Networks) > 0 {
+		found = append(found, c.checkNetworks(time.Now()))
+	}
 	return found
 }
 
@@ -75,6 +79,24 @@ func writable(dir string) error {
 			return fmt.Errorf("%s: %w", dir, err)
 		}
 	}
+}
+
+// staleTime is the age at which a table of networks is warned of: blocks of
+// addresses change hands.
+const staleTime = 180 * 24 * time.Hour
+
+func (c Config) checkNetworks(now time.Time) Finding {
+	const get = "get it again: docs/decisions/0021-carrier.md says where"
+	_, n, err := carrier.Open(c.Networks...)
+	if err != nil {
+		return failed("networks", err.Error(), get)
+	}
+	for _, path := range c.Networks {
+		if info, err := os.Stat(path); err == nil && now.Sub(info.ModTime()) > staleTime {
+			return warning("networks", fmt.Sprintf("%s is of %s", path, info.ModTime().UTC().Format(time.DateOnly)), get)
+		}
+	}
+	return passed("networks", fmt.Sprintf("%d ranges of addresses", n.Len()))
 }
 
 func (c Config) checkKey() Finding {

@@ -66,6 +66,7 @@ func (r *rawFile) keys() []key {
 		{"addresses", "a list of at most two IP addresses, such as ['192.0.2.1', '2001:db8::1']", func(v any) error { return takeAddresses(&c.Public, v) }},
 		{"key_file", "the path of a PEM file", r.path(&c.KeyFile)},
 		{"cert_file", "the path of a PEM file", r.path(&c.CertFile)},
+		{"networks", "a list of at most 8 paths of files", func(v any) error { return r.takeFiles(&c.Networks, v) }},
 		{"session_ports", "a range of ports such as '20000-29999'", func(v any) error { return takePorts(&c.Ports, v) }},
 		{"drain", "a time from '0s' to '10m'", func(v any) error { return takeDuration(&c.Drain, v, 10*time.Minute) }},
 
@@ -117,6 +118,24 @@ func (r *rawFile) path(into *string) func(any) error {
 		*into = r.file.beside(*into)
 		return err
 	}
+}
+
+// maxFiles is how many files a table of networks may have.
+const maxFiles = 8
+
+func (r *rawFile) takeFiles(into *[]string, v any) error {
+	list, ok := v.([]any)
+	if !ok || len(list) > maxFiles {
+		return errWant
+	}
+	for _, v := range list {
+		var path string
+		if err := r.path(&path)(v); err != nil {
+			return err
+		}
+		*into = append(*into, path)
+	}
+	return nil
 }
 
 func takeNumber(v any, most int64) (int64, error) {

@@ -157,7 +157,7 @@ func TestConfigProblems(t *testing.T) {
 		"":       {"public: missing; want HOST:PORT such as 'relay.example.org:4433'"},
 		"public": {"line 1: "},
 		minimal + "publik = 'a'": {
-			`unknown key "publik": outside of tables there are listen, public, addresses, key_file, cert_file, session_ports, drain`},
+			`unknown key "publik": outside of tables there are listen, public, addresses, key_file, cert_file, networks, session_ports, drain`},
 		minimal + "[limit]\nagents = 1":                                 {`unknown key "limit.agents": there is no table "limit"`},
 		minimal + "[metrics]\nport = 1":                                 {`unknown key "metrics.port": [metrics] has listen`},
 		minimal + "limits = 1":                                          {`unknown key "limits": outside of tables there are listen, `},

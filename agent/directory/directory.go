@@ -4,7 +4,9 @@
 // A Directory lists what agents publish over their control connections, and
 // nothing else: an offer is signed by its agent, comes from that agent itself,
 // names this relay, and leaves a minute after the agent has gone. So it vouches
-// for who offers and that he is there, not for what he says of himself.
+// for who offers and that he is there, not for what he says of himself: only
+// for whether he comes from a network of the carrier that he names, where its
+// operator supplied a table of networks.
 //
 //	GET /v1/offers            what a buyer may choose from, cheapest first
 //	GET /discovery/resources  the same in the x402 standard's discovery format
@@ -19,12 +21,14 @@ import (
 	"encoding/json"
 	"fmt"
 	"math/rand/v2"
+	"net/netip"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/depinsim/x402/agent"
+	"github.com/depinsim/x402/agent/carrier"
 	"github.com/depinsim/x402/channel"
 	"github.com/depinsim/x402/tunnel/relay"
 )
@@ -57,9 +61,10 @@ type Directory struct {
 	toll json.RawMessage
 	salt uint64 // of the order in which /discovery/resources lists
 
-	mu      sync.RWMutex
-	entries map[channel.Address]*entry
-	swept   time.Time
+	mu       sync.RWMutex
+	entries  map[channel.Address]*entry
+	swept    time.Time
+	networks *carrier.Networks // nil: nothing is checked
 }
 
 // An entry is an agent's offer. All but the atomics is fixed.
@@ -69,9 +74,12 @@ type entry struct {
 	price     uint64 // of the dearer direction
 	both      uint64 // of both directions' prices, their sum
 	country   string // ISO 3166-1 alpha-2, more than one where a code is shared
-	carrier   string // lower case
+	carrier   string // names, lower case
 	tech      string // lower case
+	from      netip.Addr
 	published time.Time
+
+	checked atomic.Pointer[checked] // nil: not
 
 	seen atomic.Int64 // the agent's last sign of life, Unix nanoseconds
 	gone atomic.Int64 // when its connection ended; 0: it lasts
@@ -101,7 +109,7 @@ func (d *Directory) Authenticate(who [20]byte, exporter [32]byte, signature [65]
 // Publish lists an offer that came from the agent itself, in place of an older
 // one; an empty one withdraws that. What is wrong with the offer is for the
 // agent to hear.
-func (d *Directory) Publish(who [20]byte, signed []byte) error {
+func (d *Directory) Publish(who [20]byte, from netip.Addr, signed []byte) error {
 	if len(signed) == 0 {
 		d.mu.Lock()
 		defer d.mu.Unlock()
@@ -112,8 +120,10 @@ func (d *Directory) Publish(who [20]byte, signed []byte) error {
 	if err != nil {
 		return err
 	}
+	e.from = from
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	e.check(d.networks)
 	if e.published.Sub(d.swept) >= linger || len(d.entries) >= d.most {
 		d.sweep(e.published)
 	}
@@ -149,7 +159,8 @@ func (d *Directory) newEntry(who channel.Address, signed []byte) (*entry, error)
 	e := &entry{
 		offer: o, signed: compact.Bytes(), published: time.Now(),
 		price: uint64(o.Price.Max()), both: uint64(o.Price.Up) + uint64(o.Price.Down), // each at most agent.MaxPrice
-		country: agent.CountriesOf(o.SIM.MCC), carrier: strings.ToLower(o.SIM.Operator), tech: strings.ToLower(o.SIM.Technology),
+		country: strings.Join(carrier.Countries(o.SIM), " "), carrier: strings.ToLower(strings.Join(carrier.Names(o.SIM), "\n")),
+		tech: strings.ToLower(o.SIM.Technology),
 	}
 	e.seen.Store(e.published.UnixNano())
 	return e, nil

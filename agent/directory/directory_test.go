@@ -21,6 +21,9 @@ import (
 	"github.com/depinsim/x402/tunnel/relay/market"
 )
 
+// seenAt is where agents come from.
+var seenAt = netip.MustParseAddr("192.0.2.7")
+
 // testKey is the key of the n-th agent.
 func testKey(t testing.TB, n int) *channel.Key {
 	t.Helper()
@@ -66,7 +69,7 @@ func list(t testing.TB, d *Directory, agents int, change func(n int, o *agent.Of
 		if change != nil {
 			change(n, &o)
 		}
-		if err := d.Publish(k.Address(), sign(t, k, o)); err != nil {
+		if err := d.Publish(k.Address(), seenAt, sign(t, k, o)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -170,10 +173,10 @@ func TestPublish(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			d := New(Options{Name: testName()})
-			if err := d.Publish(me.Address(), sign(t, me, seq(5))); err != nil {
+			if err := d.Publish(me.Address(), seenAt, sign(t, me, seq(5))); err != nil {
 				t.Fatal(err)
 			}
-			err := d.Publish(me.Address(), test.signed)
+			err := d.Publish(me.Address(), seenAt, test.signed)
 			if (err == nil) != (test.want == "") || err != nil && !strings.Contains(err.Error(), test.want) {
 				t.Errorf("%v, want %q", err, test.want)
 			}
@@ -191,7 +194,7 @@ func TestWithdraw(t *testing.T) {
 	o.Seq = 5
 	d := New(Options{Name: testName()})
 	for i, offer := range [][]byte{sign(t, me, o), nil, nil, sign(t, me, o)} {
-		if err := d.Publish(me.Address(), offer); err != nil {
+		if err := d.Publish(me.Address(), seenAt, offer); err != nil {
 			t.Fatal(err)
 		}
 		d.Seen(me.Address(), true)
@@ -271,13 +274,13 @@ func TestFull(t *testing.T) {
 		list(t, d, 10, nil)
 		k := testKey(t, 10)
 		signed := sign(t, k, testOffer())
-		if err := d.Publish(k.Address(), signed); err == nil || !strings.Contains(err.Error(), "room for 10") {
+		if err := d.Publish(k.Address(), seenAt, signed); err == nil || !strings.Contains(err.Error(), "room for 10") {
 			t.Errorf("an eleventh: %v", err)
 		}
 		list(t, d, 10, func(_ int, o *agent.Offer) { o.Seq = 2 }) // no new ones
 		d.Seen(testKey(t, 3).Address(), false)
 		time.Sleep(linger)
-		if err := d.Publish(k.Address(), signed); err != nil {
+		if err := d.Publish(k.Address(), seenAt, signed); err != nil {
 			t.Error(err)
 		}
 		if len(d.entries) != 10 {
@@ -292,7 +295,7 @@ func TestSwept(t *testing.T) {
 		d := New(Options{Name: testName()})
 		for n := range 50 {
 			k := testKey(t, n)
-			if err := d.Publish(k.Address(), sign(t, k, testOffer())); err != nil {
+			if err := d.Publish(k.Address(), seenAt, sign(t, k, testOffer())); err != nil {
 				t.Fatal(err)
 			}
 			d.Seen(k.Address(), false)
@@ -318,7 +321,7 @@ func TestConcurrent(t *testing.T) {
 				if err != nil {
 					t.Error(err)
 				}
-				_ = d.Publish(k.Address(), b) // two find no room
+				_ = d.Publish(k.Address(), seenAt, b) // two find no room
 				d.Seen(k.Address(), seq%3 != 0)
 				for _, url := range []string{market.OffersPath + "?country=de&limit=3", discoveryPath} {
 					if w := get(d, url); w.Code != http.StatusOK {

@@ -3,11 +3,13 @@ package directory
 import (
 	"cmp"
 	"encoding/json"
+	"errors"
 	"net/http"
 	"slices"
 	"strconv"
 	"time"
 
+	"github.com/depinsim/x402/agent"
 	"github.com/depinsim/x402/tunnel/relay/market"
 )
 
@@ -85,6 +87,9 @@ func (d *Directory) offers(raw string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	if q.evidence == agent.EvidenceCarrier && !d.checks() {
+		return nil, errors.New("evidence: this relay has no table of networks and checks no carriers")
+	}
 	page := make([]placed, 0, defaultLimit)
 	for _, e := range d.matching(q.matches) {
 		p := placed{e, draw(q.after.salt, e.offer.Agent)}
@@ -125,6 +130,9 @@ func appendPage(all []placed, q *query) []byte {
 		if p.country != "" {
 			b = append(append(b, `,"country":"`...), p.country[:2]...)
 			b = append(b, '"')
+		}
+		if c := p.checked.Load(); c != nil {
+			b = append(b, c.members...)
 		}
 		b = append(b, '}')
 	}

@@ -35,6 +35,8 @@ type query struct {
 	price   *channel.Amount // the most, of either direction
 	agent   *channel.Address
 	network string
+	// evidence is the least that a SIM's claims are worth; "": anything.
+	evidence string
 
 	limit int
 	after position // of the first page: the salt alone
@@ -58,6 +60,13 @@ func parseQuery(raw string) (query, error) {
 		"carrier": q.setCarrier,
 		"tech":    q.setTech,
 		"network": q.setNetwork,
+		"evidence": func(s string) error {
+			q.evidence = s
+			if s != agent.EvidenceCarrier && s != agent.EvidenceClaimed {
+				return fmt.Errorf("%.40q, want %s or %s", s, agent.EvidenceCarrier, agent.EvidenceClaimed)
+			}
+			return nil
+		},
 		"max-price": func(s string) (err error) {
 			q.price = new(channel.Amount)
 			*q.price, err = channel.ParseUSD(s)
@@ -162,7 +171,8 @@ func (q *query) matches(e *entry) bool {
 	case q.agent != nil && o.Agent != *q.agent,
 		q.country != "" && !strings.Contains(e.country, q.country),
 		q.price != nil && e.price > uint64(*q.price),
-		q.network != "" && o.Payment.Network != q.network:
+		q.network != "" && o.Payment.Network != q.network,
+		q.evidence == agent.EvidenceCarrier && e.evidence() != agent.EvidenceCarrier:
 		return false
 	case q.carrier != "" && !strings.Contains(e.carrier, q.carrier) && (q.plmn == "" || o.SIM.MCC+o.SIM.MNC != q.plmn):
 		return false

@@ -133,7 +133,7 @@ func TestSignatureStays(t *testing.T) {
 	}
 	s := k.Sign(channel.Keccak256([]byte("x402 offer v1\n"), compact))
 	signed := fmt.Appendf(nil, "{ \"offer\": %s,\n \"signature\": %q }", compact, s)
-	if err := d.Publish(k.Address(), signed); err != nil {
+	if err := d.Publish(k.Address(), seenAt, signed); err != nil {
 		t.Fatal(err)
 	}
 	p, err := client(t, d).Offers(t.Context(), market.Query{Carrier: "at&t"})
@@ -244,7 +244,7 @@ func TestBadQueries(t *testing.T) {
 		t.Errorf("the client says %v", err)
 	}
 	for url, want := range map[string]string{
-		"/v1/offers?contry=de":                  `unknown parameter "contry": there are agent, carrier, country, cursor, limit, max-price, network, tech`,
+		"/v1/offers?contry=de":                  `unknown parameter "contry": there are agent, carrier, country, cursor, evidence, limit, max-price, network, tech`,
 		"/v1/offers?country=de&country=us":      "country: given twice",
 		"/v1/offers?country=zz":                 `country: "zz", want a country's two letters`,
 		"/v1/offers?country=U%20":               "country: ",
@@ -347,7 +347,7 @@ func FuzzPublish(f *testing.F) {
 	f.Add([]byte(" {}"))
 	f.Fuzz(func(t *testing.T, signed []byte) {
 		d := New(Options{Name: testName()})
-		err := d.Publish(k.Address(), signed)
+		err := d.Publish(k.Address(), seenAt, signed)
 		if agents, _ := page(t, d, ""); err == nil && !cmp.Equal(agents, []channel.Address{k.Address()}) || err != nil && agents != nil {
 			t.Fatalf("%v, and listed are %v", err, agents)
 		}

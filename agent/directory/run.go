@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/depinsim/x402/agent/carrier"
 	"github.com/depinsim/x402/tunnel/relay"
 	"github.com/depinsim/x402/tunnel/relay/server"
 )
@@ -33,6 +34,11 @@ type Config struct {
 	// accept, it is that certificate's. Both are read again when they have
 	// changed.
 	KeyFile, CertFile string
+
+	// Networks are the files of a table of networks, by which the carriers that
+	// agents claim are checked. They are read again when they have changed. None:
+	// nothing is checked.
+	Networks []string
 
 	Ports   server.Ports  // of sessions; zero: the kernel's choice
 	Limits  server.Limits // zero fields: the server's defaults
@@ -82,6 +88,9 @@ func (c Config) open(ctx context.Context) (r relayed, err error) {
 		o.Toll, sc.Toll = r.toll.Tariff(), r.toll
 	}
 	r.Directory = New(o)
+	if r.files, err = c.openNetworks(r.Directory); err != nil {
+		return r, errors.Join(err, r.metrics.Close(), r.close())
+	}
 	sc.Directory = r.Directory
 	if r.Server, err = server.Listen(ctx, sc); err != nil {
 		return r, errors.Join(err, r.metrics.Close(), r.close())
@@ -96,6 +105,7 @@ type relayed struct {
 	toll      *Toll // nil: the relay is free
 	metrics   metricsListener
 	addresses []netip.Addr
+	files     *carrier.Files // of the table of networks; nil: none
 }
 
 func (r relayed) close() error {
@@ -127,6 +137,7 @@ func (c Config) run(ctx context.Context, r relayed) error {
 		return nil
 	})
 	g.Go(func() error { return metrics.serve(gctx, s.Metrics(collectors...)) })
+	g.Go(func() error { return c.watchNetworks(gctx, d, r.files) })
 	g.Go(func() error {
 		c.Logger.Info("relay runs", "name", d.name, "listen", c.Listen.Addr(), "port", s.Port(), "addresses", r.addresses)
 		if c.Ready == nil {

@@ -16,6 +16,7 @@ import (
 
 	"github.com/depinsim/x402/agent"
 	"github.com/depinsim/x402/agent/buyer"
+	"github.com/depinsim/x402/agent/carrier"
 	"github.com/depinsim/x402/agent/toll"
 	"github.com/depinsim/x402/channel"
 	"github.com/depinsim/x402/tunnel/proxy"
@@ -93,9 +94,11 @@ type purchase struct {
 	origin string                 // where the offer is from, and why the agent is trusted
 	pin    bool                   // the agent is to be noted
 	tolls  map[string]toll.Tariff // of relays that charge, as far as they have said so
-	id     channel.ID
-	socks  net.Listener // nil: none
-	http   net.Listener
+	// finding is what relays found of the agent's SIM.
+	finding carrier.Finding
+	id      channel.ID
+	socks   net.Listener // nil: none
+	http    net.Listener
 }
 
 // check checks the flags.
@@ -306,7 +309,7 @@ func (p *purchase) announce(store channel.Store) error {
 	rows := [][2]string{
 		{"agent", whereText(o)},
 		{"", p.origin},
-		{"sim", simText(o.SIM)},
+		{"sim", simText(o.SIM, p.finding)},
 		{"price", priceText(o.Price, p.maxPrice)},
 		{"", p.tollText()},
 		{"budget", budgetText(p.budget, o.Price)},

@@ -146,7 +146,7 @@ func (p *purchase) chooseOffer(ctx context.Context) error {
 	if err != nil {
 		return withHint(err, "they were there a moment ago: try again, or x402 offers shows others")
 	}
-	p.offer, p.tolls = f.Offer, l.Tolls
+	p.offer, p.tolls, p.finding = f.Offer, l.Tolls, f.Finding
 	p.origin = "listed by " + relaysText(f.Relays) + ", " + p.acquaintance()
 	return nil
 }

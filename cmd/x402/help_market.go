@@ -11,6 +11,9 @@ const findHelp = `    --relay NAME            Relay to look at, HOST:PORT#PIN, o
     --tech TEXT             Only of this radio technology, such as LTE or 5G.
     --network NETWORK       Only paid on this network (CAIP-2), such as
                             eip155:8453.
+    --evidence carrier      Only agents that relays see in a network of the
+                            carrier that their SIM names. A relay that checks no
+                            carriers refuses.
 `
 
 // reachHelp are the flags of how an agent is reached.
@@ -32,7 +35,12 @@ SYNOPSIS
 DESCRIPTION
     Asks relays for offers and prints them, the cheapest first. An offer is
     signed by its agent; one that is not is skipped and counted. What it says of
-    SIM and carrier is the agent's word unless EVIDENCE says more. RELAYS is how
+    SIM and carrier is the agent's word. EVIDENCE is carrier if the relays see
+    the agent come from a network of that carrier, and NETWORK where they see
+    it: its autonomous system, by their tables. It need not be where your
+    traffic leaves; x402 connect --verify-exit looks. claimed means that nobody
+    looked, or that it does not fit, as with a SIM that is roaming or of a
+    carrier without a network of its own; --json has the reason. RELAYS is how
     many relays lead to the agent, SEEN when one last heard of it. Of several
     offers of an agent the newest counts. RELAY'S is what a relay asks for a GB
     beside the agent; the column is left out where all are free.

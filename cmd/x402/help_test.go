@@ -54,7 +54,7 @@ func TestHelp(t *testing.T) {
 			source.WriteString(string(b))
 		}
 		for _, f := range defined.FindAllStringSubmatch(source.String(), -1) {
-			if elsewhere := name != "connect" && strings.Contains("relay country carrier tech network transport no-direct", f[1]); elsewhere {
+			if elsewhere := name != "connect" && strings.Contains("relay country carrier tech network evidence transport no-direct", f[1]); elsewhere {
 				continue // of relay.go: TestExplainedFlags gives them to those who have them
 			}
 			if !strings.Contains(help, "\n    --"+f[1]+" ") {

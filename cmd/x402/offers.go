@@ -9,7 +9,9 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/depinsim/x402/agent"
 	"github.com/depinsim/x402/agent/buyer"
+	"github.com/depinsim/x402/agent/carrier"
 	"github.com/depinsim/x402/channel"
 )
 
@@ -23,10 +25,11 @@ type shownOffers struct {
 type shownOffer struct {
 	Agent   channel.Address `json:"agent"`
 	Country string          `json:"country,omitempty"`
-	Relays  []string        `json:"relays"`         // that list it
-	Toll    channel.Amount  `json:"toll,omitempty"` // of the cheapest relay for a GB, beside the agent's price
-	Seen    int64           `json:"seen"`           // Unix seconds
-	Signed  json.RawMessage `json:"signed"`         // the offer as connect --offer takes it
+	carrier.Finding
+	Relays []string        `json:"relays"`         // that list it
+	Toll   channel.Amount  `json:"toll,omitempty"` // of the cheapest relay for a GB, beside the agent's price
+	Seen   int64           `json:"seen"`           // Unix seconds
+	Signed json.RawMessage `json:"signed"`         // the offer as connect --offer takes it
 }
 
 func offers(ctx context.Context, args []string, stdout, stderr io.Writer) error {
@@ -39,7 +42,7 @@ func listOffers(ctx context.Context, args []string, stdout, stderr io.Writer) (e
 	fs := newFlags("offers")
 	p.stateFlag(fs)
 	f.add(fs)
-	agent := fs.String("agent", "", "")
+	who := fs.String("agent", "", "")
 	price := fs.String("max-price", "", "")
 	limit := fs.Int("limit", 20, "")
 	asJSON := fs.Bool("json", false, "")
@@ -50,7 +53,7 @@ func listOffers(ctx context.Context, args []string, stdout, stderr io.Writer) (e
 		return err
 	}
 	w := f.want()
-	if w.Agent, w.Limit = *agent, *limit; w.Agent != "" {
+	if w.Agent, w.Limit = *who, *limit; w.Agent != "" {
 		if err := agentFlag(w.Agent); err != nil {
 			return err
 		}
@@ -105,7 +108,7 @@ func tellListing(stderr io.Writer, l buyer.Listing) {
 func printOffersJSON(w io.Writer, l buyer.Listing) error {
 	out := shownOffers{Offers: []shownOffer{}, Skipped: l.Bad}
 	for _, f := range l.Offers {
-		out.Offers = append(out.Offers, shownOffer{f.Offer.Agent, f.Country(), f.Relays, f.Toll(), f.Seen.Unix(), f.Signed()})
+		out.Offers = append(out.Offers, shownOffer{f.Offer.Agent, f.Country(), f.Finding, f.Relays, f.Toll(), f.Seen.Unix(), f.Signed()})
 	}
 	for _, err := range l.Failed {
 		out.Failed = append(out.Failed, plain(err.Error()))
@@ -135,17 +138,44 @@ func printOffers(w io.Writer, all []buyer.Found, now time.Time) error {
 		}
 		return text + "\t"
 	}
-	fmt.Fprintln(t, "AGENT\tCOUNTRY\tCARRIER\tTECH\tUSD/GB DOWN\tUP\t"+column("RELAY'S")+"EVIDENCE\tRELAYS\tSEEN")
+	fmt.Fprintln(t, "AGENT\tCOUNTRY\tCARRIER\tTECH\tUSD/GB DOWN\tUP\t"+column("RELAY'S")+"EVIDENCE\tNETWORK\tRELAYS\tSEEN")
 	for _, f := range all {
 		sim := f.Offer.SIM
-		carrier := sim.Operator
-		if carrier == "" {
-			carrier = sim.MCC + sim.MNC
-		}
-		fmt.Fprintf(t, "%.10s\t%s\t%s\t%s\t%s\t%s\t%s%s\t%d\t%s\n", f.Offer.Agent, dash(f.Country()), dash(clip(carrier, 25)), dash(clip(sim.Technology, 13)),
-			f.Offer.Price.Down.USD(), f.Offer.Price.Up.USD(), column("+"+f.Toll().USD()), dash(clip(sim.Evidence, 13)), len(f.Offer.Relays), ago(now.Sub(f.Seen)))
+		fmt.Fprintf(t, "%.10s\t%s\t%s\t%s\t%s\t%s\t%s%s\t%s\t%d\t%s\n", f.Offer.Agent, dash(f.Country()), dash(carrierText(sim)), dash(clip(sim.Technology, 13)),
+			f.Offer.Price.Down.USD(), f.Offer.Price.Up.USD(), column("+"+f.Toll().USD()), dash(evidenceText(sim, f.Finding)), dash(networkText(f.Finding.Network)), len(f.Offer.Relays), ago(now.Sub(f.Seen)))
 	}
 	return t.Flush()
+}
+
+// carrierText is what an agent calls its network, else who has the SIM's code.
+func carrierText(s agent.SIM) string {
+	text := s.Operator
+	if text == "" {
+		text = carrier.Name(s)
+	}
+	if text == "" {
+		text = s.MCC + s.MNC
+	}
+	if s.Roaming {
+		return clip(text, 16) + " roaming"
+	}
+	return clip(text, 25)
+}
+
+// evidenceText is what a SIM's claims are worth. The offer's own word for that
+// is the agent's, and no evidence.
+func evidenceText(s agent.SIM, f carrier.Finding) string {
+	if f.Evidence == "" && s.MCC != "" {
+		return agent.EvidenceClaimed
+	}
+	return f.Evidence
+}
+
+func networkText(n carrier.Network) string {
+	if n.AS == 0 {
+		return ""
+	}
+	return clip(n.String(), 28)
 }
 
 func dash(text string) string {

@@ -106,8 +106,8 @@ func relayList(_ context.Context, args []string, stdout, _ io.Writer) error {
 
 // marketFlags say where agents are looked for, and which.
 type marketFlags struct {
-	named                           []relay.Name
-	country, carrier, tech, network string
+	named                                     []relay.Name
+	country, carrier, tech, network, evidence string
 }
 
 func (f *marketFlags) add(fs *flag.FlagSet) {
@@ -120,6 +120,7 @@ func (f *marketFlags) add(fs *flag.FlagSet) {
 	fs.StringVar(&f.carrier, "carrier", "", "")
 	fs.StringVar(&f.tech, "tech", "", "")
 	fs.StringVar(&f.network, "network", "", "")
+	fs.StringVar(&f.evidence, "evidence", "", "")
 }
 
 // used is the first flag that was given, "" for none.
@@ -129,7 +130,7 @@ func (f *marketFlags) used() string {
 		used bool
 	}{
 		{"relay", len(f.named) > 0}, {"country", f.country != ""}, {"carrier", f.carrier != ""},
-		{"tech", f.tech != ""}, {"network", f.network != ""},
+		{"tech", f.tech != ""}, {"network", f.network != ""}, {"evidence", f.evidence != ""},
 	} {
 		if x.used {
 			return x.name
@@ -147,6 +148,9 @@ func (f *marketFlags) check() error {
 		if _, err := channel.ParseNetwork(f.network); err != nil {
 			return usage("--network: %w", err)
 		}
+	}
+	if f.evidence != "" && f.evidence != agent.EvidenceCarrier {
+		return usage("--evidence: %q, want %s", f.evidence, agent.EvidenceCarrier)
 	}
 	return nil
 }
@@ -178,7 +182,7 @@ func errNoRelay() error {
 }
 
 func (f *marketFlags) want() buyer.Want {
-	return buyer.Want{Country: f.country, Carrier: f.carrier, Technology: f.tech, Network: f.network}
+	return buyer.Want{Country: f.country, Carrier: f.carrier, Technology: f.tech, Network: f.network, Evidence: f.evidence}
 }
 
 // agentFlag checks an --agent that is an address, or begins as one.

@@ -8,6 +8,7 @@ import (
 
 	"github.com/depinsim/x402/agent"
 	"github.com/depinsim/x402/agent/buyer"
+	"github.com/depinsim/x402/agent/carrier"
 	"github.com/depinsim/x402/channel"
 )
 
@@ -146,8 +147,9 @@ func wayNews(before, now way, forced bool) string {
 	return by
 }
 
-// simText says what an agent says of its SIM, and how much that is worth.
-func simText(s agent.SIM) string {
+// simText says what an agent says of its SIM, and how much that is worth by
+// what relays found.
+func simText(s agent.SIM, f carrier.Finding) string {
 	if s == (agent.SIM{}) {
 		return "the agent does not say"
 	}
@@ -161,11 +163,16 @@ func simText(s agent.SIM) string {
 	add(strings.TrimSpace("MCC "+s.MCC+" MNC "+s.MNC), s.MCC != "")
 	add(s.Technology, s.Technology != "")
 	add("roaming", s.Roaming)
-	switch s.Evidence {
-	case agent.EvidenceClaimed, "":
-		return strings.Join(parts, ", ") + "; so says the agent, nobody has checked it"
+	said := strings.Join(parts, ", ") + "; so says the agent, "
+	switch {
+	case f.Evidence == "":
+		return said + "nobody has checked it"
+	case f.Evidence == agent.EvidenceCarrier:
+		return said + "and its relay sees it in " + networkText(f.Network) + ", the carrier's"
+	case f.Network.AS == 0:
+		return said + "and its relay found nothing for it: " + f.Reason.String()
 	}
-	return strings.Join(parts, ", ") + "; evidence: " + s.Evidence
+	return said + "and its relay sees it in " + networkText(f.Network) + ": " + f.Reason.String()
 }
 
 // priceText says what a GB costs and what is allowed.

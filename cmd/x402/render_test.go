@@ -8,6 +8,7 @@ import (
 
 	"github.com/depinsim/x402/agent"
 	"github.com/depinsim/x402/agent/buyer"
+	"github.com/depinsim/x402/agent/carrier"
 )
 
 func TestBytesText(t *testing.T) {
@@ -124,11 +125,16 @@ func TestWayNews(t *testing.T) {
 
 func TestOfferTexts(t *testing.T) {
 	sim := agent.SIM{Operator: "Example Mobile", MCC: "262", MNC: "01", Technology: "LTE", Roaming: true, Evidence: agent.EvidenceClaimed}
-	carrier := agent.SIM{Operator: "Example", Evidence: "carrier"}
+	boast := agent.SIM{Operator: "Example", Evidence: "carrier"} // its own word
+	net := carrier.Network{AS: 64500, Name: "Example GmbH"}
 	for _, test := range [][2]string{
-		{simText(sim), "Example Mobile, MCC 262 MNC 01, LTE, roaming; so says the agent, nobody has checked it"},
-		{simText(carrier), "Example; evidence: carrier"},
-		{simText(agent.SIM{}), "the agent does not say"},
+		{simText(sim, carrier.Finding{}), "Example Mobile, MCC 262 MNC 01, LTE, roaming; so says the agent, nobody has checked it"},
+		{simText(boast, carrier.Finding{}), "Example; so says the agent, nobody has checked it"},
+		{simText(boast, carrier.Finding{Evidence: "carrier", Network: net}), "Example; so says the agent, and its relay sees it in AS64500 Example GmbH, the carrier's"},
+		{simText(boast, carrier.Finding{Evidence: "claimed", Network: net, Reason: carrier.OtherNetwork}), "Example; so says the agent, and its relay sees it in AS64500 Example GmbH: the network is not the SIM's carrier's"},
+		{simText(boast, carrier.Finding{Evidence: "claimed", Reason: carrier.NoNetwork}), "Example; so says the agent, and its relay found nothing for it: the address is in no known network"},
+		{simText(agent.SIM{}, carrier.Finding{}), "the agent does not say"},
+		{carrierText(sim), "Example Mobile roaming"}, {carrierText(agent.SIM{MCC: "262", MNC: "01"}), "Telekom"}, {carrierText(agent.SIM{MCC: "262", MNC: "99"}), "26299"},
 		{priceText(agent.Price{Up: 800_000, Down: 800_000}, 1_000_000), "0.80 USD per GB; at most 1.00 is allowed"},
 		{priceText(agent.Price{Up: 1, Down: 800_000}, 1_000_000), "0.80 USD per GB down, 0.000001 up; at most 1.00 is allowed"},
 		{budgetText(2_000_000, agent.Price{Up: 1, Down: 800_000}), "2.00 USD, enough for 2.50 GB at least"},

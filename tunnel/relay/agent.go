@@ -57,7 +57,8 @@ type AgentConfig struct {
 	// TLS connection with this exporter.
 	Agent Address
 	Sign  func(exporter [32]byte) (Signature, error)
-	// Offer is the signed offer to publish first. Publish replaces it.
+	// Offer is the signed offer to publish first; nil: none. Publish replaces
+	// it.
 	Offer []byte
 	// Session is told of a session that a buyer asked for; it has been
 	// checked. Ended is told of one that is over. Both are called by Run, one
@@ -207,7 +208,8 @@ func ignoreClosed(err error) error {
 // Observed is the address that the relay saw the agent come from.
 func (a *Agent) Observed() netip.AddrPort { return a.observed }
 
-// Publish replaces the offer. It returns once the offer is on its way.
+// Publish replaces the offer, or withdraws it if it is nil. It returns once the
+// message is on its way.
 func (a *Agent) Publish(ctx context.Context, offer []byte) error {
 	return a.send(ctx, Message{Type: TypeOffer, Offer: offer})
 }

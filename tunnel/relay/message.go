@@ -15,7 +15,7 @@ const MaxMessage = 16 << 10
 // Types of control messages. One that is not known is skipped.
 const (
 	TypeHello   = "hello"   // agent, first: Version, Agent, Signature
-	TypeOffer   = "offer"   // agent: Offer
+	TypeOffer   = "offer"   // agent: Offer; none withdraws the one before
 	TypeWelcome = "welcome" // relay, first: Version, Observed
 	TypeSession = "session" // relay: an Allotment
 	TypeEnd     = "end"     // both: ID of a session that is over

@@ -82,6 +82,7 @@ type Query struct {
 	MaxPrice   string // USD per GB, in either direction
 	Network    string // CAIP-2
 	Agent      string // address
+	Evidence   string // that the SIM's claims are worth: "carrier"; "": any
 	Limit      int
 	Cursor     string // Page.Next of the page before
 }
@@ -90,7 +91,7 @@ func (q Query) values() url.Values {
 	v := url.Values{}
 	for key, s := range map[string]string{
 		"country": q.Country, "carrier": q.Carrier, "tech": q.Technology, "max-price": q.MaxPrice,
-		"network": q.Network, "agent": q.Agent, "cursor": q.Cursor,
+		"network": q.Network, "agent": q.Agent, "cursor": q.Cursor, "evidence": q.Evidence,
 	} {
 		if s != "" {
 			v.Set(key, s)
@@ -107,6 +108,18 @@ type Listing struct {
 	Offer   json.RawMessage `json:"offer"`             // signed by the agent
 	Seen    int64           `json:"seen"`              // Unix time of its agent's last sign of life
 	Country string          `json:"country,omitempty"` // by the SIM's MCC
+	// Evidence is "carrier" if the relay sees the agent in a network of the
+	// SIM's carrier, "claimed" if not, with a reason, and "" if it has not looked.
+	Evidence string  `json:"evidence,omitempty"`
+	Network  Network `json:"network,omitzero"`
+	Reason   string  `json:"reason,omitempty"`
+}
+
+// A Network is where the relay sees an agent.
+type Network struct {
+	AS      uint32 `json:"as"` // number of the autonomous system
+	Name    string `json:"name,omitempty"`
+	Country string `json:"country,omitempty"`
 }
 
 // A Page is a part of the offers that a query matches, cheapest first. Next is

@@ -43,16 +43,16 @@ func TestOffers(t *testing.T) {
 		if r.Method != http.MethodGet || r.URL.Path != OffersPath {
 			t.Errorf("%s %s", r.Method, r.URL)
 		}
-		fmt.Fprint(w, `{"offers":[{"offer":{"a":1},"seen":7,"country":"DE","later":1}],"next":"n","later":{}}`)
+		fmt.Fprint(w, `{"offers":[{"offer":{"a":1},"seen":7,"country":"DE","evidence":"claimed","network":{"as":64500,"name":"Net","country":"FR"},"reason":"other-country","later":1}],"next":"n","later":{}}`)
 	})
-	p, err := c.Offers(t.Context(), Query{Country: "DE", Carrier: "O₂ & co", Technology: "5g", MaxPrice: "0.80", Network: "eip155:1", Agent: "0x0", Limit: 9, Cursor: "c"})
+	p, err := c.Offers(t.Context(), Query{Country: "DE", Carrier: "O₂ & co", Technology: "5g", MaxPrice: "0.80", Network: "eip155:1", Agent: "0x0", Evidence: "carrier", Limit: 9, Cursor: "c"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(Page{Offers: []Listing{{[]byte(`{"a":1}`), 7, "DE"}}, Next: "n"}, p); diff != "" {
+	if diff := cmp.Diff(Page{Offers: []Listing{{[]byte(`{"a":1}`), 7, "DE", "claimed", Network{64500, "Net", "FR"}, "other-country"}}, Next: "n"}, p); diff != "" {
 		t.Error(diff)
 	}
-	want := url.Values{"country": {"DE"}, "carrier": {"O₂ & co"}, "tech": {"5g"}, "max-price": {"0.80"}, "network": {"eip155:1"}, "agent": {"0x0"}, "limit": {"9"}, "cursor": {"c"}}
+	want := url.Values{"country": {"DE"}, "carrier": {"O₂ & co"}, "tech": {"5g"}, "max-price": {"0.80"}, "network": {"eip155:1"}, "agent": {"0x0"}, "evidence": {"carrier"}, "limit": {"9"}, "cursor": {"c"}}
 	if diff := cmp.Diff(want, asked); diff != "" {
 		t.Error(diff)
 	}

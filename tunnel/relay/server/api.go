@@ -32,6 +32,7 @@ func (s *Server) newHTTP() *http.Server {
 	} else {
 		mux.Handle("GET /v1/relay", s.limited(s.requests, http.HandlerFunc(serveFree)))
 	}
+	mux.Handle("GET "+addressPath, s.limited(s.requests, http.HandlerFunc(serveAddress)))
 	mux.Handle("POST /v1/sessions", s.limited(s.requests, s.limited(s.sessions, http.HandlerFunc(s.serveSessions))))
 	return &http.Server{
 		Handler:           s.counted(mux),
@@ -108,6 +109,15 @@ func (s *Server) serveHealth(w http.ResponseWriter, _ *http.Request) {
 
 // serveFree says that the relay charges nothing.
 func serveFree(w http.ResponseWriter, _ *http.Request) { answer(w, http.StatusOK, struct{}{}) }
+
+// addressPath is where a client learns the address that it is seen at.
+const addressPath = "/v1/address"
+
+func serveAddress(w http.ResponseWriter, r *http.Request) {
+	answer(w, http.StatusOK, struct {
+		Address netip.Addr `json:"address"`
+	}{remote(r).Addr().Unmap()})
+}
 
 // A sessionRequest is the body of POST /v1/sessions.
 type sessionRequest struct {

@@ -284,8 +284,12 @@ func (s *Server) read(m *member, c *caller) error {
 				m.send(msg)
 			}
 		case relay.TypeOffer:
-			if offers, ok = offerRate().take(offers, now); ok {
-				err = s.config.Directory.Publish(m.agent, msg.Offer)
+			ok := len(msg.Offer) == 0 // to withdraw one costs nothing
+			if !ok {
+				offers, ok = offerRate().take(offers, now)
+			}
+			if ok {
+				err = s.config.Directory.Publish(m.agent, m.from.Addr(), msg.Offer)
 			} else {
 				err = errors.New("too many offers; send it again in a minute")
 			}

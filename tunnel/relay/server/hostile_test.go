@@ -307,6 +307,9 @@ func TestAPI(t *testing.T) {
 			t.Errorf("%s: %d", q, status)
 		}
 	}
+	if status, _, text := r.request(t, c, http.MethodGet, "/v1/address", ""); status != 200 || text != `{"address":"127.0.0.1"}`+"\n" {
+		t.Errorf("%d %s", status, text)
+	}
 	if status, _, text := r.request(t, c, http.MethodGet, "/healthz", ""); status != 200 || text != `{"status":"ok"}`+"\n" {
 		t.Errorf("health: %d %s", status, text)
 	}

@@ -467,6 +467,13 @@ func TestOffersReach(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	if err := a.Publish(t.Context(), nil); err != nil { // however often it offered
+		t.Fatal(err)
+	}
+	r.dir.until(t, "the offer is withdrawn", func() bool { return r.dir.offers[testAgent(1)] == "" })
+	if from := r.dir.from[testAgent(1)]; from != netip.MustParseAddr("127.0.0.1") {
+		t.Errorf("it came from %s", from)
+	}
 	select {
 	case err := <-errc:
 		t.Fatalf("the agent's connection ended: %v", err)

@@ -34,12 +34,13 @@ const hang = time.Minute
 type fakeDirectory struct {
 	mu     sync.Mutex
 	offers map[relay.Address]string
+	from   map[relay.Address]netip.Addr
 	seen   map[relay.Address]bool
 	change chan struct{} // one place
 }
 
 func newFakeDirectory() *fakeDirectory {
-	return &fakeDirectory{offers: map[relay.Address]string{}, seen: map[relay.Address]bool{}, change: make(chan struct{}, 1)}
+	return &fakeDirectory{offers: map[relay.Address]string{}, from: map[relay.Address]netip.Addr{}, seen: map[relay.Address]bool{}, change: make(chan struct{}, 1)}
 }
 
 func fakeSignature(a relay.Address, exporter [32]byte) (s relay.Signature) {
@@ -63,14 +64,17 @@ func (d *fakeDirectory) changed() {
 	}
 }
 
-func (d *fakeDirectory) Publish(agent [20]byte, offer []byte) error {
+func (d *fakeDirectory) Publish(agent [20]byte, from netip.Addr, offer []byte) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	defer d.changed()
 	if string(offer) == `"bad"` {
 		return errors.New("bad offer")
 	}
-	d.offers[agent] = string(offer)
+	d.offers[agent], d.from[agent] = string(offer), from
+	if len(offer) == 0 {
+		delete(d.offers, agent)
+	}
 	return nil
 }
 

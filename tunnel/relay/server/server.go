@@ -37,8 +37,9 @@ type Directory interface {
 	// Authenticate says whether the signature is the agent's, for a hello on
 	// the TLS connection with this exporter.
 	Authenticate(agent [20]byte, exporter [32]byte, signature [65]byte) error
-	// Publish takes an offer that came from the agent itself.
-	Publish(agent [20]byte, offer []byte) error
+	// Publish takes an offer that came from the agent itself, whose packets come
+	// from that address. No offer withdraws the one before.
+	Publish(agent [20]byte, from netip.Addr, offer []byte) error
 	// Seen says that an agent gave a sign of life, or that its connection has
 	// ended.
 	Seen(agent [20]byte, connected bool)
