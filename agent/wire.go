@@ -166,6 +166,7 @@ const (
 	NoticeToken       = "token_refused"
 	NoticePlan        = "plan_spent"
 	NoticePaused      = "not_selling"
+	NoticeSwapped     = "sim_changed" // the session ends: what was bought is not there any more
 )
 
 // A Notice tells the buyer why it is not served, or not as it asked.
@@ -180,7 +181,7 @@ func (n Notice) Error() string { return n.Text }
 // Ends says whether the notice, in the middle of a session, asks the buyer to
 // finish and leave.
 func (n Notice) Ends() bool {
-	return n.Code == NoticeDraining || n.Code == NoticePlan || n.Code == NoticePaused
+	return n.Code == NoticeDraining || n.Code == NoticePlan || n.Code == NoticePaused || n.Code == NoticeSwapped
 }
 
 // Closing is the buyer's wish to end the channel.

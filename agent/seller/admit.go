@@ -277,6 +277,8 @@ func (s *Seller) enlist(id channel.ID, h greeting, conn tunnel.ServerConn) (*ses
 	switch {
 	case s.closing:
 		return nil, fmt.Errorf("the agent stops; %w", errLater)
+	case s.sim.withheld(): // since it was asked
+		return nil, fmt.Errorf("%w; %w", errSwapped, errLater)
 	case s.sessions[id] != nil || s.uses[id] != nil:
 		return nil, fmt.Errorf("another session of the channel has just begun; %w", errLater)
 	case len(s.sessions)+len(s.uses) >= s.cfg.MaxSessions:

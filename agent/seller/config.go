@@ -62,6 +62,9 @@ type Config struct {
 
 	// Modem is where the SIM is read. Nil sells without naming a SIM.
 	Modem *modem.Config
+	// SellNewSIM sells whatever SIM is in the modem. Default: the first, and
+	// those that the owner has accepted.
+	SellNewSIM bool
 	// Policy says which targets buyers may reach.
 	Policy PolicyConfig
 	// Plan is the SIM's data plan. Nil sells without regard to one.

@@ -34,6 +34,7 @@ type rawFile struct {
 		Baud    int64  `toml:"baud" want:"a number from 300 to 4000000"`
 		PIN     string `toml:"pin" want:"4 to 8 digits in quotes"`
 		PINFile string `toml:"pin_file" want:"the path of a file that holds 4 to 8 digits"`
+		NewSIM  string `toml:"new_sim" want:"'ask' or 'sell'"`
 	} `toml:"modem" want:"a table"`
 
 	Price struct {

@@ -241,7 +241,7 @@ func (r *fileReader) readModem() {
 	r.require("modem.port")
 	r.take("modem.port", func() error { return notEmpty(raw.Port) })
 	if raw.Port == "none" {
-		for _, key := range []string{"modem.baud", "modem.pin", "modem.pin_file"} {
+		for _, key := range []string{"modem.baud", "modem.pin", "modem.pin_file", "modem.new_sim"} {
 			if r.defined(key) {
 				r.problems = append(r.problems, key+": there is no modem: modem.port is 'none'")
 			}
@@ -250,6 +250,13 @@ func (r *fileReader) readModem() {
 	}
 	m := &modem.Config{Port: beside(r.path, raw.Port)}
 	r.file.Config.Modem = m
+	r.take("modem.new_sim", func() error {
+		r.file.Config.SellNewSIM = raw.NewSIM == "sell"
+		if raw.NewSIM != "sell" && raw.NewSIM != "ask" {
+			return errWant
+		}
+		return nil
+	})
 	r.number("modem.baud", raw.Baud, 300, 4_000_000, func(n int64) { m.Baud = int(n) })
 	if r.defined("modem.pin") && r.defined("modem.pin_file") {
 		r.problems = append(r.problems, "modem.pin: remove it, or modem.pin_file: there is one PIN")

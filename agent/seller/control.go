@@ -36,7 +36,7 @@ func (c Config) ControlPath() string {
 }
 
 // On the control socket a client sends one line, a command: status, sessions,
-// earnings, settle, or plan set-used and a number of bytes. The agent answers with one JSON object, an answer, and
+// earnings, settle, sim, sim accept, or plan set-used and a number of bytes. The agent answers with one JSON object, an answer, and
 // closes the connection. net/http would be 0.15 MB on the router.
 
 // An answer is what a command came to: a result, or why there is none.
@@ -128,6 +128,10 @@ func (s *Seller) obey(ctx context.Context, name string) (any, error) {
 		}
 		r := <-done
 		return Settlement{r.Claimed, r.Rows}, r.err
+	case "sim":
+		return s.cards.known(), nil
+	case "sim accept":
+		return s.acceptSIM(ctx)
 	}
 	if text, ok := strings.CutPrefix(name, setUsed); ok {
 		return s.setUsed(text)
@@ -187,8 +191,8 @@ type Control struct{ path string }
 // with each call.
 func DialControl(path string) *Control { return &Control{path} }
 
-// Get asks for status, sessions or earnings and decodes the answer into v, a
-// *Status, *[]SessionStatus or *Earnings. It is ErrNotRunning when there is
+// Get asks for status, sessions, earnings or sim and decodes the answer into v, a
+// *Status, *[]SessionStatus, *Earnings or *Cards. It is ErrNotRunning when there is
 // nobody to ask.
 func (c *Control) Get(ctx context.Context, name string, v any) error { return c.call(ctx, name, v) }
 
@@ -202,6 +206,12 @@ func (c *Control) Settle(ctx context.Context) (s Settlement, err error) {
 func (c *Control) SetUsed(ctx context.Context, bytes uint64) (p PlanStatus, err error) {
 	err = c.call(ctx, setUsed+strconv.FormatUint(bytes, 10), &p)
 	return p, err
+}
+
+// AcceptSIM has the SIM sold that is in the modem now.
+func (c *Control) AcceptSIM(ctx context.Context) (card Card, err error) {
+	err = c.call(ctx, "sim accept", &card)
+	return card, err
 }
 
 // call sends a command and decodes its result into v.

@@ -104,6 +104,15 @@ func (s *Seller) nextSeq() (uint64, error) {
 	return seq, agent.ReplaceFile(path, []byte(strconv.FormatUint(seq, 10)+"\n"), 0o600)
 }
 
+// removeOffer takes away what writeOffer left.
+func (s *Seller) removeOffer() error {
+	err := os.Remove(filepath.Join(s.cfg.StateDir, offerFile))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	return err
+}
+
 // writeOffer leaves the signed offer where its owner can take it from.
 func (s *Seller) writeOffer(b []byte) error {
 	return agent.ReplaceFile(filepath.Join(s.cfg.StateDir, offerFile), append(b[:len(b):len(b)], '\n'), 0o644)

@@ -34,7 +34,7 @@ func TestPlanOfEachSIM(t *testing.T) {
 				t.Fatal(err)
 			}
 			s := planSeller(t, dir, r, plan.Config{Size: 1e9, Used: 2e8, ResetDay: 1})
-			s.cfg.Modem, s.sim.wanted = &modem.Config{Open: m.Dial}, true
+			s.cfg.Modem, s.sim.wanted, s.cards.sellNew = &modem.Config{Open: m.Dial}, true, true
 			ctx, cancel := context.WithCancel(t.Context())
 			var wg sync.WaitGroup
 			wg.Go(func() { m.Run(ctx) })

@@ -66,6 +66,7 @@ type Seller struct {
 	settled string             // the last settlement's transaction; settleLoop's, then lastSettle's
 	sim     simWatch
 	ration  *ration // nil: the SIM's plan is not kept
+	cards   *cards
 	looks   looks
 	serving chan struct{} // closed by serves
 	serves  func()        // buyers are served; again does nothing
@@ -142,7 +143,12 @@ func open(c Config) (*Seller, error) {
 	if s.payee, err = channel.NewPayee(s.journal); err != nil {
 		return nil, errors.Join(err, s.journal.Close())
 	}
-	s.sim.wanted = c.Modem != nil
+	if s.cards, err = openCards(filepath.Join(c.StateDir, cardsFile), s.key.Derive("x402 sim v1"), c.SellNewSIM); err != nil {
+		return nil, errors.Join(err, s.journal.Close())
+	}
+	if s.sim.wanted = c.Modem != nil; s.sim.wanted {
+		s.sim.card = s.cards.last() // what was withheld stays so until the SIM is read
+	}
 	s.countLeftBehind()
 	if c.Plan == nil {
 		return s, nil
@@ -252,8 +258,12 @@ func (s *Seller) stop() {
 	}
 }
 
-// publish signs the present offer.
+// publish signs the present offer and hands it to the relays. While the SIM is
+// withheld there is none, and the one before is withdrawn.
 func (s *Seller) publish(ctx context.Context) error {
+	if s.sim.withheld() {
+		return s.withdraw(ctx)
+	}
 	hash, err := quic.KeyHash(&s.tls.PublicKey)
 	if err != nil {
 		return err
@@ -284,6 +294,17 @@ func (s *Seller) publish(ctx context.Context) error {
 	return s.writeOffer(b)
 }
 
+// withdraw takes the offer from everywhere.
+func (s *Seller) withdraw(ctx context.Context) error {
+	s.mu.Lock()
+	s.offer = nil
+	s.mu.Unlock()
+	for _, l := range s.relays {
+		l.publish(ctx, nil)
+	}
+	return s.removeOffer()
+}
+
 func relayNames(relays []relay.Name) []string {
 	var text []string
 	for _, n := range relays {
@@ -292,7 +313,7 @@ func relayNames(relays []relay.Name) []string {
 	return text
 }
 
-// signedOffer is the present offer.
+// signedOffer is the present offer, nil if there is none.
 func (s *Seller) signedOffer() []byte {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -309,7 +330,11 @@ func (s *Seller) plain(h tunnel.Header) (int, string, []byte) {
 	if h.Method != "GET" || h.Path != agent.OfferPath {
 		return tunnel.StatusNotFound, "text/plain; charset=utf-8", []byte("not found; the offer is at " + agent.OfferPath + "\n")
 	}
-	return tunnel.StatusOK, "application/json", s.signedOffer()
+	b := s.signedOffer()
+	if b == nil {
+		return tunnel.StatusServiceUnavailable, "text/plain; charset=utf-8", []byte("nothing is offered now\n")
+	}
+	return tunnel.StatusOK, "application/json", b
 }
 
 // unpaid are the fields of the 402 answer to a client without a channel:

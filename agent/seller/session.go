@@ -64,6 +64,9 @@ type session struct {
 	view atomic.Pointer[SessionStatus] // for status; replaced at every update
 }
 
+// errSwapped ends flows whose SIM is not in the modem any more.
+var errSwapped = errors.New("the agent's SIM was changed")
+
 const (
 	helloTime  = 15 * time.Second // from the handshake to a hello
 	noticeTime = time.Second
@@ -162,6 +165,9 @@ func (x *session) run(ctx context.Context) (err error) {
 		case <-x.leaving:
 			x.leaving = nil
 			x.notify(x.parting)
+			if x.parting.Code == agent.NoticeSwapped {
+				x.meter.Close(errSwapped)
+			}
 			x.drain(rctx, &wg)
 		case err := <-x.looked:
 			if err := x.heard(err); err != nil {

@@ -2,9 +2,6 @@ package seller
 
 import (
 	"context"
-	"crypto/hmac"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"math/rand/v2"
 	"sync"
@@ -22,6 +19,7 @@ type simWatch struct {
 	status   modem.Status
 	readAt   time.Time // when status was read; zero: never
 	err      error     // of the last try, nil after a success
+	card     Card      // in the modem, before it was read the last that was; zero: none
 }
 
 const (
@@ -77,14 +75,7 @@ func (s *Seller) readSIM(ctx context.Context) (read bool, err error) {
 			return read, err
 		}
 		read = true
-		s.useSIM(s.fingerprint(id))
-		if s.sim.take(id, status) {
-			s.log.Info("SIM", "state", status.SIM, "mcc", id.IMSI.MCC(), "mnc", id.IMSI.MNC(),
-				"operator", status.Operator.Name, "technology", status.Technology, "roaming", status.Roaming)
-			if err := s.publish(ctx); err != nil {
-				s.log.Error("publish the offer", "err", err)
-			}
-		}
+		s.takeSIM(ctx, id, status)
 		s.serves()
 		select {
 		case <-ctx.Done():
@@ -99,15 +90,6 @@ func (s *Seller) readSIM(ctx context.Context) (read bool, err error) {
 // noSIM is the fingerprint where no modem says which SIM is in.
 const noSIM = "none"
 
-// fingerprint is a text that is a SIM's own, to keep its plan by: a keyed hash
-// of its numbers, which outsiders cannot try out.
-func (s *Seller) fingerprint(id modem.Identity) string {
-	key := s.key.Derive("x402 plan v1")
-	mac := hmac.New(sha256.New, key[:])
-	mac.Write([]byte(id.ICCID + "\n" + id.IMSI.Digits()))
-	return hex.EncodeToString(mac.Sum(nil))
-}
-
 // roams says whether the SIM was abroad when it was last read.
 func (w *simWatch) roams() bool {
 	w.mu.Lock()
@@ -115,14 +97,89 @@ func (w *simWatch) roams() bool {
 	return w.status.Roaming
 }
 
+// takeSIM acts on what was read: on another SIM first of all.
+func (s *Seller) takeSIM(ctx context.Context, id modem.Identity, st modem.Status) {
+	card, other, err := s.cards.see(id)
+	if err != nil {
+		s.log.Error("the SIM cannot be remembered", "err", err)
+	}
+	changed := s.sim.take(id, st, card)
+	if changed {
+		s.log.Info("SIM", "state", st.SIM, "mcc", card.MCC, "mnc", card.MNC,
+			"operator", st.Operator.Name, "technology", st.Technology, "roaming", st.Roaming)
+	}
+	if other {
+		s.log.Warn("another SIM is in the modem", "mcc", card.MCC, "mnc", card.MNC, "sold", card.Sold)
+		s.cutUses()
+		s.sendAway(agent.Notice{Code: agent.NoticeSwapped, Text: errSwapped.Error() + "; pay what is owed"})
+	}
+	s.useSIM(card.Fingerprint)
+	if changed || other {
+		if err := s.publish(ctx); err != nil {
+			s.log.Error("publish the offer", "err", err)
+		}
+	}
+}
+
+// cutUses ends all flows by tokens at once.
+func (s *Seller) cutUses() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, u := range s.uses {
+		u.cut(errSwapped)
+	}
+}
+
+// acceptSIM has the SIM sold that is in the modem now.
+func (s *Seller) acceptSIM(ctx context.Context) (Card, error) {
+	card, err := s.cards.accept(s.sim.fingerprint())
+	if err != nil {
+		return Card{}, err
+	}
+	if s.sim.accept(card) {
+		s.log.Info("the owner sells the SIM", "mcc", card.MCC, "mnc", card.MNC)
+		return card, s.publish(ctx)
+	}
+	return card, nil
+}
+
 // take stores what was read and reports whether the offer changes by it.
-func (w *simWatch) take(id modem.Identity, st modem.Status) bool {
+func (w *simWatch) take(id modem.Identity, st modem.Status, c Card) bool {
 	before := w.offered()
 	w.mu.Lock()
-	first := w.readAt.IsZero()
-	w.identity, w.status, w.readAt, w.err = id, st, time.Now(), nil
+	first := w.readAt.IsZero() || w.card.Sold != c.Sold
+	w.identity, w.status, w.readAt, w.err, w.card = id, st, time.Now(), nil, c
 	w.mu.Unlock()
 	return first || before != w.offered()
+}
+
+// accept notes that a card is sold. It reports whether that is news, and the
+// card is still there.
+func (w *simWatch) accept(c Card) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.card.Fingerprint != c.Fingerprint || w.card.Sold {
+		return false
+	}
+	w.card = c
+	return true
+}
+
+// fingerprint is that of the card in the modem, "" if none was read.
+func (w *simWatch) fingerprint() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.readAt.IsZero() {
+		return ""
+	}
+	return w.card.Fingerprint
+}
+
+// withheld says whether the card's owner has yet to say that he sells it.
+func (w *simWatch) withheld() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.card.Fingerprint != "" && !w.card.Sold
 }
 
 // failed notes an error and reports whether it is news.
@@ -162,6 +219,8 @@ func (w *simWatch) refuses() *agent.Notice {
 		return &agent.Notice{Code: agent.NoticeSIM, Text: "the agent has no SIM to sell: " + w.err.Error()}
 	case w.readAt.IsZero():
 		return &agent.Notice{Code: agent.NoticeSIM, Text: "the agent is still reading its SIM; try again in a moment"}
+	case !w.card.Sold:
+		return &agent.Notice{Code: agent.NoticeSIM, Text: "there is another SIM in the agent, and its owner does not sell it yet"}
 	case w.err != nil && time.Since(w.readAt) > simEvery+simGrace:
 		return &agent.Notice{Code: agent.NoticeSIM, Text: "the agent has lost its modem"}
 	}

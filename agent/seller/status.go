@@ -44,7 +44,9 @@ type ModemStatus struct {
 	IMEI         string       `json:"imei,omitempty"`
 	ICCID        string       `json:"iccid,omitempty"`
 	IMSI         string       `json:"imsi,omitempty"` // redacted: says that it was read
-	MCC          string       `json:"mcc,omitempty"`  // of the card, like MNC
+	Fingerprint  string       `json:"fingerprint,omitempty"`
+	Withheld     bool         `json:"withheld,omitempty"` // another SIM, whose owner has yet to agree
+	MCC          string       `json:"mcc,omitempty"`      // of the card, like MNC
 	MNC          string       `json:"mnc,omitempty"`
 	SIM          string       `json:"sim"`
 	Operator     string       `json:"operator,omitempty"`
@@ -226,7 +228,7 @@ func (w *simWatch) report(cfg *modem.Config) *ModemStatus {
 	}
 	m.Age = int64(time.Since(w.readAt) / time.Second)
 	m.Maker, m.Model, m.IMEI, m.ICCID = w.identity.Maker, w.identity.Model, w.identity.IMEI, w.identity.ICCID
-	m.IMSI = w.identity.IMSI.String()
+	m.IMSI, m.Fingerprint, m.Withheld = w.identity.IMSI.String(), w.card.Fingerprint, !w.card.Sold
 	m.MCC, m.MNC = w.identity.IMSI.MCC(), w.identity.IMSI.MNC()
 	m.Operator, m.Registration = w.status.Operator.Name, w.status.Registration.String()
 	m.Technology, m.Signal, m.Roaming = w.status.Technology.String(), w.status.Signal, w.status.Roaming

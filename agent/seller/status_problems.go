@@ -38,6 +38,9 @@ func (s *Seller) problems(st Status) []Problem {
 	switch {
 	case simErr != nil:
 		add(simErr.Error(), modemAdvice(simErr))
+	case s.sim.withheld():
+		add(fmt.Sprintf("another SIM is in the modem, of %s-%s, and it is not sold", st.Modem.MCC, st.Modem.MNC),
+			"if its plan allows it: x402-agent sim accept; else put the former one back, which is then sold by itself")
 	case st.Refusing != "":
 		if found = s.planProblems(); len(found) == 0 {
 			add(st.Refusing, "")

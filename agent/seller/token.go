@@ -200,6 +200,8 @@ func (s *Seller) use(id channel.ID) (*tokenUse, <-chan struct{}, error) {
 	switch {
 	case s.closing:
 		return nil, nil, later("the agent stops")
+	case s.sim.withheld():
+		return nil, nil, later(errSwapped.Error())
 	case u != nil && u.over:
 		return nil, u.done, nil
 	case x != nil:

@@ -157,6 +157,27 @@ func (p program) settle(ctx context.Context, f *flags, args []string) error {
 	return err
 }
 
+// sim shows the SIMs, or has the present one sold.
+func (p program) sim(ctx context.Context, f *flags, args []string) error {
+	if len(args) == 0 || args[0] != "accept" {
+		var all seller.Cards
+		return p.show(ctx, f, args, view{&all, func() string { return renderCards(all) }})
+	}
+	c, asJSON, err := talk(f, args[1:])
+	if err != nil {
+		return err
+	}
+	card, err := c.AcceptSIM(ctx)
+	if err != nil {
+		return err
+	}
+	if asJSON {
+		return p.printJSON(card)
+	}
+	_, err = fmt.Fprintf(p.out, "the SIM of %s-%s is sold\n", card.MCC, card.MNC)
+	return err
+}
+
 func (p program) version(_ context.Context, f *flags, args []string) error {
 	asJSON := f.Bool("json", false, "")
 	if err := f.parse(args); err != nil {

@@ -24,6 +24,7 @@ COMMANDS
     earnings    show what every buyer has brought
     plan        show the SIM's data plan, or say what is used of it
     settle      claim what buyers paid, now
+    sim         show the SIMs that were in the modem, and sell the one that is
     version     print the version, like --version
     help        explain a command: x402-agent help run
 
@@ -36,6 +37,8 @@ FILES
     STATE_DIR/channels/       vouchers: what buyers have signed and you can claim
     STATE_DIR/plan            what is used of the plans of the SIMs that were in
                               the modem
+    STATE_DIR/sims.json       the SIMs that were in the modem, without their
+                              numbers, and which of them you sell
     STATE_DIR/offer.json      the signed offer, for buyers
     STATE_DIR/control.sock    for the commands above; its owner commands the
                               agent
@@ -233,6 +236,26 @@ DESCRIPTION
     claimed to your address. It waits for the facilitator's answer. After a
     failure nothing is lost: the agent tries again by itself.
 ` + controlHelp + `    x402-agent settle
+`
+
+const simHelp = `NAME
+    x402-agent sim - show the SIMs that were in the modem, and sell a new one
+
+SYNOPSIS
+    x402-agent sim [flags]
+    x402-agent sim accept [flags]
+
+DESCRIPTION
+    The first SIM is sold by itself. When there is another one in the modem, the
+    offer is withdrawn, sessions end, and nothing is sold until you say that the
+    plan of the new one allows it, by x402-agent sim accept; or the former one is
+    back. Each SIM is asked about once. modem.new_sim in the config file may say
+    that every SIM is sold.
+
+    SIMs are told apart by a fingerprint of their number (IMSI) under this
+    device's key. It says nothing to others and does not leave the device.
+` + controlHelp + `    x402-agent sim
+    x402-agent sim accept
 `
 
 const versionHelp = `NAME

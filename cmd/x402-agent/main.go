@@ -66,6 +66,7 @@ func (p program) commands() []command {
 		{"earnings", earningsHelp, p.earnings},
 		{"plan", planHelp, p.plan},
 		{"settle", settleHelp, p.settle},
+		{"sim", simHelp, p.sim},
 		{"version", versionHelp, p.version},
 	}
 }

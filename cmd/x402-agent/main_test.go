@@ -313,7 +313,7 @@ func TestHelp(t *testing.T) {
 	talking := []string{"config", "control", "json"}
 	want := map[string][]string{
 		"run": {"config", "ready-file"}, "check": {"config", "json"}, "modems": {"json"}, "status": talking, "sessions": talking,
-		"earnings": talking, "plan": talking, "settle": talking, "version": {"json"},
+		"earnings": talking, "plan": talking, "settle": talking, "sim": talking, "version": {"json"},
 	}
 	explained := regexp.MustCompile(`(?m)^    --([a-z-]+) `)
 	p := program{out: io.Discard}

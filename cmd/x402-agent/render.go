@@ -74,7 +74,14 @@ func renderModem(line func(label, text string), m *seller.ModemStatus) {
 	if m.IMSI == "" {
 		return
 	}
-	line("SIM", fmt.Sprintf("%s, %s, home network %s-%s", m.SIM, m.IMSI, m.MCC, m.MNC))
+	sim := fmt.Sprintf("%s, %s, home network %s-%s", m.SIM, m.IMSI, m.MCC, m.MNC)
+	if m.Withheld {
+		sim += ", not sold"
+	}
+	if m.Roaming {
+		sim += ", roaming"
+	}
+	line("SIM", sim)
 	var net []string
 	for _, s := range []string{m.Operator, m.Technology, m.Registration, strength(m.Signal)} {
 		if s != "" {
@@ -109,6 +116,27 @@ func strength(s modem.Signal) string {
 		return fmt.Sprintf("signal %s (%d dBm %s)", word, m.dBm, m.name)
 	}
 	return ""
+}
+
+// renderCards is one row a SIM, the present one first.
+func renderCards(all seller.Cards) string {
+	if len(all.Cards) == 0 {
+		return "no SIM was read yet\n"
+	}
+	rows := [][]string{{"SIM", "NETWORK", "CARD", "STATE"}}
+	for _, c := range slices.Backward(all.Cards) {
+		state := "not sold: x402-agent sim accept"
+		switch current := c.Fingerprint == all.Current; {
+		case c.Sold && current:
+			state = "in the modem, sold"
+		case c.Sold:
+			state = "sold when it is back"
+		case !current:
+			state = "not sold"
+		}
+		rows = append(rows, []string{c.Fingerprint[:min(len(c.Fingerprint), 8)], c.MCC + "-" + c.MNC, cmp.Or(c.ICCID, "-"), state})
+	}
+	return table(rows)
 }
 
 // renderSessions is one row a session.
