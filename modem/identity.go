@@ -12,7 +12,7 @@ import (
 // An Identity says which card is in which modem.
 type Identity struct {
 	IMSI     IMSI
-	ICCID    string // of the card; "" when the modem does not say
+	ICCID    string // of the card; "" when the modem does not say. Some carriers' holds the IMSI's digits
 	IMEI     string // of the modem; "" when it does not say
 	Maker    string
 	Model    string
@@ -50,8 +50,13 @@ func (m *Modem) identity(ctx context.Context) (Identity, error) {
 	if err != nil {
 		return Identity{}, err
 	}
+	m.imsi = imsi
 	d := m.device
-	return Identity{IMSI: imsi, ICCID: iccid, IMEI: d.imei, Maker: d.maker, Model: d.model, Revision: d.revision}, nil
+	id := Identity{IMSI: imsi, ICCID: iccid, IMEI: d.imei, Maker: d.maker, Model: d.model, Revision: d.revision}
+	if imsi.hide(&id.IMEI, &id.Maker, &id.Model, &id.Revision) {
+		m.device = device{} // read again: a late answer stood for another
+	}
+	return id, nil
 }
 
 // A device is the modem behind the port, read until it has said who it is.

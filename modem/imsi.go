@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"strings"
 )
 
 // An IMSI is the subscriber's number of a SIM (ITU-T E.212): a country code
@@ -61,6 +62,31 @@ func (i IMSI) IsZero() bool { return i.digits == nil }
 
 // Equal says whether both are the same number; == compares pointers.
 func (i IMSI) Equal(other IMSI) bool { return i.Digits() == other.Digits() }
+
+// leastSecret is how many digits behind MCC and MNC are taken for the number
+// when they stand alone; fewer could be anything.
+const leastSecret = 6
+
+// In says whether a text holds the number, or the part of it that tells
+// subscribers apart.
+func (i IMSI) In(text string) bool {
+	secret := i.Digits()
+	if subscriber := secret[len(i.MCC())+len(i.MNC()):]; len(subscriber) >= leastSecret {
+		secret = subscriber
+	}
+	return secret != "" && strings.Contains(text, secret)
+}
+
+// hide empties texts that hold the number, as a modem's may that gives late
+// answers to other questions. It reports whether there was one.
+func (i IMSI) hide(texts ...*string) (found bool) {
+	for _, text := range texts {
+		if i.In(*text) {
+			*text, found = "", true
+		}
+	}
+	return found
+}
 
 // Format prints imsi(redacted) whatever the verb and the flags.
 func (i IMSI) Format(f fmt.State, _ rune) { io.WriteString(f, redactedIMSI) }

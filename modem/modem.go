@@ -99,6 +99,7 @@ type Modem struct {
 	link        *link // nil after a time-out
 	gone        bool
 	device      device
+	imsi        IMSI                 // as last read; zero: not yet
 	ready       bool                 // the card was ready when last asked
 	unconfirmed string               // the card that got the PIN and was not seen open since
 	skip        map[string]time.Time // commands that this modem does not know, and when to ask again

@@ -50,6 +50,7 @@ func (m *Modem) status(ctx context.Context) (s Status, err error) {
 	if err != nil {
 		return s, err
 	}
+	m.imsi.hide(&cops.name, &cops.plmn)
 	s.Operator.Name = cops.name
 	if cops.plmn != "" {
 		s.Operator.MCC, s.Operator.MNC = cops.plmn[:3], cops.plmn[3:]

@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 
 	"github.com/depinsim/x402/agent"
@@ -100,7 +101,7 @@ func (c *cards) see(id modem.Identity) (card Card, swapped bool, err error) {
 	}
 	card.MCC, card.MNC = id.IMSI.MCC(), id.IMSI.MNC()
 	if id.ICCID != "" {
-		card.ICCID = id.ICCID // a carrier may replace the card and keep the number
+		card.ICCID = shownICCID(id) // a carrier may replace the card and keep the number
 	}
 	next.Cards = append(next.Cards, card)
 	if n := len(next.Cards); n > maxCards {
@@ -112,6 +113,16 @@ func (c *cards) see(id modem.Identity) (card Card, swapped bool, err error) {
 		return card, swapped, err
 	}
 	return card, swapped, nil
+}
+
+// shownICCID is the card's number as it may be shown and stored: some carriers
+// have made it of the IMSI, and then only its ends are.
+func shownICCID(id modem.Identity) string {
+	const head, tail = 7, 1 // issuer and check digit, ITU-T E.118
+	if n := len(id.ICCID); id.IMSI.In(id.ICCID) && n > head+tail {
+		return id.ICCID[:head] + strings.Repeat("*", n-head-tail) + id.ICCID[n-tail:]
+	}
+	return id.ICCID
 }
 
 func (l Cards) index(fingerprint string) int {

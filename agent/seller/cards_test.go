@@ -115,6 +115,17 @@ func TestCards(t *testing.T) {
 	}
 }
 
+// TestShownICCID: a card's number that was made of the IMSI is not shown.
+func TestShownICCID(t *testing.T) {
+	for iccid, want := range map[string]string{
+		"8926201" + firstIMSI[5:] + "08": "8926201***********8", "89490200000000000018": "89490200000000000018", "": "",
+	} {
+		if got := shownICCID(identity(t, firstIMSI, iccid)); got != want {
+			t.Errorf("%s: %s, want %s", iccid, got, want)
+		}
+	}
+}
+
 // TestCardsUnwritable: what cannot be remembered is not sold, but for the SIM
 // that was sold before.
 func TestCardsUnwritable(t *testing.T) {
@@ -144,7 +155,7 @@ func TestCardsUnwritable(t *testing.T) {
 // withdrawn meanwhile, and a SIM that was sold before is sold when it is back.
 func TestSIMSwap(t *testing.T) {
 	card := func(imsi, iccid string) *modemtest.Card { return &modemtest.Card{IMSI: imsi, ICCID: iccid} }
-	first, second := card(firstIMSI, "8949001234567890123"), card(secondIMSI, "8949001234567890124")
+	first, second := card(firstIMSI, "8949009999999990123"), card(secondIMSI, "8949009999999990124")
 	watching(t, modemtest.Config{Card: *first}, "", func(s *Seller, m *modemtest.Modem) {
 		offered := func(want bool) {
 			t.Helper()

@@ -339,7 +339,8 @@ func (x *session) update(now time.Time) (next time.Duration, err error) {
 	if x.meter.Blocked() && now.Sub(x.progress) > unpaidTime {
 		return 0, &refusal{tunnel.ReasonUnpaid, fmt.Sprintf("%s atomic units are owed and unpaid for %v", debt, unpaidTime)}
 	}
-	if !x.left.IsZero() && (debt == 0 && a.gap() == 0 || now.Sub(x.left) > lastPay) {
+	since := now.Sub(x.left) // a buyer who hears the notice leaves by himself
+	if !x.left.IsZero() && (since > lastPay || since > noticeTime && debt == 0 && a.gap() == 0) {
 		return 0, &refusal{tunnel.ReasonShutdown, x.parting.Text}
 	}
 	if !x.meter.Blocked() {

@@ -227,7 +227,7 @@ func (w *simWatch) report(cfg *modem.Config) *ModemStatus {
 		return m
 	}
 	m.Age = int64(time.Since(w.readAt) / time.Second)
-	m.Maker, m.Model, m.IMEI, m.ICCID = w.identity.Maker, w.identity.Model, w.identity.IMEI, w.identity.ICCID
+	m.Maker, m.Model, m.IMEI, m.ICCID = w.identity.Maker, w.identity.Model, w.identity.IMEI, shownICCID(w.identity)
 	m.IMSI, m.Fingerprint, m.Withheld = w.identity.IMSI.String(), w.card.Fingerprint, !w.card.Sold
 	m.MCC, m.MNC = w.identity.IMSI.MCC(), w.identity.IMSI.MNC()
 	m.Operator, m.Registration = w.status.Operator.Name, w.status.Registration.String()
