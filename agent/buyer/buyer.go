@@ -57,6 +57,8 @@ type Config struct {
 	// goroutine. It must not block.
 	OnStatus func(Status)
 
+	// Exit looks where traffic leaves, once connected; nil: nobody does.
+	Exit *ExitCheck
 	// Reach says how the agent may be reached.
 	Reach ReachConfig
 	// Tolls says what relays may be paid for passing packets on.
@@ -270,6 +272,7 @@ func (b *Buyer) run(ctx context.Context) (Result, error) {
 	if b.cfg.HTTP != nil {
 		g.Go(func() error { return proxy.ServeHTTP(pctx, b.cfg.HTTP, pc) })
 	}
+	g.Go(func() error { return b.lookAtExit(pctx) })
 	var result Result
 	g.Go(func() error {
 		defer stopProxies()

@@ -16,6 +16,7 @@ type Status struct {
 	Relay      string         `json:"relay,omitempty"`     // that it goes by now; "": none
 	Direct     bool           `json:"direct"`              // it goes by none
 	Resumed    bool           `json:"resumed"`             // what was sent before the handshake was served (0-RTT)
+	Exit       *Exit          `json:"exit,omitempty"`      // where traffic leaves, if that was asked
 	Session    uint64         `json:"session"`
 	Flows      int            `json:"flows"`
 	Rate       uint64         `json:"rate"` // bytes a second, both directions

@@ -32,7 +32,8 @@ type connectFlags struct {
 	budget, maxPrice, deposit              string
 	socks, http, user, passwordFile, ready string
 	logLevel                               string
-	strict, keep, json                     bool
+	strict, keep, json, verifyExit         bool
+	networks                               []string
 	timeout                                time.Duration
 }
 
@@ -58,6 +59,7 @@ func connect(ctx context.Context, args []string, stdout, stderr io.Writer) error
 	fs.BoolVar(&f.strict, "strict", false, "")
 	fs.BoolVar(&f.keep, "keep", false, "")
 	fs.BoolVar(&f.json, "json", false, "")
+	f.exitFlags(fs)
 	fs.DurationVar(&f.timeout, "timeout", 10*time.Second, "")
 	if done, err := parse(fs, connectHelp, args, stdout); done {
 		return prefix("connect", err)
@@ -86,6 +88,7 @@ type purchase struct {
 	relays                    []relay.Name     // where the agent is looked for; none: it is named otherwise
 	reach                     buyer.ReachConfig
 	proxy                     proxy.Config
+	exit                      *buyer.ExitCheck // nil: nobody looks
 	level                     slog.Level
 	stdout, stderr            io.Writer
 
@@ -152,6 +155,9 @@ func (p *purchase) setWays() (err error) {
 		p.key = &a
 	}
 	if err := p.setLevel(); err != nil {
+		return err
+	}
+	if p.exit, err = p.exitCheck(); err != nil {
 		return err
 	}
 	p.reach, err = p.reachFlags.reach(p.places, p.stderr)
@@ -362,7 +368,7 @@ func (p *purchase) buy(ctx context.Context, key *channel.Key, store channel.Stor
 	}
 	cfg := buyer.Config{
 		Key: key, Store: store, Offer: p.offer, Budget: p.budget, MaxPrice: p.maxPrice, Deposit: p.deposit, Keep: p.keep,
-		SOCKS: p.socks, HTTP: p.http, Proxy: p.proxy, Reach: p.reach, OnStatus: v.status, Tickets: p.tickets(),
+		SOCKS: p.socks, HTTP: p.http, Proxy: p.proxy, Reach: p.reach, OnStatus: showExit(v, v.status), Exit: p.exit, Tickets: p.tickets(),
 		Logger: slog.New(p.handler(logs)),
 	}
 	if cfg.Tolls, err = p.tollConfig(); err != nil {

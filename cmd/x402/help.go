@@ -125,6 +125,15 @@ FLAGS
     --user NAME             User that programs must name to the proxies.
     --password-file FILE    File with the password of --user. Both are required
                             if others can reach the proxies.
+    --verify-exit           Ask a relay of yours, through the tunnel, where the
+                            traffic leaves, and show it: its address, and with a
+                            table of networks whose it is and whether it is the
+                            carrier's that the SIM names. It costs about 4 kB
+                            of traffic.
+    --networks FILE         The table: a file of ip2asn-v4.tsv's kind
+                            (iptoasn.com), packed by gzip or not, or a CSV file
+                            of ip-location-db. May be given more than once.
+                            Default: the files ip2asn* in the folder of --state.
     --strict                Wait for the agent's answer before a program is told
                             that it is connected: a round trip slower, but it
                             learns why a connection failed.

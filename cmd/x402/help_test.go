@@ -13,7 +13,7 @@ import (
 // TestHelp holds the help texts against the flags that the source defines.
 func TestHelp(t *testing.T) {
 	commands := map[string][]string{ // and the files that define flags for them
-		"connect":         {"connect.go", "relay.go"},
+		"connect":         {"connect.go", "connect_exit.go", "relay.go"},
 		"offers":          {"offers.go", "relay.go"},
 		"relay":           nil,
 		"token":           {"token.go", "relay.go"},

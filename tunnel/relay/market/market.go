@@ -12,6 +12,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"strconv"
 	"time"
@@ -23,6 +24,7 @@ import (
 const (
 	OffersPath   = "/v1/offers"
 	SessionsPath = "/v1/sessions"
+	AddressPath  = "/v1/address"
 	RelayPath    = "/v1/relay"   // what the relay asks for passing packets on
 	AccountPath  = "/v1/account" // that pays for it, and what is below
 )
@@ -144,6 +146,24 @@ func (c *Client) Offers(ctx context.Context, q Query) (Page, error) {
 		return Page{}, fmt.Errorf("relay %s: %d offers in one answer", c.name.Address(), len(p.Offers))
 	}
 	return p, nil
+}
+
+// Address asks for the address that the relay sees this client at.
+func (c *Client) Address(ctx context.Context) (netip.Addr, error) {
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, c.url(AddressPath), nil)
+	if err != nil {
+		return netip.Addr{}, err
+	}
+	var seen struct {
+		Address netip.Addr `json:"address"`
+	}
+	if err := c.do(r, maxSession, &seen); err != nil {
+		return netip.Addr{}, err
+	}
+	if !seen.Address.IsValid() || seen.Address.Zone() != "" {
+		return netip.Addr{}, fmt.Errorf("relay %s: it named no address", c.name.Address())
+	}
+	return seen.Address.Unmap(), nil
 }
 
 // A Request asks for a session with an agent.
