@@ -40,8 +40,11 @@ func (x *session) left(now time.Time) bool {
 	return x.ended() && x.purse.agent.Paid >= x.purse.signed || now.After(x.leaveBy)
 }
 
-// ended reports whether all flows have ended and their counts are final.
-func (x *session) ended() bool { return x.drained && x.client.Flows() == 0 }
+// ended reports whether all flows have ended and their counts are final, also
+// of a write that has returned and is still to be counted.
+func (x *session) ended() bool {
+	return x.drained && x.client.Flows() == 0 && x.under.Load() <= 0
+}
 
 // A lostError says that the connection was lost while the purchase was ended.
 type lostError struct {
