@@ -94,6 +94,8 @@ func (f Found) equal(g Found) bool {
 }
 
 var (
+	// ErrNoModem says that the modem that was asked for is not plugged in.
+	ErrNoModem = errors.New("no such modem is plugged in")
 	// ErrNoPort says that a modem has no port for AT commands: a stick that is a
 	// router of its own, whose SIM cannot be read.
 	ErrNoPort = errors.New("no AT port: the modem acts as a router of its own")
@@ -169,6 +171,17 @@ func (c FindConfig) find(ctx context.Context, kept []Found) ([]Found, error) {
 // same says whether g is this modem and was understood before.
 func (f Found) same(g Found) bool {
 	return g.Port != "" && g.Path == f.Path && g.ID == f.ID && g.enumerated == f.enumerated && slices.Equal(g.ports, f.ports)
+}
+
+// There says whether the kernel, whose sysfs is at root ("" is /sys), still has
+// the modem as it was found: on the same ports, and never unplugged.
+func (f Found) There(root string) bool {
+	for _, p := range scan(FindConfig{Root: root}.withDefaults().Root) {
+		if p.path == f.Path {
+			return p.id == f.ID && p.enumerated == f.enumerated && slices.Equal(p.ports, f.ports)
+		}
+	}
+	return false
 }
 
 // ask looks for the port of one modem. ModemManager has all of a modem or

@@ -60,11 +60,32 @@ type Config struct {
 	// (1 USD).
 	SettleAt channel.Amount
 
-	// Modem is where the SIM is read. Nil sells without naming a SIM.
+	// Modem is where the SIM is read. Nil sells without naming a SIM. Without Port
+	// and Open the modem is looked for: that with IMEI, or any.
 	Modem *modem.Config
 	// SellNewSIM sells whatever SIM is in the modem. Default: the first, and
 	// those that the owner has accepted.
 	SellNewSIM bool
+	IMEI       string
+	// BindTunnel has buyers come by Policy.Interface too.
+	BindTunnel bool
+
+	// Name is the line's in status and log, "" if there is one only.
+	Name string
+	// ID makes the line's key and folder differ from others': its key derives from
+	// the device's by ID, and StateDir is lineDir of it. "" is the device itself.
+	ID string
+	// SIMs are the lines of an agent with several, complete as each is. Without,
+	// and without EveryModem, Config itself is the only one.
+	SIMs []Config
+	// EveryModem makes a line like Config of every modem that is found and not of
+	// SIMs.
+	EveryModem bool
+	// FindModems is where modems are looked for. Default: this machine.
+	FindModems modem.FindConfig
+	// Retired is a line that sells no more: it claims what it is owed.
+	Retired bool
+
 	// Policy says which targets buyers may reach.
 	Policy PolicyConfig
 	// Plan is the SIM's data plan. Nil sells without regard to one.
@@ -83,6 +104,9 @@ type Config struct {
 	Facilitator Facilitator
 }
 
+// defaultListen is where buyers reach an agent.
+const defaultListen = ":4402"
+
 // Limits of what the owner may set.
 const (
 	minWithdrawDelay = 24 * 60 * 60      // DESIGN: a day for a router that was off
@@ -94,7 +118,7 @@ func (c Config) withDefaults() (Config, error) {
 		return c, errors.New("state_dir: missing")
 	}
 	if c.Listen == "" {
-		c.Listen = ":4402"
+		c.Listen = defaultListen
 	}
 	c.Credit = c.Credit.WithDefaults()
 	if c.TotalCredit == 0 {
@@ -132,6 +156,17 @@ func (c Config) withDefaults() (Config, error) {
 	return c, c.check()
 }
 
+// findsModem says whether the modem is one to look for.
+func (c Config) findsModem() bool { return c.Modem != nil && c.Modem.Port == "" && c.Modem.Open == nil }
+
+// lines are those that the config names.
+func (c Config) lines() []Config {
+	if len(c.SIMs) == 0 && !c.EveryModem {
+		return []Config{c}
+	}
+	return c.SIMs
+}
+
 func (c Config) check() error {
 	if err := c.Price.Check(); err != nil {
 		return err
@@ -163,6 +198,12 @@ func (c Config) check() error {
 		return fmt.Errorf("payment.withdraw_delay: %d s, want one day to 30 days", p.WithdrawDelay)
 	case c.SettleEvery < time.Minute:
 		return fmt.Errorf("settle.every: %v, want at least a minute", c.SettleEvery)
+	case c.BindTunnel && c.Policy.Interface == "":
+		return errors.New("bind_tunnel: there is no interface: set policy.interface")
+	case c.BindTunnel && c.ListenTCP != "":
+		return errors.New("listen_tcp: only UDP is tied to an interface: remove it, or set bind_tunnel to false")
+	case c.Policy.Interface == InterfaceOfModem && !c.findsModem():
+		return errors.New("policy.interface: 'auto' needs a modem that is looked for: set modem.imei, or modem.port to 'auto'")
 	}
 	for _, e := range c.Endpoints {
 		if err := agent.CheckEndpoint(e); err != nil {

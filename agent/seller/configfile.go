@@ -8,9 +8,12 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/BurntSushi/toml"
+
+	"github.com/depinsim/x402/modem"
 )
 
 // rawFile is a configuration file as it is written; packaging/agent.toml
@@ -23,25 +26,17 @@ type rawFile struct {
 	KCP       bool     `toml:"kcp" want:"true or false"`
 	Relays    []string `toml:"relays" want:"a list of at most 4 relays, each HOST:PORT#PIN as its operator names it"`
 	Control   string   `toml:"control" want:"the path of a socket"`
+	// BindTunnel has no default of its own.
+	BindTunnel bool `toml:"bind_tunnel" want:"true or false"`
 
 	Log struct {
 		Level  string `toml:"level" want:"'debug', 'info', 'warn' or 'error'"`
 		Format string `toml:"format" want:"'text' or 'json'"`
 	} `toml:"log" want:"a table"`
 
-	Modem struct {
-		Port    string `toml:"port" want:"the modem's AT port such as '/dev/ttyUSB2', or 'none' to sell without naming a SIM"`
-		Baud    int64  `toml:"baud" want:"a number from 300 to 4000000"`
-		PIN     string `toml:"pin" want:"4 to 8 digits in quotes"`
-		PINFile string `toml:"pin_file" want:"the path of a file that holds 4 to 8 digits"`
-		NewSIM  string `toml:"new_sim" want:"'ask' or 'sell'"`
-	} `toml:"modem" want:"a table"`
-
-	Price struct {
-		PerGB string `toml:"per_gb" want:"USD in quotes, such as '4.00'"`
-		Up    string `toml:"up" want:"USD in quotes, such as '2.00'"`
-		Down  string `toml:"down" want:"USD in quotes, such as '4.00'"`
-	} `toml:"price" want:"a table"`
+	Modem rawModem `toml:"modem" want:"a table"`
+	Price rawPrice `toml:"price" want:"a table"`
+	SIM   []rawSIM `toml:"sim" want:"tables of their own, [[sim]], one for each SIM"`
 
 	Payment struct {
 		Facilitator   string `toml:"facilitator" want:"a URL such as 'https://facilitator.example.org'"`
@@ -73,31 +68,65 @@ type rawFile struct {
 		DenyTCP       []string `toml:"deny_tcp" want:"a list of ports such as ['22', '6660-6669']"`
 		AllowUDP      []string `toml:"allow_udp" want:"a list of ports such as ['53', '443', '1000-2000']"`
 		DenyUDP       []string `toml:"deny_udp" want:"a list of ports such as ['123', '6660-6669']"`
-		Interface     string   `toml:"interface" want:"the name of a network interface, such as 'wwan0'"`
+		Interface     string   `toml:"interface" want:"the name of a network interface, such as 'wwan0', or 'auto' for the modem's own"`
 	} `toml:"policy" want:"a table"`
 
-	Plan struct {
-		Size          string   `toml:"size" want:"a size such as '20 GB'"`
-		ResetDay      int64    `toml:"reset_day" want:"a day of the month, from 1 to 31"`
-		ResetHour     int64    `toml:"reset_hour" want:"an hour from 0 to 23"`
-		Timezone      string   `toml:"timezone" want:"a time zone such as '+02:00' or 'CET-1CEST,M3.5.0,M10.5.0/3'"`
-		Used          string   `toml:"used" want:"a size such as '3.1 GB'"`
-		UsedOn        string   `toml:"used_on" want:"a day such as '2026-11-28'"`
-		Reserve       string   `toml:"reserve" want:"a size such as '5 GB'"`
-		Daily         string   `toml:"daily" want:"a size such as '1 GB'"`
-		Hourly        string   `toml:"hourly" want:"a size such as '200 MB'"`
-		Schedule      []string `toml:"schedule" want:"a list of hours such as ['mon-fri 22:00-06:00', 'sat 00:00-24:00']"`
-		Roaming       bool     `toml:"roaming" want:"true or false"`
-		Mbits         int64    `toml:"mbits" want:"Mbit/s, a number from 1 to 100000"`
-		PriceSteps    []string `toml:"price_steps" want:"a list such as ['50% 125%', '20% 200%']: what is left, and the price then"`
-		MarginPercent int64    `toml:"margin_percent" want:"a number from 0 to 100"`
-		Interface     string   `toml:"interface" want:"the name of a network interface, such as 'wwan0'"`
-	} `toml:"plan" want:"a table"`
+	Plan rawPlan `toml:"plan" want:"a table"`
 
 	Settle struct {
 		Every string `toml:"every" want:"a time from '1m' to '720h'"`
 		At    string `toml:"at" want:"USD in quotes and more than 0, such as '1.00'"`
 	} `toml:"settle" want:"a table"`
+}
+
+type rawModem struct {
+	Port    string `toml:"port" want:"the modem's AT port such as '/dev/ttyUSB2', 'auto' to look for it, 'all' to sell every modem, or 'none' to sell without naming a SIM"`
+	IMEI    string `toml:"imei" want:"the modem's 15 digits in quotes"`
+	Baud    int64  `toml:"baud" want:"a number from 300 to 4000000"`
+	PIN     string `toml:"pin" want:"4 to 8 digits in quotes"`
+	PINFile string `toml:"pin_file" want:"the path of a file that holds 4 to 8 digits"`
+	NewSIM  string `toml:"new_sim" want:"'ask' or 'sell'"`
+}
+
+type rawPrice struct {
+	PerGB string `toml:"per_gb" want:"USD in quotes, such as '4.00'"`
+	Up    string `toml:"up" want:"USD in quotes, such as '2.00'"`
+	Down  string `toml:"down" want:"USD in quotes, such as '4.00'"`
+}
+
+type rawPlan struct {
+	Size          string   `toml:"size" want:"a size such as '20 GB'"`
+	ResetDay      int64    `toml:"reset_day" want:"a day of the month, from 1 to 31"`
+	ResetHour     int64    `toml:"reset_hour" want:"an hour from 0 to 23"`
+	Timezone      string   `toml:"timezone" want:"a time zone such as '+02:00' or 'CET-1CEST,M3.5.0,M10.5.0/3'"`
+	Used          string   `toml:"used" want:"a size such as '3.1 GB'"`
+	UsedOn        string   `toml:"used_on" want:"a day such as '2026-11-28'"`
+	Reserve       string   `toml:"reserve" want:"a size such as '5 GB'"`
+	Daily         string   `toml:"daily" want:"a size such as '1 GB'"`
+	Hourly        string   `toml:"hourly" want:"a size such as '200 MB'"`
+	Schedule      []string `toml:"schedule" want:"a list of hours such as ['mon-fri 22:00-06:00', 'sat 00:00-24:00']"`
+	Roaming       bool     `toml:"roaming" want:"true or false"`
+	Mbits         int64    `toml:"mbits" want:"Mbit/s, a number from 1 to 100000"`
+	PriceSteps    []string `toml:"price_steps" want:"a list such as ['50% 125%', '20% 200%']: what is left, and the price then"`
+	MarginPercent int64    `toml:"margin_percent" want:"a number from 0 to 100"`
+	Interface     string   `toml:"interface" want:"the name of a network interface, such as 'wwan0'"`
+}
+
+// rawSIM is what one of several SIMs has of its own, spelled as in rawFile.
+type rawSIM struct {
+	Name       string   `toml:"name" want:"a name of at most 32 letters, digits, '-', '_' and '.'"`
+	Listen     string   `toml:"listen" want:"a UDP address such as ':4403' or '192.0.2.1:4403'"`
+	Endpoints  []string `toml:"endpoints" want:"a list of HOST:PORT, such as ['agent.example.org:4403']"`
+	BindTunnel bool     `toml:"bind_tunnel" want:"true or false"`
+	Modem      rawModem `toml:"modem" want:"a table"`
+	Price      rawPrice `toml:"price" want:"a table"`
+	Limits     struct {
+		Mbits int64 `toml:"mbits" want:"Mbit/s, a number from 1 to 100000"`
+	} `toml:"limits" want:"a table"`
+	Policy struct {
+		Interface string `toml:"interface" want:"the name of a network interface, such as 'wwan1', or 'auto' for the modem's own"`
+	} `toml:"policy" want:"a table"`
+	Plan rawPlan `toml:"plan" want:"a table"`
 }
 
 // A ConfigFile is what a configuration file says. Config has zero fields where
@@ -109,7 +138,14 @@ type ConfigFile struct {
 	// Warnings are for the owner to hear; the agent sells all the same.
 	Warnings []Problem
 
-	pinFile string // not read yet
+	pinFiles []pinFile // not read yet
+}
+
+// A pinFile holds the PIN for a modem.
+type pinFile struct {
+	path  string
+	modem *modem.Config
+	key   string // as in a problem
 }
 
 // LogConfig says what is logged, and how.
@@ -178,31 +214,31 @@ func ReadConfigFile(path string) (ConfigFile, error) {
 	if err != nil {
 		return ConfigFile{}, err
 	}
-	if f.Config.Modem != nil && !f.Config.Modem.PIN.IsZero() {
+	if slices.ContainsFunc(f.Config.lines(), func(c Config) bool { return c.Modem != nil && !c.Modem.PIN.IsZero() }) {
 		f.warnIfOpen(path, info.Mode())
 	}
-	if f.pinFile != "" {
-		if err := f.readPIN(); err != nil {
-			return ConfigFile{}, &ConfigError{Path: path, Problems: []string{"modem.pin_file: " + err.Error()}}
+	for _, p := range f.pinFiles {
+		if err := f.readPIN(p); err != nil {
+			return ConfigFile{}, &ConfigError{Path: path, Problems: []string{p.key + ": " + err.Error()}}
 		}
 	}
 	return f, nil
 }
 
-// readPIN takes the PIN from the file that the configuration names.
-func (f *ConfigFile) readPIN() error {
-	info, err := os.Stat(f.pinFile)
+// readPIN takes a PIN from the file that the configuration names.
+func (f *ConfigFile) readPIN(p pinFile) error {
+	info, err := os.Stat(p.path)
 	if err != nil {
 		return err
 	}
-	b, err := os.ReadFile(f.pinFile)
+	b, err := os.ReadFile(p.path)
 	if err != nil {
 		return err
 	}
-	if err := f.setPIN(strings.TrimSpace(string(b))); err != nil {
-		return fmt.Errorf("%s: want 4 to 8 digits", f.pinFile)
+	if p.modem.PIN, err = modem.ParsePIN(strings.TrimSpace(string(b))); err != nil {
+		return fmt.Errorf("%s: want 4 to 8 digits", p.path)
 	}
-	f.warnIfOpen(f.pinFile, info.Mode())
+	f.warnIfOpen(p.path, info.Mode())
 	return nil
 }
 

@@ -21,7 +21,6 @@ import (
 	"github.com/depinsim/x402/channel"
 	"github.com/depinsim/x402/channel/facilitator"
 	"github.com/depinsim/x402/channel/x402"
-	"github.com/depinsim/x402/modem"
 )
 
 // Results of a check.
@@ -80,12 +79,14 @@ func Check(ctx context.Context, f ConfigFile, err error) []Finding {
 	if running != nil {
 		found = append(found, ok("agent", fmt.Sprintf("runs as process %d", running.PID)))
 	} else {
-		found = append(found, checkListenAddress(c))
+		for _, l := range c.lines() {
+			found = append(found, l.named(checkListenAddress(l))...)
+		}
 	}
 	// The rest waits for others, so it is done at once.
 	later := make([][]Finding, 3)
 	var wg sync.WaitGroup
-	wg.Go(func() { later[0] = checkModem(ctx, c, running) })
+	wg.Go(func() { later[0] = checkModems(ctx, c, running) })
 	wg.Go(func() { later[1] = []Finding{checkDNS(ctx, c)} })
 	wg.Go(func() { later[2] = checkFacilitator(ctx, c) })
 	wg.Wait()
@@ -226,74 +227,20 @@ func checkDNS(ctx context.Context, c Config) Finding {
 	defer cancel()
 	lookup := c.Policy.Lookup
 	if lookup == nil {
-		out, err := newOutlet(c.Policy.Interface)
+		w, err := newWay(c.Policy.Interface)
 		if err != nil {
 			return failed("dns", err.Error(), "")
 		}
-		lookup = out.resolver().LookupNetIP
+		if w != nil && w.name() == "" { // the modem's, which is not looked for here
+			w = nil
+		}
+		lookup = newOutlet(w).resolver().LookupNetIP
 	}
 	start := time.Now()
 	if _, err := lookup(ctx, "ip", nat64Name); err != nil {
 		return warning("dns", "names are not resolved: "+inWords(err), "check /etc/resolv.conf and the line; without DNS buyers reach addresses only")
 	}
 	return ok("dns", fmt.Sprintf("answers in %v", time.Since(start).Round(time.Millisecond)))
-}
-
-// checkModem reads the SIM, or asks the running agent about it: a port has one
-// user. The PIN is not sent.
-func checkModem(ctx context.Context, c Config, running *Status) []Finding {
-	switch {
-	case c.Modem == nil:
-		return []Finding{ok("modem", "none; the offer names no SIM")}
-	case running != nil && running.Modem != nil:
-		return checkRunningModem(*running.Modem, running.Problems)
-	}
-	cfg := *c.Modem
-	cfg.PIN, cfg.PINGuard, cfg.Logger = modem.PIN{}, "", nil
-	cfg.SIMWait = checkShortTime
-	m, err := modem.Open(ctx, cfg)
-	if err != nil {
-		return []Finding{failed("modem", inWords(err), modemAdvice(err))}
-	}
-	defer m.Close() // it was only read
-	id, err := m.Identity(ctx)
-	if errors.Is(err, modem.ErrPINRequired) && !c.Modem.PIN.IsZero() {
-		return []Finding{ok("modem", cfg.Port+" answers"), ok("sim", "locked; the agent enters its PIN when it starts")}
-	}
-	if err != nil {
-		return []Finding{ok("modem", cfg.Port+" answers"), failed("sim", inWords(err), modemAdvice(err))}
-	}
-	found := []Finding{
-		ok("modem", strings.TrimSpace(id.Maker+" "+id.Model)+" on "+cfg.Port),
-		ok("sim", fmt.Sprintf("%v, home network %s-%s", id.IMSI, id.IMSI.MCC(), id.IMSI.MNC())),
-	}
-	st, err := m.Status(ctx)
-	if err != nil {
-		return append(found, failed("network", inWords(err), modemAdvice(err)))
-	}
-	for _, p := range radioProblems(st) {
-		found = append(found, warning("network", p.What, p.Do))
-	}
-	if st.Registration.Registered() {
-		found = append(found, ok("network", fmt.Sprintf("%s, %v, %v", st.Operator.Name, st.Technology, st.Registration)))
-	}
-	return found
-}
-
-func checkRunningModem(m ModemStatus, problems []Problem) []Finding {
-	if m.Error != "" {
-		do := ""
-		for _, p := range problems {
-			if strings.Contains(p.What, m.Error) {
-				do = p.Do
-			}
-		}
-		return []Finding{failed("modem", m.Error, do)}
-	}
-	return []Finding{
-		ok("modem", strings.TrimSpace(m.Maker+" "+m.Model)+" on "+m.Port+", used by the running agent"),
-		ok("sim", fmt.Sprintf("%s, home network %s-%s, %s", m.IMSI, m.MCC, m.MNC, m.SIM)),
-	}
 }
 
 func askSupported(ctx context.Context, url string) (x402.Supported, error) {

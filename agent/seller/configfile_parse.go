@@ -6,7 +6,6 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -17,13 +16,8 @@ import (
 	"github.com/depinsim/x402/agent"
 	"github.com/depinsim/x402/channel"
 	"github.com/depinsim/x402/channel/facilitator"
-	"github.com/depinsim/x402/modem"
 	"github.com/depinsim/x402/tunnel/relay"
 )
-
-// pinGuardFile is the file of the state directory that records which PINs were
-// sent to which cards.
-const pinGuardFile = "pins"
 
 // maxSocketPath is how long a unix socket's path may be, the shorter one while
 // it is made included (unix(7): 108 bytes with a final zero; 104 on BSD).
@@ -33,15 +27,12 @@ const maxSocketPath = 103 - len(".new")
 // file.
 func parseConfig(path string, content []byte) (ConfigFile, error) {
 	r := &fileReader{path: path, file: ConfigFile{Path: path}}
-	var tree map[string]any
-	meta, err := toml.Decode(string(content), &tree)
-	if err != nil {
+	if err := toml.Unmarshal(content, &r.tree); err != nil {
 		return ConfigFile{}, &ConfigError{Path: path, Problems: []string{syntaxProblem(err)}}
 	}
-	if r.problems = shapeProblems(tree); len(r.problems) > 0 {
+	if r.problems = shapeProblems(r.tree); len(r.problems) > 0 {
 		return ConfigFile{}, &ConfigError{Path: path, Problems: r.problems}
 	}
-	r.meta = meta
 	if err := toml.Unmarshal(content, &r.raw); err != nil {
 		return ConfigFile{}, &ConfigError{Path: path, Problems: []string{syntaxProblem(err)}}
 	}
@@ -53,6 +44,7 @@ func parseConfig(path string, content []byte) (ConfigFile, error) {
 	r.readMoney()
 	r.readPolicy()
 	r.readPlan()
+	r.readSIMs()
 	if len(r.problems) == 0 { // what only shows in the whole
 		if _, err := r.file.Config.withDefaults(); err != nil {
 			r.problems = append(r.problems, err.Error())
@@ -72,13 +64,34 @@ func parseConfig(path string, content []byte) (ConfigFile, error) {
 // A fileReader turns a raw file into a ConfigFile and collects what is wrong.
 type fileReader struct {
 	path     string
-	meta     toml.MetaData
+	tree     map[string]any // the file, or a table [[sim]] of it
+	sim      string         // what to call the table, "" for the file
 	raw      rawFile
 	file     ConfigFile
 	problems []string
 }
 
-func (r *fileReader) defined(key string) bool { return r.meta.IsDefined(strings.Split(key, ".")...) }
+func (r *fileReader) defined(key string) bool {
+	var at any = r.tree
+	for name := range strings.SplitSeq(key, ".") {
+		table, _ := at.(map[string]any)
+		if at = table[name]; at == nil {
+			return false
+		}
+	}
+	return true
+}
+
+// complain adds a problem.
+func (r *fileReader) complain(text string) { r.problems = append(r.problems, r.sim+text) }
+
+// wanted is what the value of a key must be.
+func (r *fileReader) wanted(key string) string {
+	if r.sim != "" {
+		key = "sim." + key
+	}
+	return wanted(key)
+}
 
 // take runs parse if the file sets key. An error of it is a problem with key.
 func (r *fileReader) take(key string, parse func() error) {
@@ -97,7 +110,7 @@ func (r *fileReader) fault(key string, err error) {
 	if !errors.Is(err, errWant) {
 		text += err.Error() + "; "
 	}
-	r.problems = append(r.problems, text+"want "+wanted(key))
+	r.complain(text + "want " + r.wanted(key))
 }
 
 // errWant says that a value is not what its key wants.
@@ -107,7 +120,7 @@ var errWant = errors.New("not what is wanted")
 func (r *fileReader) require(keys ...string) {
 	for _, key := range keys {
 		if !r.defined(key) {
-			r.problems = append(r.problems, key+": missing: want "+wanted(key))
+			r.complain(key + ": missing: want " + r.wanted(key))
 		}
 	}
 }
@@ -149,19 +162,7 @@ func (r *fileReader) readPlaces() {
 		c.StateDir = beside(r.path, raw.StateDir)
 		return notEmpty(raw.StateDir)
 	})
-	r.take("listen", func() error {
-		c.Listen = raw.Listen
-		return checkListen(raw.Listen)
-	})
-	r.take("endpoints", func() error {
-		c.Endpoints = raw.Endpoints
-		for _, e := range raw.Endpoints {
-			if err := agent.CheckEndpoint(e); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
+	r.readListen()
 	r.take("listen_tcp", func() error {
 		if raw.ListenTCP == "none" {
 			return nil
@@ -236,57 +237,12 @@ func (r *fileReader) readLog() {
 	})
 }
 
-func (r *fileReader) readModem() {
-	raw := &r.raw.Modem
-	r.require("modem.port")
-	r.take("modem.port", func() error { return notEmpty(raw.Port) })
-	if raw.Port == "none" {
-		for _, key := range []string{"modem.baud", "modem.pin", "modem.pin_file", "modem.new_sim"} {
-			if r.defined(key) {
-				r.problems = append(r.problems, key+": there is no modem: modem.port is 'none'")
-			}
-		}
-		return
-	}
-	m := &modem.Config{Port: beside(r.path, raw.Port)}
-	r.file.Config.Modem = m
-	r.take("modem.new_sim", func() error {
-		r.file.Config.SellNewSIM = raw.NewSIM == "sell"
-		if raw.NewSIM != "sell" && raw.NewSIM != "ask" {
-			return errWant
-		}
-		return nil
-	})
-	r.number("modem.baud", raw.Baud, 300, 4_000_000, func(n int64) { m.Baud = int(n) })
-	if r.defined("modem.pin") && r.defined("modem.pin_file") {
-		r.problems = append(r.problems, "modem.pin: remove it, or modem.pin_file: there is one PIN")
-		return
-	}
-	r.take("modem.pin", func() error {
-		if r.file.setPIN(raw.PIN) != nil {
-			return errWant
-		}
-		return nil
-	})
-	r.take("modem.pin_file", func() error {
-		r.file.pinFile = beside(r.path, raw.PINFile)
-		return notEmpty(raw.PINFile)
-	})
-}
-
-// setPIN sets the PIN and the file that guards it.
-func (f *ConfigFile) setPIN(digits string) error {
-	pin, err := modem.ParsePIN(digits)
-	f.Config.Modem.PIN, f.Config.Modem.PINGuard = pin, filepath.Join(f.Config.StateDir, pinGuardFile)
-	return err
-}
-
 func (r *fileReader) readPrice() {
 	p, raw := &r.file.Config.Price, &r.raw.Price
 	split := r.defined("price.up") || r.defined("price.down")
 	switch {
 	case split && r.defined("price.per_gb"):
-		r.problems = append(r.problems, "price.per_gb: remove it, or price.up and price.down: they say the same")
+		r.complain("price.per_gb: remove it, or price.up and price.down: they say the same")
 		return
 	case split:
 		r.require("price.up", "price.down")
@@ -298,7 +254,7 @@ func (r *fileReader) readPrice() {
 	r.usd("price.up", raw.Up, &p.Up, 0)
 	r.usd("price.down", raw.Down, &p.Down, 0)
 	if err := p.Check(); err != nil {
-		r.problems = append(r.problems, err.Error())
+		r.complain(err.Error())
 	}
 }
 
@@ -360,7 +316,7 @@ func (r *fileReader) readMoney() {
 	r.usd("credit.total", raw.Credit.Total, &c.TotalCredit, 1)
 	r.number("credit.loss_percent", raw.Credit.LossPercent, 1, 100, func(n int64) { c.Credit.LossPercent = uint64(n) })
 	r.number("limits.sessions", raw.Limits.Sessions, 1, 10_000, func(n int64) { c.MaxSessions = int(n) })
-	r.number("limits.mbits", raw.Limits.Mbits, 1, 100_000, func(n int64) { c.Rate = uint64(n) * 1_000_000 / 8 })
+	r.readRate()
 	r.number("limits.flows", raw.Limits.Flows, 1, 10_000, func(n int64) { c.MaxFlows = int(n) })
 	r.duration("settle.every", raw.Settle.Every, time.Minute, maxWithdrawDelay*time.Second, func(d time.Duration) { c.SettleEvery = d })
 	r.usd("settle.at", raw.Settle.At, &c.SettleAt, 1)
@@ -374,10 +330,7 @@ func (r *fileReader) readPolicy() {
 	r.take("policy.deny_tcp", func() error { return takePorts(raw.DenyTCP, &p.DenyTCP) })
 	r.take("policy.allow_udp", func() error { return takePorts(raw.AllowUDP, &p.AllowUDP) })
 	r.take("policy.deny_udp", func() error { return takePorts(raw.DenyUDP, &p.DenyUDP) })
-	r.take("policy.interface", func() error {
-		p.Interface = raw.Interface
-		return notEmpty(raw.Interface)
-	})
+	r.readWay()
 	if _, err := NewPolicy(*p); err != nil {
 		r.problems = append(r.problems, err.Error())
 	}

@@ -19,13 +19,24 @@ func fields() map[string]reflect.StructField {
 		for f := range t.Fields() {
 			key := prefix + f.Tag.Get("toml")
 			keys[key] = f
-			if f.Type.Kind() == reflect.Struct {
-				walk(key+".", f.Type)
+			if inner := tableOf(f.Type); inner != nil {
+				walk(key+".", inner)
 			}
 		}
 	}
 	walk("", reflect.TypeFor[rawFile]())
 	return keys
+}
+
+// tableOf is what a table of the file goes into, nil for a field that takes none.
+func tableOf(t reflect.Type) reflect.Type {
+	if t.Kind() == reflect.Slice {
+		t = t.Elem()
+	}
+	if t.Kind() != reflect.Struct {
+		return nil
+	}
+	return t
 }
 
 // shapeProblems compares a decoded file with rawFile: keys that mean nothing,
@@ -44,9 +55,14 @@ func shapeProblems(tree map[string]any) []string {
 				continue
 			}
 			inner, isTable := table[name].(map[string]any)
-			switch wantTable := f.Type.Kind() == reflect.Struct; {
-			case isTable && wantTable:
+			several, areTables := table[name].([]map[string]any)
+			switch wantTable := tableOf(f.Type) != nil; {
+			case isTable && wantTable && f.Type.Kind() == reflect.Struct:
 				walk(key+".", inner)
+			case areTables && wantTable && f.Type.Kind() == reflect.Slice:
+				for _, t := range several {
+					walk(key+".", t)
+				}
 			case wantTable || !fits(table[name], f.Type):
 				problems = append(problems, key+": want "+f.Tag.Get("want"))
 			}

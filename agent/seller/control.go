@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -36,7 +37,8 @@ func (c Config) ControlPath() string {
 }
 
 // On the control socket a client sends one line, a command: status, sessions,
-// earnings, settle, sim, sim accept, or plan set-used and a number of bytes. The agent answers with one JSON object, an answer, and
+// earnings, settle, sim, sim-accept, or plan set-used and a number of bytes; and
+// then perhaps the name of one SIM. The agent answers with one JSON object, an answer, and
 // closes the connection. net/http would be 0.15 MB on the router.
 
 // An answer is what a command came to: a result, or why there is none.
@@ -49,13 +51,13 @@ const (
 	controlConns = 16              // at once; more wait
 	controlTime  = 5 * time.Second // to send a command, and to take its answer
 	controlPause = 100 * time.Millisecond
-	maxCommand   = 64
+	maxCommand   = 128
 	maxAnswer    = 4 << 20 // a thousand channels' numbers fit
 )
 
 // serveControl answers the owner's commands until ctx ends. The socket's mode
 // is 0600: who may open it may do everything.
-func (s *Seller) serveControl(ctx context.Context, ln net.Listener) (err error) {
+func (h *hub) serveControl(ctx context.Context, ln net.Listener) (err error) {
 	stop := context.AfterFunc(ctx, func() { _ = ln.Close() }) // ends Accept below
 	defer stop()
 	var conns errgroup.Group
@@ -66,7 +68,7 @@ func (s *Seller) serveControl(ctx context.Context, ln net.Listener) (err error) 
 		switch {
 		case err == nil:
 			conns.Go(func() error {
-				s.command(ctx, conn)
+				h.command(ctx, conn)
 				return nil
 			})
 		case errors.Is(err, syscall.EMFILE), errors.Is(err, syscall.ENFILE): // flows have them; they end
@@ -78,9 +80,9 @@ func (s *Seller) serveControl(ctx context.Context, ln net.Listener) (err error) 
 		}
 	}
 	_ = conns.Wait() // commands return nil
-	// The journal's lock is still held: no other agent has the path.
-	if rerr := os.Remove(s.cfg.ControlPath()); rerr != nil {
-		s.log.Debug("control socket", "err", rerr)
+	// A journal's lock is still held: no other agent has the path.
+	if rerr := os.Remove(h.cfg.ControlPath()); rerr != nil {
+		h.log.Debug("control socket", "err", rerr)
 	}
 	if ctx.Err() != nil {
 		return nil
@@ -89,57 +91,101 @@ func (s *Seller) serveControl(ctx context.Context, ln net.Listener) (err error) 
 }
 
 // command takes one command from conn and answers it. It owns conn.
-func (s *Seller) command(ctx context.Context, conn net.Conn) {
+func (h *hub) command(ctx context.Context, conn net.Conn) {
 	defer conn.Close()
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
 	defer stop()
 	_ = conn.SetDeadline(time.Now().Add(controlTime)) // of a closed one: the read fails
 	line, err := bufio.NewReaderSize(conn, maxCommand).ReadSlice('\n')
 	if err != nil {
-		s.log.Debug("control socket", "err", err)
+		h.log.Debug("control socket", "err", err)
 		return
 	}
 	var a answer
-	a.Result, err = s.obey(ctx, strings.TrimSuffix(string(line), "\n"))
+	a.Result, err = h.obey(ctx, strings.TrimSuffix(string(line), "\n"))
 	if err != nil {
 		a.Error = err.Error()
 	}
 	_ = conn.SetDeadline(time.Now().Add(controlTime))
 	if err := json.NewEncoder(conn).Encode(a); err != nil {
-		s.log.Debug("control socket", "err", err)
+		h.log.Debug("control socket", "err", err)
 	}
 }
 
 // obey carries a command out.
-func (s *Seller) obey(ctx context.Context, name string) (any, error) {
+func (h *hub) obey(ctx context.Context, command string) (any, error) {
+	name, sim, _ := strings.Cut(command, " ")
+	used, isPlan := strings.CutPrefix(command, setUsed)
+	if isPlan {
+		used, sim, _ = strings.Cut(used, " ")
+	}
+	lines, err := h.named(sim)
+	if err != nil {
+		return nil, err
+	}
 	switch name {
 	case "status":
-		return s.status(), nil
+		return h.status(sim)
 	case "sessions":
-		return s.sessionViews(), nil
+		return sessionsOf(lines), nil
 	case "earnings":
-		return s.earnings(), nil
+		return earningsOf(lines), nil
 	case "settle":
-		done := make(chan settleResult, 1)
-		select {
-		case s.settle <- settleRequest{done}:
-		case <-ctx.Done():
-			return nil, errStops
-		}
-		r := <-done
-		return Settlement{r.Claimed, r.Rows}, r.err
+		return settleLines(ctx, lines)
 	case "sim":
-		return s.cards.known(), nil
-	case "sim accept":
-		return s.acceptSIM(ctx)
+		if len(lines) != 1 {
+			return nil, errWhichSIM
+		}
+		return lines[0].cards.known(), nil
+	case "sim-accept":
+		if len(lines) != 1 {
+			return nil, errWhichSIM
+		}
+		return lines[0].acceptSIM(ctx)
 	}
-	if text, ok := strings.CutPrefix(name, setUsed); ok {
-		return s.setUsed(text)
+	if isPlan && len(lines) == 1 {
+		return lines[0].setUsed(used)
+	} else if isPlan {
+		return nil, errWhichSIM
 	}
 	return nil, fmt.Errorf("no command %q: this agent is of another version", name)
 }
 
 const setUsed = "plan set-used "
+
+var errWhichSIM = errors.New("which SIM? There are several: name one with --sim")
+
+// settleLines settles all at once.
+func settleLines(ctx context.Context, lines []*line) (Settlement, error) {
+	results := make([]settleResult, len(lines))
+	var all sync.WaitGroup
+	for i, l := range lines {
+		all.Go(func() { results[i] = l.settleNow(ctx) })
+	}
+	all.Wait()
+	var sum Settlement
+	var errs []error
+	for i, r := range results {
+		sum.Claimed += r.Claimed
+		sum.Channels += r.Rows
+		if r.err != nil && len(lines) > 1 {
+			r.err = fmt.Errorf("%s: %w", lines[i].cfg.Name, r.err)
+		}
+		errs = append(errs, r.err)
+	}
+	return sum, errors.Join(errs...)
+}
+
+// settleNow has the settle loop settle.
+func (s *Seller) settleNow(ctx context.Context) settleResult {
+	done := make(chan settleResult, 1)
+	select {
+	case s.settle <- settleRequest{done}:
+		return <-done
+	case <-ctx.Done():
+		return settleResult{err: errStops}
+	}
+}
 
 // setUsed takes over what the owner says is used of the plan, in bytes.
 func (s *Seller) setUsed(text string) (any, error) {
@@ -185,11 +231,14 @@ type Settlement struct {
 }
 
 // A Control talks to a running agent over its control socket.
-type Control struct{ path string }
+type Control struct{ path, sim string }
 
 // DialControl returns the control of the agent with socket path. It connects
 // with each call.
-func DialControl(path string) *Control { return &Control{path} }
+func DialControl(path string) *Control { return &Control{path: path} }
+
+// Of returns the control of one SIM of the agent, by its name; "" is all.
+func (c *Control) Of(sim string) *Control { return &Control{c.path, sim} }
 
 // Get asks for status, sessions, earnings or sim and decodes the answer into v, a
 // *Status, *[]SessionStatus, *Earnings or *Cards. It is ErrNotRunning when there is
@@ -210,7 +259,7 @@ func (c *Control) SetUsed(ctx context.Context, bytes uint64) (p PlanStatus, err 
 
 // AcceptSIM has the SIM sold that is in the modem now.
 func (c *Control) AcceptSIM(ctx context.Context) (card Card, err error) {
-	err = c.call(ctx, "sim accept", &card)
+	err = c.call(ctx, "sim-accept", &card)
 	return card, err
 }
 
@@ -227,7 +276,7 @@ func (c *Control) call(ctx context.Context, name string, v any) error {
 	defer conn.Close()
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
 	defer stop()
-	b, err := exchange(conn, name)
+	b, err := exchange(conn, strings.TrimSpace(name+" "+c.sim))
 	switch {
 	case ctx.Err() != nil:
 		return fmt.Errorf("%s: given up: %w", name, context.Cause(ctx))

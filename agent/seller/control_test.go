@@ -17,12 +17,12 @@ import (
 )
 
 // say hands lines to an agent's control and returns what it answered.
-func say(t *testing.T, ctx context.Context, s *Seller, text string) string {
+func say(t *testing.T, ctx context.Context, h *hub, text string) string {
 	t.Helper()
 	client, server := net.Pipe()
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	wg.Go(func() { s.command(ctx, server) })
+	wg.Go(func() { h.command(ctx, server) })
 	io.WriteString(client, text) // fails when the agent has had enough
 	b, err := io.ReadAll(client)
 	if err != nil {
@@ -33,20 +33,20 @@ func say(t *testing.T, ctx context.Context, s *Seller, text string) string {
 
 // TestControlHostile: whatever a program sends, it is answered or left.
 func TestControlHostile(t *testing.T) {
-	s := &Seller{log: slog.New(slog.DiscardHandler)}
+	h := &hub{log: slog.New(slog.DiscardHandler)}
 	for text, want := range map[string]string{
 		"nonsense\n":                      `{"error":"no command \"nonsense\": this agent is of another version"}`,
 		"\n":                              `{"error":"no command \"\": this agent is of another version"}`,
 		strings.Repeat("x", 2*maxCommand): "",
 	} {
-		if got := say(t, t.Context(), s, text); strings.TrimSpace(got) != want {
+		if got := say(t, t.Context(), h, text); strings.TrimSpace(got) != want {
 			t.Errorf("%.20q: %s, want %s", text, got, want)
 		}
 	}
 	synctest.Test(t, func(t *testing.T) {
-		s := &Seller{log: slog.New(slog.DiscardHandler), settle: make(chan settleRequest)}
+		h := &hub{log: slog.New(slog.DiscardHandler), lines: []*line{{Seller: &Seller{settle: make(chan settleRequest)}}}}
 		start := time.Now()
-		if got := say(t, t.Context(), s, "stat"); got != "" || time.Since(start) != controlTime {
+		if got := say(t, t.Context(), h, "stat"); got != "" || time.Since(start) != controlTime {
 			t.Errorf("half a command: %q after %v", got, time.Since(start))
 		}
 		ctx, cancel := context.WithCancel(t.Context())
@@ -54,7 +54,7 @@ func TestControlHostile(t *testing.T) {
 		time.AfterFunc(time.Second, cancel)
 		// Nobody settles: the agent stops first. Its answer may or may not be
 		// faster than the end of the connection.
-		if got := say(t, ctx, s, "settle\n"); got != "" && !strings.Contains(got, errStops.Error()) {
+		if got := say(t, ctx, h, "settle\n"); got != "" && !strings.Contains(got, errStops.Error()) {
 			t.Errorf("settle while stopping: %q", got)
 		}
 	})

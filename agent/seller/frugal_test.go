@@ -286,7 +286,7 @@ func lonely(t *testing.T, dir string, names []relay.Name, n *meteredNet) *Seller
 		<-ctx.Done()
 		return nil, ctx.Err()
 	}
-	s.addr = s.reach.quic.Addr()
+	s.addr, s.relays = s.reach.quic.Addr(), s.reach.relays
 	if err := s.publish(t.Context()); err != nil {
 		t.Fatal(err)
 	}

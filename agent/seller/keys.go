@@ -26,12 +26,33 @@ const (
 	offerFile     = "offer.json"
 )
 
+// linesFolder is the folder of the state directory in which lines have theirs.
+const linesFolder = "sims"
+
+// lineDir is where the line with an ID has its files.
+func lineDir(root, id string) string { return filepath.Join(root, linesFolder, id) }
+
+// root is the state directory of the whole agent.
+func (c Config) root() string {
+	if c.ID == "" {
+		return c.StateDir
+	}
+	return filepath.Dir(filepath.Dir(c.StateDir))
+}
+
 func (s *Seller) loadKeys() error {
 	if err := os.MkdirAll(s.cfg.StateDir, 0o700); err != nil {
 		return fmt.Errorf("state directory: %w", err)
 	}
-	if err := s.loadDeviceKey(); err != nil {
+	var err error
+	if s.key, err = loadDeviceKey(s.cfg.root()); err != nil {
 		return fmt.Errorf("device key: %w", err)
+	}
+	if id := s.cfg.ID; id != "" {
+		derived := s.key.Derive("x402 sim v1 " + id)
+		if s.key, err = channel.ParseKey(derived[:]); err != nil {
+			return fmt.Errorf("key of %s: %w", id, err)
+		}
 	}
 	if err := s.loadTunnelKey(); err != nil {
 		return fmt.Errorf("tunnel key: %w", err)
@@ -39,24 +60,25 @@ func (s *Seller) loadKeys() error {
 	return nil
 }
 
-func (s *Seller) loadDeviceKey() error {
-	path := filepath.Join(s.cfg.StateDir, deviceKeyFile)
+// loadDeviceKey returns the key in a state directory, made if there is none.
+func loadDeviceKey(dir string) (*channel.Key, error) {
+	path := filepath.Join(dir, deviceKeyFile)
 	b, err := os.ReadFile(path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		if s.key, err = channel.GenerateKey(); err != nil {
-			return err
+		key, err := channel.GenerateKey()
+		if err != nil {
+			return nil, err
 		}
-		return agent.ReplaceFile(path, []byte(hex.EncodeToString(s.key.Bytes())+"\n"), 0o600)
+		return key, agent.ReplaceFile(path, []byte(hex.EncodeToString(key.Bytes())+"\n"), 0o600)
 	case err != nil:
-		return err
+		return nil, err
 	}
 	raw, err := hex.DecodeString(strings.TrimSpace(string(b)))
 	if err != nil {
-		return fmt.Errorf("%s: not a hexadecimal key: restore it from a backup", path)
+		return nil, fmt.Errorf("%s: not a hexadecimal key: restore it from a backup", path)
 	}
-	s.key, err = channel.ParseKey(raw)
-	return err
+	return channel.ParseKey(raw)
 }
 
 func (s *Seller) loadTunnelKey() error {

@@ -89,15 +89,19 @@ const (
 // planFile is the plan's file in the state directory.
 const planFile = "plan"
 
-// openRation opens the plan's book.
-func openRation(c Config) (*ration, error) {
+// openRation opens the plan's book. An InterfaceOfModem is w's.
+func openRation(c Config, w *way) (*ration, error) {
 	r := &ration{
 		cfg: *c.Plan, sample: c.Plan.Sample, absent: func() error { return nil },
 		meter: meter.New(meter.Config{WeightUp: 1, WeightDown: 1}), chunk: firstChunk,
 		asked: make(chan chan<- struct{}),
 		said:  plan.Decision{Why: plan.ReasonSIM, Price: 100}, since: time.Now(),
 	}
-	if r.sample == nil {
+	switch {
+	case r.sample != nil:
+	case r.cfg.Interface == InterfaceOfModem:
+		r.sample, r.absent = sampleOf(w)
+	default:
 		d, err := plan.NewDevice(r.cfg.Interface)
 		if err != nil {
 			return nil, fmt.Errorf("plan: %w", err)
@@ -107,6 +111,27 @@ func openRation(c Config) (*ration, error) {
 	var err error
 	r.book, err = plan.Open(filepath.Join(c.StateDir, planFile), r.cfg.Config)
 	return r, err
+}
+
+// sampleOf looks at the counters of the interface that the modem has at present.
+func sampleOf(w *way) (sample func() (plan.Sample, error), absent func() error) {
+	var d *plan.Device
+	at := ""
+	sample = func() (plan.Sample, error) {
+		name := w.name()
+		if name == "" {
+			return plan.Sample{}, errNoInterface
+		}
+		if d == nil || name != at {
+			var err error
+			if d, err = plan.NewDevice(name); err != nil {
+				return plan.Sample{}, err
+			}
+			at = name
+		}
+		return d.Sample()
+	}
+	return sample, func() error { return d.Err() } // asked after a sample only
 }
 
 // planLoop keeps the ration up to date until ctx ends.

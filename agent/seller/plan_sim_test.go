@@ -74,7 +74,7 @@ func TestPlanOfEachSIM(t *testing.T) {
 			if found := s.planProblems(); len(found) != 1 {
 				t.Errorf("%+v", found)
 			}
-			if _, err := s.obey(t.Context(), "plan set-used 700000000"); err != nil {
+			if _, err := s.setUsed("700000000"); err != nil {
 				t.Error(err)
 			}
 			want(s, "", 7e8)

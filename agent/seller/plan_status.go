@@ -56,8 +56,12 @@ func (s *Seller) planStatus() *PlanStatus {
 		d.Why, d.Price = r.said.Why, r.said.Price
 	}
 	r.mu.Unlock()
+	name := r.cfg.Interface
+	if name == InterfaceOfModem {
+		name = s.way.name()
+	}
 	p := &PlanStatus{
-		Interface: r.cfg.Interface, Why: string(d.Why), Price: d.Price, Size: r.cfg.Size, Reserve: r.cfg.Reserve,
+		Interface: name, Why: string(d.Why), Price: d.Price, Size: r.cfg.Size, Reserve: r.cfg.Reserve,
 		Used: d.Used, Entered: st.Entered, Household: st.Household, Sales: st.Sales, Overhead: st.Overhead, Uncounted: st.Unseen,
 		Left: d.Left, Today: d.Today, SoldToday: st.Day.Sold, Forecast: -1, Clock: "unknown", Zone: "UTC",
 	}

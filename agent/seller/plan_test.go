@@ -200,7 +200,7 @@ func TestPlanMonth(t *testing.T) {
 				r.mu.Lock()
 				used := r.used[r.card]
 				r.mu.Unlock()
-				if _, err := s.obey(ctx, fmt.Sprintf("plan set-used %d", used+200_000*10)); err != nil {
+				if _, err := s.setUsed(fmt.Sprint(used + 200_000*10)); err != nil {
 					t.Error(err)
 				}
 			}
@@ -340,7 +340,7 @@ func TestPlanNotices(t *testing.T) {
 		if st := s.planStatus(); st.Why != "spent" || st.Used != 1e9 || st.Household != 1e9 || st.Clock != "ntp" {
 			t.Errorf("%+v", st)
 		}
-		if p, err := s.obey(ctx, "plan set-used 100000000"); err != nil || p.(*PlanStatus).Used != 1e8 {
+		if p, err := s.setUsed("100000000"); err != nil || p.(*PlanStatus).Used != 1e8 {
 			t.Errorf("%+v, %v", p, err)
 		}
 		time.Sleep(relistEvery)
@@ -348,8 +348,8 @@ func TestPlanNotices(t *testing.T) {
 		if n := s.refuses(); n != nil || s.listedOffer() == nil {
 			t.Errorf("%+v", n)
 		}
-		for _, bad := range []string{"plan set-used x", "plan set-used -1", "plan set-used 99999999999999999999"} {
-			if _, err := s.obey(ctx, bad); err == nil {
+		for _, bad := range []string{"x", "-1", "99999999999999999999"} {
+			if _, err := s.setUsed(bad); err == nil {
 				t.Errorf("%s is taken", bad)
 			}
 		}

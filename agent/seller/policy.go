@@ -35,8 +35,8 @@ type PolicyConfig struct {
 	DenyTCP, DenyUDP []PortRange
 
 	// Interface is the name of the network interface that traffic leaves by,
-	// such as "wwan0". Empty: as the device routes. It needs CAP_NET_RAW on
-	// kernels before 5.7.
+	// such as "wwan0", or InterfaceOfModem. Empty: as the device routes. It needs
+	// CAP_NET_RAW on kernels before 5.7.
 	Interface string
 
 	DialTimeout    time.Duration // for a target, names included; 0: 15 s
@@ -94,6 +94,15 @@ type Policy struct {
 
 // NewPolicy returns a policy, or an error that names the setting at fault.
 func NewPolicy(cfg PolicyConfig) (*Policy, error) {
+	w, err := newWay(cfg.Interface)
+	if err != nil {
+		return nil, fmt.Errorf("policy: interface: %w", err)
+	}
+	return newPolicy(cfg, w)
+}
+
+// newPolicy is NewPolicy by an interface that is known as a way.
+func newPolicy(cfg PolicyConfig, w *way) (*Policy, error) {
 	if cfg.DialTimeout < 0 || cfg.AddressTimeout < 0 {
 		return nil, errors.New("policy: a timeout is negative")
 	}
@@ -118,10 +127,7 @@ func NewPolicy(cfg PolicyConfig) (*Policy, error) {
 	if cfg.AllowUDP == nil {
 		p.udp.usual = DefaultDeniedUDP()
 	}
-	out, err := newOutlet(cfg.Interface)
-	if err != nil {
-		return nil, fmt.Errorf("policy: interface: %w", err)
-	}
+	out := newOutlet(w)
 	p.connect = out.connect
 	if cfg.Lookup == nil {
 		p.cfg.Lookup = out.resolver().LookupNetIP

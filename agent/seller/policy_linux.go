@@ -5,11 +5,13 @@ import (
 	"syscall"
 )
 
-// bindTo returns a function that ties a socket to the interface of that name
-// (socket(7), SO_BINDTODEVICE).
-func bindTo(name string) (func(fd uintptr) error, error) {
+// canBind says whether sockets can be tied to an interface of that name.
+func canBind(name string) error {
 	if len(name) >= syscall.IFNAMSIZ {
-		return nil, errors.New("the name is too long")
+		return errors.New("the name is too long")
 	}
-	return func(fd uintptr) error { return syscall.BindToDevice(int(fd), name) }, nil
+	return nil
 }
+
+// bindTo ties a socket to an interface (socket(7), SO_BINDTODEVICE).
+func bindTo(fd uintptr, name string) error { return syscall.BindToDevice(int(fd), name) }

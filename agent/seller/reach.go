@@ -37,6 +37,8 @@ type reach struct {
 	dial   func(ctx context.Context, network, address string) (net.Conn, error)
 	lookup func(ctx context.Context, network, host string) ([]netip.Addr, error)
 	tries  tries // of relays
+	relays []*relayLink
+	bound  iface // that the socket is tied to; follow's, once that runs
 	// sessions are served here; all return nil, since they log their own end.
 	sessions errgroup.Group
 }
@@ -44,7 +46,12 @@ type reach struct {
 // openReach listens.
 func (s *Seller) openReach(ctx context.Context) (_ *reach, err error) {
 	r := &reach{s: s, dial: (&net.Dialer{}).DialContext, lookup: net.DefaultResolver.LookupNetIP}
-	if r.socket, err = path.Listen(ctx, path.Config{Addr: s.cfg.Listen, Open: s.cfg.Socket}); err != nil {
+	open := s.cfg.Socket
+	if s.cfg.BindTunnel {
+		out := newOutlet(s.way)
+		r.dial, r.lookup, open = out.dialer.DialContext, out.resolver().LookupNetIP, r.listenBound
+	}
+	if r.socket, err = path.Listen(ctx, path.Config{Addr: s.cfg.Listen, Open: open}); err != nil {
 		return nil, fmt.Errorf("listen: %w", err)
 	}
 	r.quic, err = quic.Listen(quic.ListenConfig{
@@ -66,7 +73,7 @@ func (s *Seller) openReach(ctx context.Context) (_ *reach, err error) {
 		}
 	}
 	for _, name := range s.cfg.Relays {
-		s.relays = append(s.relays, &relayLink{r: r, name: name, doubt: make(chan struct{}, 1), places: make(map[sessionID]context.CancelFunc)})
+		r.relays = append(r.relays, &relayLink{r: r, name: name, doubt: make(chan struct{}, 1), places: make(map[sessionID]context.CancelFunc)})
 	}
 	return r, nil
 }
@@ -97,13 +104,16 @@ func (r *reach) run(ctx, sctx context.Context) error {
 	g, gctx := errgroup.WithContext(ctx)
 	r.sessions.Go(func() error { return r.socket.Run(sctx) })
 	g.Go(func() error { return r.accept(gctx, sctx, r.quic.Accept) })
+	if r.s.cfg.BindTunnel {
+		g.Go(func() error { return r.follow(gctx) })
+	}
 	if r.tcp != nil {
 		g.Go(func() error { return r.accept(gctx, sctx, r.tcp.Accept) })
 	}
 	if r.kcp != nil {
 		g.Go(func() error { return r.accept(gctx, sctx, r.kcp.Accept) })
 	}
-	for _, l := range r.s.relays {
+	for _, l := range r.relays {
 		g.Go(func() error { return l.run(gctx, sctx) })
 	}
 	return g.Wait()

@@ -78,6 +78,7 @@ func (l *relayLink) run(ctx, sctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-l.doubt: // the line's way has changed
 		case <-time.After(pause):
 		case <-l.doubt: // the network may be back
 			if !sleep(ctx, rand.N(renewSpread)) {
@@ -266,7 +267,7 @@ func (l *relayLink) doubted(moved bool) {
 		l.doubts()
 		return
 	}
-	for _, each := range l.r.s.relays {
+	for _, each := range l.r.relays {
 		each.doubts()
 	}
 }

@@ -39,7 +39,7 @@ type Facilitator interface {
 
 var _ Facilitator = (*facilitator.Client)(nil)
 
-// A Seller is a running agent.
+// A Seller is one line of a running agent: it sells one SIM, or none.
 type Seller struct {
 	cfg    Config
 	log    *slog.Logger
@@ -51,7 +51,9 @@ type Seller struct {
 	token  channel.Token
 	fac    Facilitator
 	dialer tunnel.Dialer
-	reach  *reach // set by run, like relays
+	way    *way    // nil: as the device routes
+	finder *finder // nil: the modem's port is known
+	reach  *reach  // set by run, like relays and addr; others than run's lock mu
 	relays []*relayLink
 	rate   bbr.Cap // of all that goes to buyers
 	// strangers are connections without a session or a token yet.
@@ -59,7 +61,7 @@ type Seller struct {
 
 	journal *channel.Journal
 	payee   *channel.Payee
-	addr    net.Addr
+	addr    net.Addr // nil: not yet
 	started time.Time
 	settle  chan settleRequest // served by settleLoop; unbuffered
 	due     chan struct{}      // one token: enough is unclaimed to settle
@@ -68,8 +70,7 @@ type Seller struct {
 	ration  *ration // nil: the SIM's plan is not kept
 	cards   *cards
 	looks   looks
-	serving chan struct{} // closed by serves
-	serves  func()        // buyers are served; again does nothing
+	serves  func() // buyers are served; again does nothing
 
 	unused chan struct{} // one token: a token is void and has a deposit left
 
@@ -87,20 +88,6 @@ type Seller struct {
 	leftBehind channel.Amount
 }
 
-// Run sells until ctx is cancelled, then drains, claims and returns nil.
-func Run(ctx context.Context, c Config) error {
-	s, err := open(c)
-	if err != nil {
-		return err
-	}
-	defer s.journal.Close()
-	err = s.run(ctx)
-	if s.ration != nil {
-		err = errors.Join(err, s.ration.book.Close())
-	}
-	return err
-}
-
 func open(c Config) (*Seller, error) {
 	c, err := c.withDefaults()
 	if err != nil {
@@ -109,9 +96,8 @@ func open(c Config) (*Seller, error) {
 	s := &Seller{
 		cfg: c, log: c.Logger, fac: c.Facilitator, dialer: c.Dialer,
 		started: time.Now(), sessions: make(map[channel.ID]*session), settle: make(chan settleRequest), due: make(chan struct{}, 1),
-		serving: make(chan struct{}), unused: make(chan struct{}, 1), uses: make(map[channel.ID]*tokenUse), usedAt: make(map[channel.ID]time.Time), passed: make(map[string]int),
+		serves: func() {}, unused: make(chan struct{}, 1), uses: make(map[channel.ID]*tokenUse), usedAt: make(map[channel.ID]time.Time), passed: make(map[string]int),
 	}
-	s.serves = sync.OnceFunc(func() { close(s.serving) })
 	if s.domain, err = c.Payment.Domain(); err != nil {
 		return nil, err
 	}
@@ -123,8 +109,11 @@ func open(c Config) (*Seller, error) {
 			return nil, err
 		}
 	}
+	if s.way, err = newWay(c.Policy.Interface); err != nil {
+		return nil, fmt.Errorf("policy: interface: %w", err)
+	}
 	if s.dialer == nil {
-		if s.dialer, err = NewPolicy(c.Policy); err != nil {
+		if s.dialer, err = newPolicy(c.Policy, s.way); err != nil {
 			return nil, err
 		}
 	}
@@ -153,7 +142,7 @@ func open(c Config) (*Seller, error) {
 	if c.Plan == nil {
 		return s, nil
 	}
-	if s.ration, err = openRation(c); err != nil {
+	if s.ration, err = openRation(c, s.way); err != nil {
 		return nil, errors.Join(err, s.journal.Close())
 	}
 	return s, nil
@@ -167,12 +156,29 @@ func lowest(c Config) uint64 {
 	return c.Plan.Rate
 }
 
+// close lets the files go.
+func (s *Seller) close() error {
+	err := s.journal.Close()
+	if s.ration != nil {
+		err = errors.Join(err, s.ration.book.Close())
+	}
+	return err
+}
+
+// run sells until ctx is cancelled, then drains, claims and returns nil.
 func (s *Seller) run(ctx context.Context) error {
+	if s.cfg.Retired {
+		err := s.settleLoop(ctx)
+		s.lastSettle(context.WithoutCancel(ctx))
+		return err
+	}
 	r, err := s.openReach(ctx)
 	if err != nil {
 		return err
 	}
-	s.reach, s.addr = r, r.quic.Addr()
+	s.mu.Lock()
+	s.reach, s.addr, s.relays, s.closing = r, r.quic.Addr(), r.relays, false
+	s.mu.Unlock()
 	if s.ration != nil {
 		if s.cfg.Modem == nil {
 			if _, err := s.ration.book.Use(noSIM); err != nil {
@@ -184,10 +190,6 @@ func (s *Seller) run(ctx context.Context) error {
 	if err := s.publish(ctx); err != nil {
 		return errors.Join(err, r.close())
 	}
-	control, err := listenPrivate(s.cfg.ControlPath())
-	if err != nil {
-		return errors.Join(fmt.Errorf("control socket: %w", err), r.close())
-	}
 	s.log.Info("selling", "agent", s.key.Address(), "listen", s.addr, "price_up", s.cfg.Price.Up, "price_down", s.cfg.Price.Down, "network", s.cfg.Payment.Network)
 
 	// Sessions outlive ctx for as long as it takes to drain them.
@@ -195,8 +197,6 @@ func (s *Seller) run(ctx context.Context) error {
 	defer endSessions()
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.watchSIM(gctx) })
-	g.Go(func() error { return s.serveControl(gctx, control) })
-	g.Go(func() error { return s.sayReady(gctx) })
 	g.Go(func() error { return s.settleLoop(gctx) })
 	g.Go(func() error { return s.tokenLoop(gctx) })
 	g.Go(func() error { return r.run(gctx, sctx) })
@@ -213,19 +213,6 @@ func (s *Seller) run(ctx context.Context) error {
 	s.lastSettle(context.WithoutCancel(ctx))
 	s.log.Info("stopped")
 	return nil
-}
-
-// sayReady tells the owner of the config when buyers are served.
-func (s *Seller) sayReady(ctx context.Context) error {
-	select {
-	case <-s.serving:
-	case <-ctx.Done():
-		return nil
-	}
-	if s.cfg.Ready == nil {
-		return nil
-	}
-	return s.cfg.Ready(s.status())
 }
 
 // drainTime bounds an orderly stop's wait for flows.

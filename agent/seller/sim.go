@@ -3,6 +3,7 @@ package seller
 import (
 	"context"
 	"errors"
+	"io"
 	"math/rand/v2"
 	"sync"
 	"time"
@@ -14,7 +15,8 @@ import (
 // A simWatch holds what the modem last said.
 type simWatch struct {
 	mu       sync.Mutex
-	wanted   bool // there is a modem to ask
+	wanted   bool   // there is a modem to ask
+	port     string // where it was asked last
 	identity modem.Identity
 	status   modem.Status
 	readAt   time.Time // when status was read; zero: never
@@ -38,6 +40,7 @@ func (s *Seller) watchSIM(ctx context.Context) error {
 	}
 	retry := simRetryMin
 	for {
+		news := s.finder.news()
 		read, err := s.readSIM(ctx)
 		if ctx.Err() != nil {
 			return nil
@@ -46,11 +49,12 @@ func (s *Seller) watchSIM(ctx context.Context) error {
 			retry = simRetryMin
 		}
 		if s.sim.failed(err) {
-			s.log.Warn("modem", "port", s.cfg.Modem.Port, "err", err)
+			s.log.Warn("modem", "port", s.sim.lastPort(), "err", err)
 		}
 		select {
 		case <-ctx.Done():
 			return nil
+		case <-news: // it may be there now
 		case <-time.After(retry + rand.N(retry/4)):
 		}
 		retry = min(2*retry, simRetryMax)
@@ -60,7 +64,12 @@ func (s *Seller) watchSIM(ctx context.Context) error {
 // readSIM opens the modem and follows it until it fails. It reports whether
 // anything was read.
 func (s *Seller) readSIM(ctx context.Context) (read bool, err error) {
-	m, err := modem.Open(ctx, *s.cfg.Modem)
+	cfg, leave, err := s.locate()
+	if err != nil {
+		return false, err
+	}
+	defer leave()
+	m, err := modem.Open(ctx, cfg)
 	if err != nil {
 		return false, err
 	}
@@ -141,6 +150,46 @@ func (s *Seller) acceptSIM(ctx context.Context) (Card, error) {
 		return card, s.publish(ctx)
 	}
 	return card, nil
+}
+
+// locate says where the line's modem is. It is the line's until leave is called.
+// A name that the modem's interface had may be another's when the modem has
+// gone.
+func (s *Seller) locate() (cfg modem.Config, leave func(), err error) {
+	cfg = *s.cfg.Modem
+	leave = func() {}
+	if s.cfg.findsModem() {
+		var found modem.Found
+		var giveBack func()
+		found, giveBack, err = s.finder.take(s.cfg.IMEI)
+		if err != nil {
+			s.way.use("")
+			return cfg, nil, err
+		}
+		cfg.Port = found.Port
+		if open := s.finder.cfg.Open; open != nil {
+			cfg.Open = func(ctx context.Context) (io.ReadWriteCloser, error) { return open(ctx, found.Port) }
+		}
+		if len(found.Nets) > 0 {
+			s.way.use(found.Nets[0])
+		}
+		leave = func() {
+			if !found.There(s.finder.cfg.Root) {
+				s.way.use("")
+			}
+			giveBack()
+		}
+	}
+	s.sim.mu.Lock()
+	defer s.sim.mu.Unlock()
+	s.sim.port = cfg.Port
+	return cfg, leave, nil
+}
+
+func (w *simWatch) lastPort() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.port
 }
 
 // take stores what was read and reports whether the offer changes by it.

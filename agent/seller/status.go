@@ -1,6 +1,7 @@
 package seller
 
 import (
+	"cmp"
 	"crypto/tls"
 	"os"
 	"slices"
@@ -11,21 +12,30 @@ import (
 	"github.com/depinsim/x402/modem"
 )
 
-// Status is what the control socket says of the whole agent. Amounts are in
-// atomic units, sizes in bytes, durations in seconds.
+// Status is what the control socket says of the whole agent, or of one of its
+// SIMs. Amounts are in atomic units, sizes in bytes, durations in seconds.
 type Status struct {
+	// Name is the SIM's, if there are several.
+	Name string `json:"name,omitempty"`
+	// SIMs are those of an agent with several. Of the other fields it has those
+	// that make sense for all together: PID, Uptime, Network, PayTo, Problems,
+	// Sessions, Earnings and FlashWrites, and Refusing when no SIM sells.
+	SIMs []Status `json:"sims,omitempty"`
 	// Refusing is why no new session is served, "" while the agent sells.
 	Refusing string `json:"refusing,omitempty"`
 	// Problems are what the owner should look at, the worst first.
-	Problems    []Problem       `json:"problems"`
-	PID         int             `json:"pid"`
-	Agent       channel.Address `json:"agent"`
-	Listen      string          `json:"listen"`
-	Uptime      int64           `json:"uptime"`
-	Network     string          `json:"network"`
-	PayTo       channel.Address `json:"payTo"`
-	Price       agent.Price     `json:"price"`
-	OfferSeq    uint64          `json:"offerSeq"`
+	Problems []Problem       `json:"problems"`
+	PID      int             `json:"pid"`
+	Agent    channel.Address `json:"agent"`
+	Listen   string          `json:"listen"`
+	Uptime   int64           `json:"uptime"`
+	Network  string          `json:"network"`
+	PayTo    channel.Address `json:"payTo"`
+	Price    agent.Price     `json:"price"`
+	OfferSeq uint64          `json:"offerSeq"`
+	Offer    string          `json:"offer"` // path of the signed offer
+	// Interface is what traffic leaves by, "" if any or if it is not there.
+	Interface   string          `json:"interface,omitempty"`
 	Modem       *ModemStatus    `json:"modem,omitempty"`
 	Plan        *PlanStatus     `json:"plan,omitempty"`
 	Relays      []RelayStatus   `json:"relays,omitempty"`
@@ -58,6 +68,7 @@ type ModemStatus struct {
 
 // SessionStatus is one session's numbers.
 type SessionStatus struct {
+	SIM     string          `json:"sim,omitempty"` // its name, if there are several
 	Channel channel.ID      `json:"channel"`
 	Buyer   channel.Address `json:"buyer"`
 	Session uint64          `json:"session"`
@@ -91,6 +102,7 @@ type Earnings struct {
 
 // ChannelEarnings is one channel's part.
 type ChannelEarnings struct {
+	SIM      string          `json:"sim,omitempty"` // its name, if there are several
 	Channel  channel.ID      `json:"channel"`
 	Buyer    channel.Address `json:"buyer"`
 	Sessions uint64          `json:"sessions"`
@@ -124,7 +136,7 @@ func (x *session) publish(debt channel.Amount) {
 	a := &x.account
 	owed, _ := a.tally.Owed() // an overflow ends the session
 	x.view.Store(&SessionStatus{
-		Channel: x.id, Buyer: x.state.Config.Payer, Session: a.tally.Session, Price: a.tally.Price, Cipher: x.cipher(),
+		SIM: x.s.cfg.Name, Channel: x.id, Buyer: x.state.Config.Payer, Session: a.tally.Session, Price: a.tally.Price, Cipher: x.cipher(),
 		Flows: x.tun.Flows(), Up: a.tally.Up, Down: a.tally.Down, Rate: x.rate, Gap: a.gap(),
 		Owed: owed, Paid: a.paid, Debt: debt, Exposed: a.exposed(), Credit: a.credit(), Balance: a.balance, Blocked: x.meter.Blocked(),
 	})
@@ -133,23 +145,33 @@ func (x *session) publish(debt channel.Amount) {
 // status is a snapshot of the agent.
 func (s *Seller) status() Status {
 	st := Status{
-		PID: os.Getpid(), Agent: s.key.Address(), Listen: s.addr.String(), Uptime: int64(time.Since(s.started) / time.Second),
+		Name: s.cfg.Name, Offer: s.cfg.OfferPath(), PID: os.Getpid(), Agent: s.key.Address(), Uptime: int64(time.Since(s.started) / time.Second),
 		Network: s.cfg.Payment.Network, PayTo: s.cfg.Payment.PayTo, Price: s.price(),
 		Modem: s.sim.report(s.cfg.Modem), Sessions: s.sessionViews(), Earnings: s.earnings(),
 		FlashWrites: FlashWrites{Syncs: s.journal.SyncCount(), Bytes: s.journal.Written()},
 	}
 	s.mu.Lock()
 	st.OfferSeq = s.offerSeq
+	relays := s.relays
+	if s.addr != nil {
+		st.Listen = s.addr.String()
+	}
 	s.mu.Unlock()
+	if s.way != nil {
+		st.Interface = s.way.present().name
+	}
 	if n := s.refuses(); n != nil {
 		st.Refusing = n.Text
+	}
+	if s.cfg.Retired {
+		st.Refusing = "it is not in the config file any more; what it earned is claimed"
 	}
 	if st.Plan = s.planStatus(); st.Plan != nil {
 		syncs, bytes := s.ration.book.Written()
 		st.FlashWrites.Syncs += syncs
 		st.FlashWrites.Bytes += bytes
 	}
-	for _, l := range s.relays {
+	for _, l := range relays {
 		st.Relays = append(st.Relays, l.status())
 	}
 	st.Problems = s.problems(st)
@@ -198,7 +220,7 @@ func (s *Seller) earnings() Earnings {
 			t.Up, t.Down, owed = v.Up, v.Down, v.Owed
 		}
 		c := ChannelEarnings{
-			Channel: state.ID, Buyer: state.Config.Payer, Sessions: t.Session, Up: t.Up, Down: t.Down,
+			SIM: s.cfg.Name, Channel: state.ID, Buyer: state.Config.Payer, Sessions: t.Session, Up: t.Up, Down: t.Down,
 			Owed: owed, Paid: state.Max, Claimed: state.Claimed, Balance: state.Balance, Lost: t.Lost,
 		}
 		e.Channels = append(e.Channels, c)
@@ -219,7 +241,7 @@ func (w *simWatch) report(cfg *modem.Config) *ModemStatus {
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	m := &ModemStatus{Port: cfg.Port, SIM: w.status.SIM.String()}
+	m := &ModemStatus{Port: cmp.Or(w.port, cfg.Port), SIM: w.status.SIM.String()}
 	if w.err != nil {
 		m.Error = w.err.Error()
 	}

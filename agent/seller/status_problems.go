@@ -33,7 +33,7 @@ func (s *Seller) problems(st Status) []Problem {
 	simErr, sim, read := s.sim.err, s.sim.status, !s.sim.readAt.IsZero()
 	s.sim.mu.Unlock()
 	s.mu.Lock()
-	unsettled := s.unsettled
+	unsettled, addr := s.unsettled, s.addr
 	s.mu.Unlock()
 	switch {
 	case simErr != nil:
@@ -51,8 +51,11 @@ func (s *Seller) problems(st Status) []Problem {
 	if read && simErr == nil {
 		found = append(found, radioProblems(sim)...)
 	}
-	if udp, ok := s.addr.(*net.UDPAddr); ok && len(s.cfg.Endpoints) == 0 && len(s.cfg.Relays) == 0 && udp.IP.IsUnspecified() {
-		add(fmt.Sprintf("the offer names %s, which buyers cannot reach", s.addr), "set endpoints or relays in the config file")
+	if s.way != nil && st.Interface == "" && simErr == nil && !s.cfg.Retired {
+		add(fmt.Sprintf("the network interface %s is not there", s.way.name()), "connect the modem's network, or set policy.interface in the config file")
+	}
+	if udp, ok := addr.(*net.UDPAddr); ok && len(s.cfg.Endpoints) == 0 && len(s.cfg.Relays) == 0 && udp.IP.IsUnspecified() {
+		add(fmt.Sprintf("the offer names %s, which buyers cannot reach", addr), "set endpoints or relays in the config file")
 	}
 	for _, r := range st.Relays {
 		if !r.Connected && r.Error != "" {
@@ -114,6 +117,9 @@ func simAdvice(s modem.SIMState) string {
 
 // modemAdvice is what to do about an error of the modem, "" if we do not know.
 func modemAdvice(err error) string {
+	if _, held := errors.AsType[modem.HeldError](err); held {
+		err = syscall.EBUSY
+	}
 	switch {
 	case errors.Is(err, modem.ErrNoSIM):
 		return simAdvice(modem.SIMAbsent)
@@ -127,6 +133,10 @@ func modemAdvice(err error) string {
 		return "add the agent's user to the group of the port: usermod -aG dialout USER"
 	case errors.Is(err, syscall.EBUSY):
 		return "stop what else uses the port, such as ModemManager"
+	case errors.Is(err, modem.ErrNoModem):
+		return "plug the modem in; it is used as soon as it is there"
+	case errors.Is(err, modem.ErrNoPort):
+		return "set modem.port to 'none' and policy.interface to the modem's: such a modem sells without naming its SIM"
 	case errors.Is(err, fs.ErrNotExist):
 		return "plug the modem in, or set modem.port: `x402-agent modems` lists ports"
 	case errors.Is(err, modem.ErrTimeout), errors.Is(err, context.DeadlineExceeded):

@@ -278,7 +278,7 @@ func (u *tokenUse) show(state channel.State) {
 	flows := u.flows
 	u.s.mu.Unlock()
 	u.view.Store(&SessionStatus{
-		Channel: u.id, Buyer: u.buyer, Token: true, Session: t.Session, Price: t.Price, Flows: flows,
+		SIM: u.s.cfg.Name, Channel: u.id, Buyer: u.buyer, Token: true, Session: t.Session, Price: t.Price, Flows: flows,
 		Up: t.Up, Down: t.Down, Owed: owed, Paid: u.paid, Balance: state.Balance,
 	})
 }

@@ -18,6 +18,7 @@ import (
 func talk(f *flags, args []string) (c *seller.Control, asJSON bool, err error) {
 	config := f.String("config", defaultConfig, "")
 	path := f.String("control", "", "")
+	sim := f.String("sim", "", "")
 	f.BoolVar(&asJSON, "json", false, "")
 	if err := f.parse(args); err != nil {
 		return nil, false, err
@@ -27,7 +28,10 @@ func talk(f *flags, args []string) (c *seller.Control, asJSON bool, err error) {
 			return nil, false, configError{err}
 		}
 	}
-	return seller.DialControl(*path), asJSON, nil
+	if *sim != "" && seller.CheckName(*sim) != nil {
+		return nil, false, usage("--sim: %.40q names no SIM", *sim)
+	}
+	return seller.DialControl(*path).Of(*sim), asJSON, nil
 }
 
 func (p program) status(ctx context.Context, f *flags, args []string) error {
@@ -88,6 +92,9 @@ func (p program) plan(ctx context.Context, f *flags, args []string) error {
 	var st seller.Status
 	if err := c.Get(ctx, "status", &st); err != nil {
 		return err
+	}
+	if len(st.SIMs) > 0 {
+		return errors.New("there are several SIMs, each with a plan of its own: name one with --sim")
 	}
 	if st.Plan == nil {
 		return errNoPlan

@@ -32,7 +32,8 @@ FILES
     /etc/x402/agent.toml      what to sell and how; the agent.toml that came with
                               the program explains every key
     STATE_DIR/device.key      the agent's identity, made at the first start: back
-                              it up, show it to nobody
+                              it up, show it to nobody; the keys of several SIMs
+                              derive from it
     STATE_DIR/tunnel.key      key of the tunnel, replaced if it is lost
     STATE_DIR/channels/       vouchers: what buyers have signed and you can claim
     STATE_DIR/plan            what is used of the plans of the SIMs that were in
@@ -40,6 +41,7 @@ FILES
     STATE_DIR/sims.json       the SIMs that were in the modem, without their
                               numbers, and which of them you sell
     STATE_DIR/offer.json      the signed offer, for buyers
+    STATE_DIR/sims/NAME/      the same of one of several SIMs
     STATE_DIR/control.sock    for the commands above; its owner commands the
                               agent
 
@@ -74,7 +76,8 @@ FLAGS
                          read; removed at the end. It is JSON: "agent", its
                          address; "listen", the UDP address; "offer" and
                          "control", paths of the signed offer and of the control
-                         socket; "pid".
+                         socket; "pid". Of several SIMs the first one that sells,
+                         and in "sims" each with its "name".
     --help               Show this text.
 
 FILES
@@ -153,6 +156,7 @@ FLAGS
     --control FILE    The control socket, instead of --config.
     --json            Print JSON: amounts in atomic units (1 USD is 1000000),
                       sizes in bytes and times in seconds.
+    --sim NAME        Only this SIM, of several in one agent.
     --help            Show this text.
 
 FILES

@@ -310,7 +310,7 @@ func scriptUnwritable(ts *testscript.TestScript, _ bool, args []string) {
 
 // TestHelp holds the help texts against the flags that the source defines.
 func TestHelp(t *testing.T) {
-	talking := []string{"config", "control", "json"}
+	talking := []string{"config", "control", "json", "sim"}
 	want := map[string][]string{
 		"run": {"config", "ready-file"}, "check": {"config", "json"}, "modems": {"json"}, "status": talking, "sessions": talking,
 		"earnings": talking, "plan": talking, "settle": talking, "sim": talking, "version": {"json"},

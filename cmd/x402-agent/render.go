@@ -36,9 +36,16 @@ func renderStatus(st seller.Status) string {
 		}
 	}
 	b.WriteByte('\n')
+	if len(st.SIMs) > 0 {
+		b.WriteString(renderSIMs(st))
+		return b.String()
+	}
 	line := lines(&b)
 	line("agent", st.Agent.String())
 	renderModem(line, st.Modem)
+	if st.Interface != "" {
+		line("interface", st.Interface)
+	}
 	renderPlan(line, st.Plan)
 	line("price", price(st.Price)+" USD per GB")
 	line("listens", fmt.Sprintf("UDP %s, offer %d", st.Listen, st.OfferSeq))
@@ -56,6 +63,37 @@ func renderStatus(st seller.Status) string {
 // lines returns a function that adds a labelled line to b.
 func lines(b *strings.Builder) func(label, text string) {
 	return func(label, text string) { fmt.Fprintf(b, "%-*s%s\n", labelWidth, label, wrap(text, labelWidth)) }
+}
+
+// renderSIMs is one row a SIM, and then who buys.
+func renderSIMs(st seller.Status) string {
+	rows := [][]string{{"SIM", "OPERATOR", "SIGNAL", "BUYERS", "RATE", "UP", "DOWN", "EARNED", "STATE"}}
+	for _, sim := range st.SIMs {
+		operator, signal, state := "-", "-", "selling"
+		if m := sim.Modem; m != nil {
+			operator, signal = cmp.Or(m.Operator, "-"), cmp.Or(dBm(m.Signal), "-")
+		}
+		if sim.Refusing != "" {
+			state = "NOT SELLING"
+		}
+		var rate uint64
+		for _, s := range sim.Sessions {
+			rate += s.Rate
+		}
+		e := sim.Earnings
+		rows = append(rows, []string{printable(sim.Name), printable(operator), signal, strconv.Itoa(len(sim.Sessions)), size(rate) + "/s",
+			size(e.Up), size(e.Down), usd(e.Owed), state})
+	}
+	e := st.Earnings
+	return table(rows) + fmt.Sprintf("\nearned %s USD, paid %s, claimed %s\n\n", e.Owed.USD(), e.Paid.USD(), e.Claimed.USD()) + renderSessions(st.Sessions)
+}
+
+// dBm is the received power for a table.
+func dBm(s modem.Signal) string {
+	if d := cmp.Or(s.RSRP, s.RSCP, s.RSSI); d != 0 {
+		return strconv.Itoa(d) + " dBm"
+	}
+	return ""
 }
 
 func renderModem(line func(label, text string), m *seller.ModemStatus) {

@@ -45,11 +45,27 @@ type readiness struct {
 	Offer   string          `json:"offer"`
 	Control string          `json:"control"`
 	PID     int             `json:"pid"`
+	SIMs    []readySIM      `json:"sims,omitempty"`
+}
+
+// A readySIM is one of several.
+type readySIM struct {
+	Name   string          `json:"name"`
+	Agent  channel.Address `json:"agent"`
+	Listen string          `json:"listen"`
+	Offer  string          `json:"offer"`
 }
 
 // announce writes the ready file of an agent that serves.
 func announce(path string, cfg seller.Config, st seller.Status) error {
-	b, err := json.Marshal(readiness{Agent: st.Agent, Listen: st.Listen, Offer: cfg.OfferPath(), Control: cfg.ControlPath(), PID: st.PID})
+	r := readiness{Agent: st.Agent, Listen: st.Listen, Offer: st.Offer, Control: cfg.ControlPath(), PID: st.PID}
+	for _, sim := range st.SIMs {
+		if r.Offer == "" && sim.Refusing == "" {
+			r.Agent, r.Listen, r.Offer = sim.Agent, sim.Listen, sim.Offer
+		}
+		r.SIMs = append(r.SIMs, readySIM{sim.Name, sim.Agent, sim.Listen, sim.Offer})
+	}
+	b, err := json.Marshal(r)
 	if err == nil {
 		err = agent.WriteReady(path, append(b, '\n'))
 	}
