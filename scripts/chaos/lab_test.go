@@ -32,6 +32,7 @@ type stage struct {
 	dir string
 	hub *hub
 	w   *netlab.World
+	lab *netlab.Lab
 
 	bank, agent, buyer *program
 	relays             []*program
@@ -57,6 +58,7 @@ type casting struct {
 	relays             int
 	rate               uint64 // of both links, both ways, in bits a second
 	agent              string // more of its config, before the sections
+	sims               string // tables [[sim]], in place of [modem]
 	// near is for flows to a site in the agent's own network: those to others end
 	// when the agent's public address changes.
 	near bool
@@ -111,6 +113,7 @@ func (s *stage) build(c casting) {
 	s.t.Helper()
 	lab, err := netlab.Open(s.ctx)
 	s.must(err)
+	s.lab = lab
 	s.t.Cleanup(func() {
 		if err := lab.Close(); err != nil {
 			s.t.Error(err)
@@ -251,13 +254,16 @@ func (s *stage) agentConfig(c casting) string {
 	s.must(err)
 	names, err := json.Marshal(s.names)
 	s.must(err)
+	modem := "[modem]\nport = \"none\""
+	if c.sims != "" {
+		modem = ""
+	}
 	return fmt.Sprintf(`state_dir = "agent"
 relays = %s
 %s
 [log]
 level = "debug"
-[modem]
-port = "none"
+%s
 [price]
 per_gb = %q
 [payment]
@@ -271,8 +277,9 @@ pay_to = %q
 cap = %q
 [policy]
 allow_networks = ["198.18.3.0/24", "192.168.2.1/32"]
-`, names, c.agent, channel.Amount(perGB).USD(), s.w.Relay(3), bankPort, network, token.Address, token.Name, token.Version,
-		channel.Address{0xfe}, channel.Amount(creditA).USD())
+%s
+`, names, c.agent, modem, channel.Amount(perGB).USD(), s.w.Relay(3), bankPort, network, token.Address, token.Name, token.Version,
+		channel.Address{0xfe}, channel.Amount(creditA).USD(), c.sims)
 }
 
 // startAgent starts it, waits until all relays know it, and returns how long
@@ -290,7 +297,7 @@ func (s *stage) startAgent() time.Duration {
 func (s *stage) known() func(*hub) bool {
 	var conds []func(*hub) bool
 	for i := range s.relays {
-		conds = append(conds, s.hub.line(s.agent.name, `msg="known at the relay" relay=`+s.relayAddr(i)))
+		conds = append(conds, s.hub.line(s.agent.name, "relay="+s.relayAddr(i)+" seen_as="))
 	}
 	return func(h *hub) bool {
 		for len(conds) > 0 && conds[0](h) {

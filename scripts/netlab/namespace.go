@@ -67,6 +67,15 @@ func (n *Namespace) Route(ctx context.Context, to netip.Prefix, via netip.Addr) 
 	return ip(ctx, "-n", n.name, "route", "replace", to.String(), "via", via.String())
 }
 
+// defaultRoute is for what leaves by a device. The first device's comes before
+// another's.
+func (n *Namespace) defaultRoute(ctx context.Context, device string, via netip.Addr) error {
+	if device == "eth0" {
+		return n.Route(ctx, everything, via)
+	}
+	return ip(ctx, "-n", n.name, "route", "add", everything.String(), "via", via.String(), "dev", device, "metric", "100")
+}
+
 // Address adds an address to an interface.
 func (n *Namespace) Address(ctx context.Context, device string, address netip.Prefix) error {
 	return ip(ctx, "-n", n.name, "address", "add", address.String(), "dev", device)

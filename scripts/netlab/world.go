@@ -66,11 +66,11 @@ func (l *Lab) World(ctx context.Context, c WorldConfig) (*World, error) {
 		return nil, err
 	}
 	var err error
-	buyer := site{w.Buyer, "buyer", 1, c.BuyerNAT, c.BuyerUp, c.BuyerDown}
+	buyer := site{w.Buyer, "eth0", "buyer", 1, c.BuyerNAT, c.BuyerUp, c.BuyerDown}
 	if w.BuyerRouter, w.BuyerLink, err = l.connect(ctx, w.WAN, buyer); err != nil {
 		return nil, err
 	}
-	agent := site{w.Agent, "agent", 2, c.AgentNAT, c.AgentUp, c.AgentDown}
+	agent := site{w.Agent, "eth0", "agent", 2, c.AgentNAT, c.AgentUp, c.AgentDown}
 	if w.AgentRouter, w.AgentLink, err = l.connect(ctx, w.WAN, agent); err != nil {
 		return nil, err
 	}
@@ -78,9 +78,18 @@ func (l *Lab) World(ctx context.Context, c WorldConfig) (*World, error) {
 	return w, nil
 }
 
+// SecondSIM gives the agent's host another way out, as a second modem does: the
+// interface eth1, behind a router of its own. What is not bound to it leaves by
+// eth0.
+func (l *Lab) SecondSIM(ctx context.Context, w *World, nat NAT) (*Router, error) {
+	r, _, err := l.connect(ctx, w.WAN, site{w.Agent, "eth1", "second", 4, nat, nil, nil})
+	return r, err
+}
+
 // A site is a host with its router.
 type site struct {
 	host     *Namespace
+	device   string // of the host
 	name     string
 	net      byte // tells its networks from the other's
 	nat      NAT
@@ -105,10 +114,10 @@ func (l *Lab) connect(ctx context.Context, wan *Namespace, s site) (*Router, *Li
 		return netip.PrefixFrom(netip.AddrFrom4([4]byte{198, 18, s.net, host}), 24)
 	}
 	r := &Router{Namespace: ns, NAT: s.nat, Host: lan(2).Addr(), Gateway: public(1).Addr(), outside: public(2)}
-	if err := l.Veth(ctx, End{ns, insideDevice, lan(1)}, End{s.host, "eth0", lan(2)}); err != nil {
+	if err := l.Veth(ctx, End{ns, insideDevice, lan(1)}, End{s.host, s.device, lan(2)}); err != nil {
 		return nil, nil, err
 	}
-	if err := s.host.Route(ctx, everything, lan(1).Addr()); err != nil {
+	if err := s.host.defaultRoute(ctx, s.device, lan(1).Addr()); err != nil {
 		return nil, nil, err
 	}
 	near, far := End{ns, outsideDevice, public(2)}, End{wan, s.name, public(1)}
