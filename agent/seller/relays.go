@@ -78,7 +78,6 @@ func (l *relayLink) run(ctx, sctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-l.doubt: // the line's way has changed
 		case <-time.After(pause):
 		case <-l.doubt: // the network may be back
 			if !sleep(ctx, rand.N(renewSpread)) {
