@@ -53,7 +53,7 @@ func (s *Session) serveTCP(h Header, c Call, e entry) {
 	l.ctx, l.end = context.WithCancel(e.ctx)
 	defer l.end()
 	defer context.AfterFunc(e.ctx, l.kill)()
-	s.enlist(str.ID(), flow{gate: &l.gate, cancel: l.cancel})
+	s.enlist(str.ID(), flow{gate: &l.gate, cancel: l.cancel, target: target})
 	defer s.delist(str.ID())
 	var wg sync.WaitGroup
 	wg.Go(func() { l.down(e.lanes.DownTCP) })

@@ -110,6 +110,7 @@ func (r *recent) take(id uint64) bool {
 type flow struct {
 	gate   *gate  // nil: a UDP flow cannot be paused
 	cancel func() // ends it; what was read from its target is still sent
+	target net.Conn
 }
 
 // sessionBuffers bounds what the busy flows of a session read into: a few read
@@ -348,7 +349,22 @@ func (s *Session) reach(ctx context.Context, c Call, fields Fields, dial func(co
 	return str, target
 }
 
-// enlist makes a flow known to steer and Drain.
+// Reset ends the flows that there are as if their targets had reset them, for an
+// agent whose address is another one now: what they were connected by is gone.
+// New ones may come.
+func (s *Session) Reset() {
+	s.mu.Lock()
+	targets := make([]net.Conn, 0, len(s.flows))
+	for _, f := range s.flows {
+		targets = append(targets, f.target)
+	}
+	s.mu.Unlock()
+	for _, t := range targets {
+		_ = t.Close() // the flow's own end closes it again
+	}
+}
+
+// enlist makes a flow known to steer, Reset and Drain.
 func (s *Session) enlist(id uint64, f flow) {
 	s.mu.Lock()
 	s.flows[id] = f

@@ -46,7 +46,7 @@ func (s *Session) serveUDP(h Header, c Call, e entry) {
 	l := &udpLeg{stream: str, packets: newPackets(str), target: target, store: &s.store, idle: s.cfg.UDPIdle}
 	l.ctx, l.end = context.WithCancel(e.ctx)
 	defer context.AfterFunc(e.ctx, l.finish)()
-	s.enlist(str.ID(), flow{cancel: l.finish})
+	s.enlist(str.ID(), flow{cancel: l.finish, target: target})
 	defer s.delist(str.ID())
 	up := func(payload []byte) error { return l.up(e.lanes.UpUDP, payload) }
 	var wg sync.WaitGroup

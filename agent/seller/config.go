@@ -86,6 +86,8 @@ type Config struct {
 	// Retired is a line that sells no more: it claims what it is owed.
 	Retired bool
 
+	// Rotate says when the address is changed.
+	Rotate RotatePolicy
 	// Policy says which targets buyers may reach.
 	Policy PolicyConfig
 	// Plan is the SIM's data plan. Nil sells without regard to one.

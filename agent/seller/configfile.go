@@ -71,7 +71,8 @@ type rawFile struct {
 		Interface     string   `toml:"interface" want:"the name of a network interface, such as 'wwan0', or 'auto' for the modem's own"`
 	} `toml:"policy" want:"a table"`
 
-	Plan rawPlan `toml:"plan" want:"a table"`
+	Plan   rawPlan   `toml:"plan" want:"a table"`
+	Rotate rawRotate `toml:"rotate" want:"a table"`
 
 	Settle struct {
 		Every string `toml:"every" want:"a time from '1m' to '720h'"`
@@ -112,6 +113,12 @@ type rawPlan struct {
 	Interface     string   `toml:"interface" want:"the name of a network interface, such as 'wwan0'"`
 }
 
+type rawRotate struct {
+	Every string `toml:"every" want:"a time from '1m' to '720h'"`
+	Hold  string `toml:"hold" want:"a time from '1s' to '10m'"`
+	Tries int64  `toml:"tries" want:"a number from 1 to 10"`
+}
+
 // rawSIM is what one of several SIMs has of its own, spelled as in rawFile.
 type rawSIM struct {
 	Name       string   `toml:"name" want:"a name of at most 32 letters, digits, '-', '_' and '.'"`
@@ -126,7 +133,8 @@ type rawSIM struct {
 	Policy struct {
 		Interface string `toml:"interface" want:"the name of a network interface, such as 'wwan1', or 'auto' for the modem's own"`
 	} `toml:"policy" want:"a table"`
-	Plan rawPlan `toml:"plan" want:"a table"`
+	Plan   rawPlan   `toml:"plan" want:"a table"`
+	Rotate rawRotate `toml:"rotate" want:"a table"`
 }
 
 // A ConfigFile is what a configuration file says. Config has zero fields where

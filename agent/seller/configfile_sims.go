@@ -56,6 +56,16 @@ func (r *fileReader) readRate() {
 	r.number("limits.mbits", r.raw.Limits.Mbits, 1, 100_000, func(n int64) { r.file.Config.Rate = uint64(n) * 1_000_000 / 8 })
 }
 
+func (r *fileReader) readRotate() {
+	p, raw := &r.file.Config.Rotate, &r.raw.Rotate
+	r.duration("rotate.every", raw.Every, time.Minute, 720*time.Hour, func(d time.Duration) { p.Every = d })
+	r.duration("rotate.hold", raw.Hold, time.Second, maxHold, func(d time.Duration) { p.Hold = d })
+	r.number("rotate.tries", raw.Tries, 1, 10, func(n int64) { p.Tries = int(n) })
+	if c := &r.file.Config; p.Every > 0 && (c.Modem == nil || len(c.Relays) == 0) && len(r.raw.SIM) == 0 {
+		r.complain("rotate.every: it needs a modem, and a relay that sees the address: set modem.port and relays")
+	}
+}
+
 func (r *fileReader) readWay() {
 	c := &r.file.Config
 	r.take("policy.interface", func() error {
@@ -228,6 +238,8 @@ func (r *fileReader) readSIM(raw rawSIM, index int) {
 		p.Used, p.UsedOn, p.Interface = 0, time.Time{}, ""
 		c.Plan = &p
 	}
+	r.raw.Rotate = raw.Rotate
+	r.readRotate()
 	if c.findsModem() {
 		c.Policy.Interface = InterfaceOfModem
 	} else {

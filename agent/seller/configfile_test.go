@@ -392,8 +392,10 @@ func TestShippedFile(t *testing.T) {
 	}
 
 	// Settings whose value in the file is an example.
-	examples := regexp.MustCompile(`(?m)^(pin|pin_file|imei|up|down|allow_tcp|allow_udp|interface|flows|mbits) = .*\n`)
+	examples := regexp.MustCompile(`(?m)^(pin|pin_file|imei|up|down|allow_tcp|allow_udp|interface|flows|mbits|hold|tries) = .*\n`)
 	all := setting.ReplaceAll(shipped, []byte("$1"))
+	all = bytes.Replace(all, []byte("every = \"1h\"\n"), nil, 1)
+	named := map[string]bool{"rotate.every": true}
 	all = bytes.Replace(all, []byte(`"0x…"`), []byte(`"`+testPayTo+`"`), 1)
 	all = bytes.Replace(all, []byte("#[plan]"), []byte("[plan]"), 1)
 	before, rest, _ := bytes.Cut(all, []byte("[plan]"))
@@ -424,7 +426,6 @@ func TestShippedFile(t *testing.T) {
 	}
 
 	table := ""
-	named := map[string]bool{}
 	for line := range strings.SplitSeq(string(all), "\n") {
 		if strings.HasPrefix(line, "[") {
 			table = strings.Trim(line, "[]")

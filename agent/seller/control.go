@@ -37,8 +37,8 @@ func (c Config) ControlPath() string {
 }
 
 // On the control socket a client sends one line, a command: status, sessions,
-// earnings, settle, sim, sim-accept, or plan set-used and a number of bytes; and
-// then perhaps the name of one SIM. The agent answers with one JSON object, an answer, and
+// earnings, settle, rotate, sim, sim-accept, or plan set-used and a number of
+// bytes; then perhaps key=value and the name of one SIM, between spaces. The agent answers with one JSON object, an answer, and
 // closes the connection. net/http would be 0.15 MB on the router.
 
 // An answer is what a command came to: a result, or why there is none.
@@ -114,7 +114,7 @@ func (h *hub) command(ctx context.Context, conn net.Conn) {
 
 // obey carries a command out.
 func (h *hub) obey(ctx context.Context, command string) (any, error) {
-	name, sim, _ := strings.Cut(command, " ")
+	name, sim, args := parseCommand(command)
 	used, isPlan := strings.CutPrefix(command, setUsed)
 	if isPlan {
 		used, sim, _ = strings.Cut(used, " ")
@@ -142,6 +142,8 @@ func (h *hub) obey(ctx context.Context, command string) (any, error) {
 			return nil, errWhichSIM
 		}
 		return lines[0].acceptSIM(ctx)
+	case "rotate":
+		return rotateLine(ctx, lines, args)
 	}
 	if isPlan && len(lines) == 1 {
 		return lines[0].setUsed(used)
@@ -154,6 +156,37 @@ func (h *hub) obey(ctx context.Context, command string) (any, error) {
 const setUsed = "plan set-used "
 
 var errWhichSIM = errors.New("which SIM? There are several: name one with --sim")
+
+// parseCommand takes a command apart.
+func parseCommand(text string) (name, sim string, args map[string]string) {
+	name, rest, _ := strings.Cut(text, " ")
+	args = map[string]string{}
+	for _, word := range strings.Fields(rest) {
+		if key, value, is := strings.Cut(word, "="); is {
+			args[key] = value
+		} else {
+			sim = word
+		}
+	}
+	return name, sim, args
+}
+
+// maxHold is how long a modem may be kept off the network.
+const maxHold = 10 * time.Minute
+
+func rotateLine(ctx context.Context, lines []*line, args map[string]string) (Rotation, error) {
+	if len(lines) != 1 {
+		return Rotation{}, errWhichSIM
+	}
+	var hold time.Duration
+	if text := args["hold"]; text != "" {
+		var err error
+		if hold, err = time.ParseDuration(text); err != nil || hold <= 0 || hold > maxHold {
+			return Rotation{}, fmt.Errorf("hold %.20q: want a time up to %v, such as 4s", text, maxHold)
+		}
+	}
+	return lines[0].rotateNow(ctx, hold, "command"), nil
+}
 
 // settleLines settles all at once.
 func settleLines(ctx context.Context, lines []*line) (Settlement, error) {
@@ -263,6 +296,17 @@ func (c *Control) AcceptSIM(ctx context.Context) (card Card, err error) {
 	return card, err
 }
 
+// Rotate has the address changed and says what came of it. It takes as long as
+// that takes; hold is how long to be off the network, 0 as the config says.
+func (c *Control) Rotate(ctx context.Context, hold time.Duration) (r Rotation, err error) {
+	command := "rotate"
+	if hold > 0 {
+		command += " hold=" + hold.String()
+	}
+	err = c.call(ctx, command, &r)
+	return r, err
+}
+
 // call sends a command and decodes its result into v.
 func (c *Control) call(ctx context.Context, name string, v any) error {
 	var d net.Dialer
@@ -281,7 +325,7 @@ func (c *Control) call(ctx context.Context, name string, v any) error {
 	case ctx.Err() != nil:
 		return fmt.Errorf("%s: given up: %w", name, context.Cause(ctx))
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		return fmt.Errorf("%s: the agent has not answered for %v", name, 2*settleTimeout)
+		return fmt.Errorf("%s: the agent has not answered for %v", name, patienceFor(name))
 	case err != nil || len(b) == 0:
 		// However a stream breaks off.
 		return fmt.Errorf("%s: the agent ended before it answered: %w", name, io.ErrUnexpectedEOF)
@@ -296,9 +340,17 @@ func (c *Control) call(ctx context.Context, name string, v any) error {
 	return nil
 }
 
+// patienceFor is how long an answer may take.
+func patienceFor(command string) time.Duration {
+	if strings.HasPrefix(command, "rotate") {
+		return time.Hour // of which most is never used: the agent has its own bounds
+	}
+	return 2 * settleTimeout
+}
+
 // exchange sends one line and reads all that comes.
 func exchange(conn net.Conn, line string) ([]byte, error) {
-	if err := conn.SetDeadline(time.Now().Add(2 * settleTimeout)); err != nil {
+	if err := conn.SetDeadline(time.Now().Add(patienceFor(line))); err != nil {
 		return nil, err
 	}
 	if _, err := io.WriteString(conn, line+"\n"); err != nil {

@@ -31,6 +31,8 @@ func (h *hub) status(name string) (Status, error) {
 		}
 		all.FlashWrites.Syncs += st.FlashWrites.Syncs
 		all.FlashWrites.Bytes += st.FlashWrites.Bytes
+		all.Rotation.Changed += st.Rotation.Changed
+		all.Rotation.Failed += st.Rotation.Failed
 		all.SIMs = append(all.SIMs, st)
 	}
 	if h.cfg.EveryModem {

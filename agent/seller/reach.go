@@ -73,7 +73,7 @@ func (s *Seller) openReach(ctx context.Context) (_ *reach, err error) {
 		}
 	}
 	for _, name := range s.cfg.Relays {
-		r.relays = append(r.relays, &relayLink{r: r, name: name, doubt: make(chan struct{}, 1), places: make(map[sessionID]context.CancelFunc)})
+		r.relays = append(r.relays, &relayLink{r: r, name: name, doubt: make(chan struct{}, 1), renew: make(chan struct{}, 1), places: make(map[sessionID]context.CancelFunc)})
 	}
 	return r, nil
 }

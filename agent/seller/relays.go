@@ -24,6 +24,8 @@ type relayLink struct {
 	name relay.Name
 	// doubt has room for one token: the connection may be dead without knowing.
 	doubt chan struct{}
+	// renew likewise: our own address is another one, by our own doing.
+	renew chan struct{}
 
 	mu     sync.Mutex
 	agent  *relay.Agent // nil: not connected
@@ -210,6 +212,7 @@ func (l *relayLink) serve(ctx, sctx context.Context, a *relay.Agent, r *renewals
 			continue
 		case <-due:
 			r.begin()
+		case <-l.renew:
 		}
 		next, err := l.dial(ctx, sctx, dialTime)
 		if _, ok := errors.AsType[*relay.NoticeError](err); !ok {
@@ -255,6 +258,21 @@ func (r *renewals) begin() {
 func (l *relayLink) doubts() {
 	select {
 	case l.doubt <- struct{}{}:
+	default:
+	}
+}
+
+// renews has the connection renewed at once. It does not block.
+func (l *relayLink) renews() {
+	l.mu.Lock()
+	connected := l.agent != nil
+	l.mu.Unlock()
+	if !connected {
+		l.doubts() // ends a pause
+		return
+	}
+	select {
+	case l.renew <- struct{}{}:
 	default:
 	}
 }

@@ -72,6 +72,9 @@ type Seller struct {
 	looks   looks
 	serves  func() // buyers are served; again does nothing
 
+	turnstile turnstile
+	rotations chan rotateRequest // served by rotateLoop; unbuffered
+
 	unused chan struct{} // one token: a token is void and has a deposit left
 
 	mu       sync.Mutex
@@ -79,8 +82,10 @@ type Seller struct {
 	uses     map[channel.ID]*tokenUse // tokens that flows use; a channel has a session or a use
 	usedAt   map[channel.ID]time.Time // when the use of a token ended
 	passed   map[string]int           // connections whose flows come by tokens, by where from
-	closing  bool                     // no new sessions
-	offer    []byte                   // signed
+	tunnels  map[*tunnel.Session]bool // all connections
+	rotated  RotationStatus
+	closing  bool   // no new sessions
+	offer    []byte // signed
 	offerSeq uint64
 	// unsettled is why the last settlement failed, nil if it did not.
 	unsettled error
@@ -96,7 +101,7 @@ func open(c Config) (*Seller, error) {
 	s := &Seller{
 		cfg: c, log: c.Logger, fac: c.Facilitator, dialer: c.Dialer,
 		started: time.Now(), sessions: make(map[channel.ID]*session), settle: make(chan settleRequest), due: make(chan struct{}, 1),
-		serves: func() {}, unused: make(chan struct{}, 1), uses: make(map[channel.ID]*tokenUse), usedAt: make(map[channel.ID]time.Time), passed: make(map[string]int),
+		serves: func() {}, rotations: make(chan rotateRequest), tunnels: make(map[*tunnel.Session]bool), unused: make(chan struct{}, 1), uses: make(map[channel.ID]*tokenUse), usedAt: make(map[channel.ID]time.Time), passed: make(map[string]int),
 	}
 	if s.domain, err = c.Payment.Domain(); err != nil {
 		return nil, err
@@ -109,6 +114,7 @@ func open(c Config) (*Seller, error) {
 			return nil, err
 		}
 	}
+	s.turnstile.s = s
 	if s.way, err = newWay(c.Policy.Interface); err != nil {
 		return nil, fmt.Errorf("policy: interface: %w", err)
 	}
@@ -199,6 +205,7 @@ func (s *Seller) run(ctx context.Context) error {
 	g.Go(func() error { return s.watchSIM(gctx) })
 	g.Go(func() error { return s.settleLoop(gctx) })
 	g.Go(func() error { return s.tokenLoop(gctx) })
+	g.Go(func() error { return s.rotateLoop(gctx) })
 	g.Go(func() error { return r.run(gctx, sctx) })
 	r.sessions.Go(func() error { return s.planLoop(sctx) }) // flows that drain need it
 	err = g.Wait()

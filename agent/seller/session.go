@@ -82,9 +82,11 @@ const (
 func (s *Seller) serve(ctx context.Context, conn tunnel.ServerConn, remote net.Addr) {
 	log := s.log.With("remote", remote.String())
 	tun := tunnel.NewSession(conn, tunnel.Config{
-		Dialer: s.dialer, Logger: s.log, MaxFlows: s.cfg.MaxFlows,
+		Dialer: &s.turnstile, Logger: s.log, MaxFlows: s.cfg.MaxFlows,
 		Unpaid: s.unpaid, Pass: s.pass, Plain: s.plain, Known: agent.KnownCapsule,
 	})
+	s.attend(tun, true)
+	defer s.attend(tun, false)
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		if err := tun.Run(); err != nil {
@@ -343,7 +345,7 @@ func (x *session) update(now time.Time) (next time.Duration, err error) {
 	if !x.left.IsZero() && (since > lastPay || since > noticeTime && debt == 0 && a.gap() == 0) {
 		return 0, &refusal{tunnel.ReasonShutdown, x.parting.Text}
 	}
-	if !x.meter.Blocked() {
+	if !x.meter.Blocked() || x.s.turnstile.isShut() {
 		x.progress = now
 	}
 	x.publish(debt)

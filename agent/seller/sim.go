@@ -15,8 +15,9 @@ import (
 // A simWatch holds what the modem last said.
 type simWatch struct {
 	mu       sync.Mutex
-	wanted   bool   // there is a modem to ask
-	port     string // where it was asked last
+	wanted   bool         // there is a modem to ask
+	port     string       // where it was asked last
+	open     *modem.Modem // nil: none is
 	identity modem.Identity
 	status   modem.Status
 	readAt   time.Time // when status was read; zero: never
@@ -73,7 +74,11 @@ func (s *Seller) readSIM(ctx context.Context) (read bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	defer func() { err = errors.Join(err, m.Close()) }()
+	s.sim.opened(m)
+	defer func() {
+		s.sim.opened(nil)
+		err = errors.Join(err, m.Close())
+	}()
 	for {
 		id, err := m.Identity(ctx) // each time: a card can be changed while the modem stays
 		if err != nil {
@@ -184,6 +189,20 @@ func (s *Seller) locate() (cfg modem.Config, leave func(), err error) {
 	defer s.sim.mu.Unlock()
 	s.sim.port = cfg.Port
 	return cfg, leave, nil
+}
+
+// opened notes which modem there is to talk to, nil for none.
+func (w *simWatch) opened(m *modem.Modem) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.open = m
+}
+
+// modem is the one to talk to, nil if there is none.
+func (w *simWatch) modem() *modem.Modem {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.open
 }
 
 func (w *simWatch) lastPort() string {

@@ -42,6 +42,7 @@ type Status struct {
 	Sessions    []SessionStatus `json:"sessions"`
 	Earnings    Earnings        `json:"earnings"`
 	FlashWrites FlashWrites     `json:"flash"`
+	Rotation    RotationStatus  `json:"rotation"`
 }
 
 // ModemStatus is what the modem last said. The IMSI is not part of it.
@@ -151,7 +152,7 @@ func (s *Seller) status() Status {
 		FlashWrites: FlashWrites{Syncs: s.journal.SyncCount(), Bytes: s.journal.Written()},
 	}
 	s.mu.Lock()
-	st.OfferSeq = s.offerSeq
+	st.OfferSeq, st.Rotation = s.offerSeq, s.rotated
 	relays := s.relays
 	if s.addr != nil {
 		st.Listen = s.addr.String()

@@ -185,6 +185,33 @@ func (p program) sim(ctx context.Context, f *flags, args []string) error {
 	return err
 }
 
+// errNotRotated says that the agent was reached and the address is as before.
+var errNotRotated = errors.New("the address was not changed")
+
+func (p program) rotate(ctx context.Context, f *flags, args []string) error {
+	hold := f.Duration("hold", 0, "")
+	c, asJSON, err := talk(f, args)
+	if err != nil {
+		return err
+	}
+	if *hold < 0 {
+		return usage("--hold: %v is negative", *hold)
+	}
+	r, err := c.Rotate(ctx, *hold)
+	if err != nil {
+		return err
+	}
+	if asJSON {
+		err = p.printJSON(r)
+	} else if r.Changed {
+		_, err = fmt.Fprintf(p.out, "%s is %s now; %s, %d ms\n", r.Old, r.New, count(r.Tries, "attempt"), r.Took)
+	}
+	if err == nil && !r.Changed {
+		err = fmt.Errorf("%w: %s", errNotRotated, r.Error)
+	}
+	return err
+}
+
 func (p program) version(_ context.Context, f *flags, args []string) error {
 	asJSON := f.Bool("json", false, "")
 	if err := f.parse(args); err != nil {

@@ -25,6 +25,7 @@ COMMANDS
     plan        show the SIM's data plan, or say what is used of it
     settle      claim what buyers paid, now
     sim         show the SIMs that were in the modem, and sell the one that is
+    rotate      have the line's public address changed
     version     print the version, like --version
     help        explain a command: x402-agent help run
 
@@ -151,10 +152,15 @@ EXAMPLES
 
 const controlHelp = `
 FLAGS
-    --config FILE     File of the running agent, which names its control socket.
+` + socketFlags + answerFlags
+
+// What the commands that talk to an agent have in common.
+const (
+	socketFlags = `    --config FILE     File of the running agent, which names its control socket.
                       Default /etc/x402/agent.toml.
     --control FILE    The control socket, instead of --config.
-    --json            Print JSON: amounts in atomic units (1 USD is 1000000),
+`
+	answerFlags = `    --json            Print JSON: amounts in atomic units (1 USD is 1000000),
                       sizes in bytes and times in seconds.
     --sim NAME        Only this SIM, of several in one agent.
     --help            Show this text.
@@ -167,6 +173,7 @@ EXIT STATUS
 
 EXAMPLES
 `
+)
 
 const statusHelp = `NAME
     x402-agent status - show how the agent is
@@ -260,6 +267,28 @@ DESCRIPTION
     device's key. It says nothing to others and does not leave the device.
 ` + controlHelp + `    x402-agent sim
     x402-agent sim accept
+`
+
+const rotateHelp = `NAME
+    x402-agent rotate - have the line's public address changed
+
+SYNOPSIS
+    x402-agent rotate [flags]
+
+DESCRIPTION
+    Takes the modem off its network for a moment, so that the carrier gives it
+    another address, and looks from a relay whether it did. If not, it tries
+    again, off for longer, as [rotate] in the config file says. Prints the old
+    address and the new one.
+
+    Buyers stay connected, on the same session and channel: what they open
+    meanwhile waits, what they were fetching is cut off when the address has
+    changed.
+
+FLAGS
+` + socketFlags + `    --hold TIME       How long to be off the network. Default: as in the config.
+` + answerFlags + `    x402-agent rotate
+    x402-agent rotate --hold 10s --sim two
 `
 
 const versionHelp = `NAME

@@ -67,6 +67,7 @@ func (p program) commands() []command {
 		{"plan", planHelp, p.plan},
 		{"settle", settleHelp, p.settle},
 		{"sim", simHelp, p.sim},
+		{"rotate", rotateHelp, p.rotate},
 		{"version", versionHelp, p.version},
 	}
 }

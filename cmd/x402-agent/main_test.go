@@ -313,7 +313,7 @@ func TestHelp(t *testing.T) {
 	talking := []string{"config", "control", "json", "sim"}
 	want := map[string][]string{
 		"run": {"config", "ready-file"}, "check": {"config", "json"}, "modems": {"json"}, "status": talking, "sessions": talking,
-		"earnings": talking, "plan": talking, "settle": talking, "sim": talking, "version": {"json"},
+		"earnings": talking, "plan": talking, "settle": talking, "rotate": append([]string{"config", "control", "hold"}, talking[2:]...), "sim": talking, "version": {"json"},
 	}
 	explained := regexp.MustCompile(`(?m)^    --([a-z-]+) `)
 	p := program{out: io.Discard}

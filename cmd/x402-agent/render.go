@@ -51,6 +51,9 @@ func renderStatus(st seller.Status) string {
 	line("listens", fmt.Sprintf("UDP %s, offer %d", st.Listen, st.OfferSeq))
 	line("paid on", st.Network)
 	line("to", st.PayTo.String())
+	if r := st.Rotation.Last; r != nil {
+		line("rotated", fmt.Sprintf("%d times, %d in vain; last %s", st.Rotation.Changed, st.Rotation.Failed, rotation(*r)))
+	}
 	e := st.Earnings
 	line("earned", fmt.Sprintf("%s USD, paid %s, claimed %s", e.Owed.USD(), e.Paid.USD(), e.Claimed.USD()))
 	line("carried", fmt.Sprintf("%s up, %s down", size(e.Up), size(e.Down)))
@@ -63,6 +66,13 @@ func renderStatus(st seller.Status) string {
 // lines returns a function that adds a labelled line to b.
 func lines(b *strings.Builder) func(label, text string) {
 	return func(label, text string) { fmt.Fprintf(b, "%-*s%s\n", labelWidth, label, wrap(text, labelWidth)) }
+}
+
+func rotation(r seller.Rotation) string {
+	if r.Changed {
+		return fmt.Sprintf("from %s to %s, by %s", r.Old, r.New, r.By)
+	}
+	return "by " + r.By + ": " + r.Error
 }
 
 // renderSIMs is one row a SIM, and then who buys.

@@ -110,6 +110,10 @@ func wrap(conn net.PacketConn) *below {
 	return b
 }
 
+// Moved says that the socket's public address may be another one by now: all
+// paths are probed at once, so that the other ends learn it.
+func (s *Socket) Moved() { s.state.readdressed() }
+
 // Rebind replaces the socket below: at once a new local port, unless the
 // configuration has one. It is for a socket that an interface took with it.
 // When it fails the socket is as before, or if the port is fixed, without
