@@ -64,6 +64,9 @@ type Config struct {
 	// Sticky is how long the modem has to be away from the network to get
 	// another address there; negative: it always gets the same.
 	Sticky time.Duration
+	// Leased is called when the network gives another address, before the modem
+	// says that it is back. It must not call the modem.
+	Leased func()
 	// USSD has the answers to codes, as they follow "+CUSD: ". One that is
 	// empty never comes; codes that are not here are not supported.
 	USSD   map[string]string

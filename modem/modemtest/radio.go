@@ -106,6 +106,9 @@ func (m *Modem) turn(how *bool, away bool) reply {
 		m.attached = time.Now()
 		if m.cfg.Sticky >= 0 && time.Since(m.released) >= m.cfg.Sticky {
 			m.address++
+			if m.cfg.Leased != nil {
+				m.cfg.Leased()
+			}
 		}
 	}
 	return done()

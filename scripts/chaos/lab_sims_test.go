@@ -84,29 +84,35 @@ func (g *guest) from() (string, error) {
 	return strings.TrimSpace(line), err
 }
 
-// TestLabTwoSIMs: an agent with two modems sells each by its own interface, both
-// legs. When one is unplugged, the other goes on.
-func TestLabTwoSIMs(t *testing.T) {
-	dir := t.TempDir()
+// onTerminal runs a modem on a terminal until the test ends.
+func onTerminal(t *testing.T, c modemtest.Config) (*modemtest.Modem, string) {
+	t.Helper()
+	m, err := modemtest.New(c)
+	if err != nil {
+		t.Fatal(err)
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	var running sync.WaitGroup
 	t.Cleanup(running.Wait)
 	t.Cleanup(cancel)
+	ready := make(chan struct{})
+	tty := filepath.Join(t.TempDir(), "tty")
+	running.Go(func() {
+		if err := m.RunPTY(ctx, tty, func(string) { close(ready) }); err != nil {
+			t.Error(err)
+		}
+	})
+	<-ready
+	return m, tty
+}
+
+// TestLabTwoSIMs: an agent with two modems sells each by its own interface, both
+// legs. When one is unplugged, the other goes on.
+func TestLabTwoSIMs(t *testing.T) {
 	sims, modems := "", [2]*modemtest.Modem{}
 	for i, name := range []string{"one", "two"} {
-		m, err := modemtest.New(modemtest.Config{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		modems[i] = m
-		ready := make(chan struct{})
-		tty := filepath.Join(dir, name)
-		running.Go(func() {
-			if err := m.RunPTY(ctx, tty, func(string) { close(ready) }); err != nil {
-				t.Error(err)
-			}
-		})
-		<-ready
+		var tty string
+		modems[i], tty = onTerminal(t, modemtest.Config{})
 		sims += fmt.Sprintf("[[sim]]\nname = %q\nmodem.port = %q\npolicy.interface = \"eth%d\"\n", name, tty, i)
 	}
 	s := newStage(t, casting{relays: 1, rate: 12e6, sims: sims, buyerNAT: 1, agentNAT: 1})

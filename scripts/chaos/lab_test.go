@@ -58,10 +58,11 @@ type casting struct {
 	relays             int
 	rate               uint64 // of both links, both ways, in bits a second
 	agent              string // more of its config, before the sections
-	sims               string // tables [[sim]], in place of [modem]
+	sims               string // tables [[sim]] or [modem], in place of a modem that is none
 	// near is for flows to a site in the agent's own network: those to others end
 	// when the agent's public address changes.
 	near bool
+	time time.Duration // that the play may take; 0: labTime
 	// What the networks do to UDP, from the beginning.
 	buyerPolicy, agentPolicy netlab.Policy
 }
@@ -85,7 +86,7 @@ func newStage(t *testing.T, c casting) *stage {
 		t.Skip(err)
 	}
 	t.Parallel()
-	ctx, cancel := context.WithTimeoutCause(t.Context(), labTime, errors.New("the play's time is up"))
+	ctx, cancel := context.WithTimeoutCause(t.Context(), max(c.time, labTime), errors.New("the play's time is up"))
 	t.Cleanup(cancel)
 	dir, err := os.MkdirTemp("", "x402-lab-") // short: a socket's path must fit
 	if err != nil {
