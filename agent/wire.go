@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -31,10 +32,12 @@ const (
 	CapsuleRequest = 0x7402_0019 // buyer: a token for the channel, please
 	CapsuleToken   = 0x7402_001a // agent: here it is
 	CapsuleEarly   = 0x7402_001b // buyer, first on a resumed connection: a hello
+	CapsuleRotate  = 0x7402_001c // buyer: another address, please
+	CapsuleRotated = 0x7402_001d // agent: what came of it
 )
 
 // KnownCapsule reports whether typ is one of the above.
-func KnownCapsule(typ uint64) bool { return typ >= CapsuleHello && typ <= CapsuleEarly }
+func KnownCapsule(typ uint64) bool { return typ >= CapsuleHello && typ <= CapsuleRotated }
 
 // ExporterLabel is the label of the TLS exporter (RFC 8446 §7.5) whose value a
 // hello signs.
@@ -142,6 +145,8 @@ type Terms struct {
 	Balance  channel.Amount  `json:"balance"` // of the channel, as the agent last saw it
 	Credit   channel.Amount  `json:"credit"`
 	Voucher  channel.Voucher `json:"voucher"` // the newest that the agent holds; zero for none
+	// Rotate is what another address costs. Nil: the agent gives none on request.
+	Rotate *channel.Amount `json:"rotate,omitempty"`
 }
 
 // Tally is the running total that the terms begin.
@@ -196,8 +201,24 @@ type Closed struct {
 	Error    string         `json:"error,omitempty"`
 }
 
+// A RotateRequest asks for another address, at no more than a price. A voucher
+// for what is owed and the price goes before it.
+type RotateRequest struct {
+	Price channel.Amount `json:"price"`
+}
+
+// A Rotated is what came of a rotation that the buyer asked for. Only one that
+// changed the address has a price; it is owed from then on.
+type Rotated struct {
+	Changed bool           `json:"changed"`
+	Old     netip.Addr     `json:"old,omitzero"`
+	New     netip.Addr     `json:"new,omitzero"`
+	Price   channel.Amount `json:"price"`
+	Error   string         `json:"error,omitempty"`
+}
+
 // decodeJSON reads one JSON value and nothing behind it.
-func decodeJSON[T Terms | Notice | Closing | Closed | TokenRequest | TokenGrant](b []byte) (v T, err error) {
+func decodeJSON[T Terms | Notice | Closing | Closed | TokenRequest | TokenGrant | RotateRequest | Rotated](b []byte) (v T, err error) {
 	if err := json.Unmarshal(b, &v); err != nil {
 		return v, fmt.Errorf("capsule: %w", err)
 	}
@@ -218,6 +239,19 @@ func ParseNotice(b []byte) (Notice, error) {
 	n, err := decodeJSON[Notice](b)
 	n.Code, n.Text = showable(n.Code), showable(n.Text)
 	return n, err
+}
+
+// ParseRotateRequest decodes a buyer's wish for another address.
+func ParseRotateRequest(b []byte) (RotateRequest, error) { return decodeJSON[RotateRequest](b) }
+
+// ParseRotated decodes what came of it; its text is safe to show.
+func ParseRotated(b []byte) (Rotated, error) {
+	r, err := decodeJSON[Rotated](b)
+	r.Error = showable(r.Error)
+	if err == nil && !r.Changed && r.Price != 0 {
+		err = errors.New("rotated: a price for nothing")
+	}
+	return r, err
 }
 
 // ParseClosing decodes a buyer's wish to end the channel.

@@ -294,8 +294,24 @@ func TestJSONCapsules(t *testing.T) {
 	}
 }
 
+// TestParseRotated: nothing is charged for an address that is the same.
+func TestParseRotated(t *testing.T) {
+	r, err := ParseRotated([]byte(`{"changed":true,"old":"192.0.2.1","new":"192.0.2.2","price":"20000"}`))
+	if err != nil || !r.Changed || r.Price != 20_000 || r.Old.String() != "192.0.2.1" || r.New.String() != "192.0.2.2" {
+		t.Errorf("%+v, %v", r, err)
+	}
+	for _, bad := range []string{`{"changed":false,"price":"1"}`, `{"price":"-1"}`, `{"old":"x"}`, ``} {
+		if r, err := ParseRotated([]byte(bad)); err == nil {
+			t.Errorf("%s: %+v", bad, r)
+		}
+	}
+	if q, err := ParseRotateRequest([]byte(`{"price":"7"}`)); err != nil || q.Price != 7 {
+		t.Errorf("%+v, %v", q, err)
+	}
+}
+
 func TestKnownCapsules(t *testing.T) {
-	for typ, want := range map[uint64]bool{0: false, CapsuleHello - 1: false, CapsuleHello: true, CapsuleVoucher: true, CapsuleNotice: true, CapsuleToken: true, CapsuleEarly: true, CapsuleEarly + 1: false} {
+	for typ, want := range map[uint64]bool{0: false, CapsuleHello - 1: false, CapsuleHello: true, CapsuleVoucher: true, CapsuleNotice: true, CapsuleToken: true, CapsuleEarly: true, CapsuleRotated: true, CapsuleRotated + 1: false} {
 		if KnownCapsule(typ) != want {
 			t.Errorf("%#x", typ)
 		}
@@ -381,6 +397,8 @@ func FuzzTerms(f *testing.F) {
 			}
 		}
 		n, _ := ParseNotice(b)
+		_, _ = ParseRotateRequest(b)
+		_, _ = ParseRotated(b)
 		c, _ := ParseClosed(b)
 		for _, s := range []string{n.Code, n.Text, c.Error} {
 			if strings.ContainsFunc(s, steers) {

@@ -43,6 +43,10 @@ type Config struct {
 	Deposit channel.Amount
 	// CloseOnly buys nothing: the channel is paid up, claimed and refunded.
 	CloseOnly bool
+	// RotateEvery is how often the agent is asked for another address, and
+	// RotatePrice the most that one may cost. 0: never.
+	RotateEvery time.Duration
+	RotatePrice channel.Amount
 	// Keep leaves the deposit in the channel at the end, for the next run.
 	Keep bool
 
@@ -133,10 +137,11 @@ type Buyer struct {
 	fund  // with the agent; owned by the goroutine that runs sessions, like these
 	reach *reach
 
-	price   agent.Price // the newest that the agent was heard to ask, and we accept
-	proof   agent.Proof // the agent's last
-	outcome Result
-	looked  chan look // what the ledger says of the channel that is used already; nil: heard
+	price    agent.Price // the newest that the agent was heard to ask, and we accept
+	proof    agent.Proof // the agent's last
+	rotateAt time.Time   // when to ask for another address
+	outcome  Result
+	looked   chan look // what the ledger says of the channel that is used already; nil: heard
 
 	mu    sync.Mutex
 	line  *line

@@ -22,6 +22,9 @@ type purse struct {
 	balance channel.Amount
 	most    channel.Amount // signed never exceeds it: the budget
 	known   bool           // the terms have come: tally is the session's
+	// pending is the price of a rotation that was asked for: it may be owed
+	// already, and is paid for in advance.
+	pending channel.Amount
 }
 
 // update brings the tally to the present counts: downloads by the buyer's,
@@ -52,7 +55,7 @@ func (p *purse) pay(now, wanting bool) (channel.Amount, error) {
 		return 0, err
 	}
 	ahead := p.advance(owed, wanting)
-	if owed, err = owed.Add(ahead); err != nil {
+	if owed, err = owed.Add(satSum(ahead, p.pending)); err != nil {
 		return 0, err
 	}
 	amount := min(owed, p.most, p.balance)
@@ -132,7 +135,16 @@ const noteSize = 1 + 9*8 + 1 + 8
 func (p *purse) memory(ended bool) memory {
 	m := memory{tally: p.tally, ceiling: p.tally.BaseUp + p.counted.Up()}
 	m.tally.Ended = ended
+	m.tally.Base = satSum(m.tally.Base, p.pending)
 	return m
+}
+
+// satSum is a sum that stops at the largest amount.
+func satSum(a, b channel.Amount) channel.Amount {
+	if sum, err := a.Add(b); err == nil {
+		return sum
+	}
+	return ^channel.Amount(0)
 }
 
 // begun is what to store before a hello: of a session that has no end yet, though

@@ -46,9 +46,10 @@ type session struct {
 	sampled time.Time
 	sample  uint64
 	rate    uint64
-	upgrade chan struct{} // closed when QUIC gets through; nil: it is used
-	leaving agent.Notice  // the agent's, that it stops: the session drains and pays; zero: it does not
-	leaveBy time.Time     // when it leaves at the latest
+	rotate  *channel.Amount // what another address costs; nil: there is none
+	upgrade chan struct{}   // closed when QUIC gets through; nil: it is used
+	leaving agent.Notice    // the agent's, that it stops: the session drains and pays; zero: it does not
+	leaveBy time.Time       // when it leaves at the latest
 }
 
 const (
@@ -285,6 +286,12 @@ func (x *session) handle(c tunnel.Capsule) error {
 			x.leaving, x.leaveBy = n, time.Now().Add(drainTime)
 			x.b.leave(nil) // new flows wait for another session
 		}
+	case agent.CapsuleRotated:
+		r, err := agent.ParseRotated(c.Value)
+		if err != nil {
+			return err
+		}
+		return x.rotatedNow(r)
 	case agent.CapsuleDrain:
 		x.drained = true
 	case agent.CapsuleClosed:
@@ -336,6 +343,7 @@ func (x *session) accept(t agent.Terms) error {
 	if _, err := b.payer.Thaw(b.id); err != nil { // it was not closed after all
 		return &overError{err}
 	}
+	x.rotate = t.Rotate
 	signed := max(state.Max, proven, state.Claimed)
 	x.purse = purse{
 		tally: t.Tally(), agent: x.purse.agent, credit: t.Credit, signed: signed,
@@ -384,6 +392,9 @@ func (x *session) update(ctx context.Context, now time.Time) error {
 		return err
 	}
 	if err := x.read(now); err != nil {
+		return err
+	}
+	if err := x.rotateIfDue(now); err != nil {
 		return err
 	}
 	if !x.b.cfg.CloseOnly && x.leaveBy.IsZero() {

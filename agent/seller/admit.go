@@ -310,7 +310,7 @@ func (s *Seller) enlist(id channel.ID, h greeting, conn tunnel.ServerConn) (*ses
 		s: s, conn: conn, id: state.ID, state: state, prepaid: own.Prepaid > 0, resumed: h.resumed != nil,
 		account: account{policy: s.cfg.Credit, tally: tally, paid: max(state.Max, state.Claimed), balance: state.Balance, total: s.cfg.TotalCredit},
 		meter:   meter.New(meter.Config{WeightUp: up, WeightDown: down}),
-		inbox:   make(chan tunnel.Capsule), leaving: leaving, done: make(chan struct{}),
+		inbox:   make(chan tunnel.Capsule), rotated: make(chan rotatedFor, 1), leaving: leaving, done: make(chan struct{}),
 		saidAt: now, progress: now, sampled: now,
 	}
 	var once sync.Once
@@ -342,7 +342,7 @@ func (x *session) start() error {
 	terms, err := json.Marshal(agent.Terms{
 		Version: agent.ProtocolVersion, Session: t.Session, Price: t.Price,
 		Base: t.Base, BaseUp: t.BaseUp, BaseDown: t.BaseDown,
-		Balance: x.account.balance, Credit: x.account.trust(), Voucher: voucher,
+		Balance: x.account.balance, Credit: x.account.trust(), Voucher: voucher, Rotate: x.s.cfg.Rotate.Price,
 	})
 	if err != nil {
 		return err

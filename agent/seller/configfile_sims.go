@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/depinsim/x402/agent"
+	"github.com/depinsim/x402/channel"
 	"github.com/depinsim/x402/modem"
 )
 
@@ -60,6 +61,11 @@ func (r *fileReader) readRotate() {
 	p, raw := &r.file.Config.Rotate, &r.raw.Rotate
 	r.duration("rotate.every", raw.Every, time.Minute, 720*time.Hour, func(d time.Duration) { p.Every = d })
 	r.duration("rotate.hold", raw.Hold, time.Second, maxHold, func(d time.Duration) { p.Hold = d })
+	r.duration("rotate.between", raw.Between, 10*time.Second, 720*time.Hour, func(d time.Duration) { p.Between = d })
+	if r.defined("rotate.price") {
+		p.Price = new(channel.Amount)
+		r.usd("rotate.price", raw.Price, p.Price, 0)
+	}
 	r.number("rotate.tries", raw.Tries, 1, 10, func(n int64) { p.Tries = int(n) })
 	if c := &r.file.Config; p.Every > 0 && (c.Modem == nil || len(c.Relays) == 0) && len(r.raw.SIM) == 0 {
 		r.complain("rotate.every: it needs a modem, and a relay that sees the address: set modem.port and relays")

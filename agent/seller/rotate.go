@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/depinsim/x402/channel"
 	"github.com/depinsim/x402/modem"
 	"github.com/depinsim/x402/tunnel"
 )
@@ -18,6 +19,9 @@ type RotatePolicy struct {
 	Every time.Duration // by itself; 0: never
 	Hold  time.Duration // off the network; 0: modem.HoldTime
 	Tries int           // when the address is the same again, each away for longer; 0: 3
+	// Price is what buyers pay for one that they ask for. Nil: they may not.
+	Price   *channel.Amount
+	Between time.Duration // the least between two that others ask for; 0: 10 min
 }
 
 const (
@@ -152,7 +156,12 @@ func (s *Seller) rotateNow(ctx context.Context, hold time.Duration, by string) R
 	case <-ctx.Done():
 		return Rotation{By: by, Error: errStops.Error()}
 	}
-	return <-done
+	select {
+	case r := <-done:
+		return r
+	case <-ctx.Done(): // it goes on, and is logged
+		return Rotation{By: by, Error: errStops.Error()}
+	}
 }
 
 // rotate gives the address back until there is another one, and says what came

@@ -84,9 +84,11 @@ type Seller struct {
 	passed   map[string]int           // connections whose flows come by tokens, by where from
 	tunnels  map[*tunnel.Session]bool // all connections
 	rotated  RotationStatus
-	closing  bool   // no new sessions
-	offer    []byte // signed
-	offerSeq uint64
+	// rotateFrom is when others than the owner may have the address changed again.
+	rotateFrom time.Time
+	closing    bool   // no new sessions
+	offer      []byte // signed
+	offerSeq   uint64
 	// unsettled is why the last settlement failed, nil if it did not.
 	unsettled error
 	// leftBehind is what channels without a session owe and denied.

@@ -46,6 +46,7 @@ type session struct {
 	looked  chan error // what came of asking beside; nil: it is not
 
 	inbox   chan tunnel.Capsule // from receive; unbuffered
+	rotated chan rotatedFor     // from rotateFor; holds one
 	drained chan struct{}       // closed when all flows have ended after a drain
 	leaving chan struct{}       // closed by leave: the session is to end; nil from then on
 	parting agent.Notice        // why; set before leaving is closed
@@ -59,6 +60,7 @@ type session struct {
 	sampled  time.Time // rate: when and at which count it was last measured
 	sampleAt uint64
 	rate     uint64 // bytes a second, in the last sample
+	rotating bool   // the buyer asked for another address
 	warned   bool   // that the buyer cannot pay enough in advance
 
 	view atomic.Pointer[SessionStatus] // for status; replaced at every update
@@ -175,6 +177,10 @@ func (x *session) run(ctx context.Context) (err error) {
 			if err := x.heard(err); err != nil {
 				return err
 			}
+		case r := <-x.rotated:
+			if err := x.endRotation(r); err != nil {
+				return err
+			}
 		case <-x.meter.Starved():
 		case <-tick.C:
 		case err := <-received:
@@ -237,6 +243,8 @@ func (x *session) handle(ctx context.Context, wg *sync.WaitGroup, c tunnel.Capsu
 		x.drain(ctx, wg)
 	case agent.CapsuleRequest:
 		return x.sellToken(c.Value)
+	case agent.CapsuleRotate:
+		return x.rotateFor(ctx, wg, c.Value)
 	case agent.CapsuleClose:
 		closing, err := agent.ParseClosing(c.Value)
 		if err != nil {
@@ -276,6 +284,11 @@ func (x *session) pay(ctx context.Context, b []byte) error {
 	x.progress = time.Now()
 	x.s.noteDue(state)
 	return nil
+}
+
+// protocol ends the session for a breach of the protocol.
+func (x *session) protocol(err error) error {
+	return &refusal{tunnel.ReasonProtocol, err.Error()}
 }
 
 // refresh asks the ledger for the channel's balance.

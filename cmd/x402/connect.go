@@ -35,6 +35,8 @@ type connectFlags struct {
 	strict, keep, json, verifyExit         bool
 	networks                               []string
 	timeout                                time.Duration
+	rotateEvery                            time.Duration
+	rotateMost                             string
 }
 
 func connect(ctx context.Context, args []string, stdout, stderr io.Writer) error {
@@ -60,6 +62,8 @@ func connect(ctx context.Context, args []string, stdout, stderr io.Writer) error
 	fs.BoolVar(&f.keep, "keep", false, "")
 	fs.BoolVar(&f.json, "json", false, "")
 	f.exitFlags(fs)
+	fs.DurationVar(&f.rotateEvery, "rotate-every", 0, "")
+	fs.StringVar(&f.rotateMost, "rotate-price", "", "")
 	fs.DurationVar(&f.timeout, "timeout", 10*time.Second, "")
 	if done, err := parse(fs, connectHelp, args, stdout); done {
 		return prefix("connect", err)
@@ -84,6 +88,7 @@ func prefix(name string, err error) error {
 type purchase struct {
 	connectFlags
 	budget, maxPrice, deposit channel.Amount
+	rotatePrice               channel.Amount
 	key                       *channel.Address // the agent's, as the user named it
 	relays                    []relay.Name     // where the agent is looked for; none: it is named otherwise
 	reach                     buyer.ReachConfig
@@ -136,6 +141,9 @@ func (p *purchase) check() (err error) {
 			return usage("--%s: want more than 0", a.name)
 		}
 	}
+	if err := p.checkRotation(); err != nil {
+		return err
+	}
 	p.proxy = proxy.Config{Strict: f.strict, User: f.user}
 	if f.passwordFile != "" {
 		if p.proxy.Password, err = readSecret(f.passwordFile); err != nil {
@@ -143,6 +151,24 @@ func (p *purchase) check() (err error) {
 		}
 	}
 	return p.setWays()
+}
+
+// leastRotation is the shortest time between two addresses.
+const leastRotation = 5 * time.Second
+
+func (p *purchase) checkRotation() (err error) {
+	switch {
+	case p.rotateEvery == 0 && p.rotateMost == "":
+		return nil
+	case p.rotateEvery == 0:
+		return usage("--rotate-price: how often? Set --rotate-every too")
+	case p.rotateEvery < leastRotation:
+		return usage("--rotate-every: %v, want at least %v", p.rotateEvery, leastRotation)
+	case p.rotateMost == "":
+		return withHint(usage("--rotate-price: missing"), "it is the most that another address may cost, in USD; 0 takes those that are free")
+	}
+	p.rotatePrice, err = usd("rotate-price", p.rotateMost)
+	return err
 }
 
 // setWays checks which agent it must be, how it is reached and what is logged.
@@ -369,6 +395,7 @@ func (p *purchase) buy(ctx context.Context, key *channel.Key, store channel.Stor
 	cfg := buyer.Config{
 		Key: key, Store: store, Offer: p.offer, Budget: p.budget, MaxPrice: p.maxPrice, Deposit: p.deposit, Keep: p.keep,
 		SOCKS: p.socks, HTTP: p.http, Proxy: p.proxy, Reach: p.reach, OnStatus: showExit(v, v.status), Exit: p.exit, Tickets: p.tickets(),
+		RotateEvery: p.rotateEvery, RotatePrice: p.rotatePrice,
 		Logger: slog.New(p.handler(logs)),
 	}
 	if cfg.Tolls, err = p.tollConfig(); err != nil {

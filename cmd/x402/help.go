@@ -115,6 +115,11 @@ FLAGS
                             a relay asks beside the agent included. Required.
     --deposit USD           How much to put into the channel at a time, at least
                             what the agent asks for. Default 0.25.
+    --rotate-every TIME     Ask the agent for another public address so often,
+                            such as 30m. What is under way then is cut off; you
+                            stay connected. It is paid for once the address has
+                            changed. Default: never.
+    --rotate-price USD      The most that one may cost.
     --keep                  Leave what is left in the channel for the next run,
                             which saves the deposit's round trip.
     --socks ADDR            Where to offer SOCKS5 (CONNECT and UDP ASSOCIATE),

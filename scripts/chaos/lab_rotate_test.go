@@ -15,7 +15,7 @@ import (
 
 // rotating is a stage whose agent has a modem that gives its address back. The
 // carrier gives another one if it says so.
-func rotating(t *testing.T, other bool) *stage {
+func rotating(t *testing.T, other bool, more string) *stage {
 	t.Helper()
 	var s *stage
 	c := modemtest.Config{Attach: 300 * time.Millisecond, Sticky: -1}
@@ -30,7 +30,7 @@ func rotating(t *testing.T, other bool) *stage {
 	_, tty := onTerminal(t, c)
 	s = newStage(t, casting{
 		time: time.Duration(rotations()) * 10 * time.Second, relays: 1, rate: 12e6, buyerNAT: netlab.Symmetric, agentNAT: netlab.Symmetric,
-		sims: fmt.Sprintf("[modem]\nport = %q\n[rotate]\nhold = \"1s\"\ntries = 2\n", tty),
+		sims: fmt.Sprintf("[modem]\nport = %q\n[rotate]\nhold = \"1s\"\ntries = 2\n%s", tty, more),
 	})
 	return s
 }
@@ -58,7 +58,7 @@ func rotations() int {
 // TestLabRotate: the address changes as often as it is asked for, each time it is
 // the one that the world sees, and the buyer stays on one session.
 func TestLabRotate(t *testing.T) {
-	s := rotating(t, true)
+	s := rotating(t, true, "")
 	book := s.openGuestBook()
 	s.startBuyer("--transport", "quic")
 	again := s.hub.line(s.buyer.name, "msg=connected session=2")
@@ -95,7 +95,7 @@ func TestLabRotate(t *testing.T) {
 // TestLabRotateInVain: a carrier that gives the same address is found out, and
 // what was going on goes on.
 func TestLabRotateInVain(t *testing.T) {
-	s := rotating(t, false)
+	s := rotating(t, false, "")
 	book := s.openGuestBook()
 	s.startBuyer("--transport", "quic")
 	flow, err := s.guest(book, socksAddr)
@@ -109,4 +109,50 @@ func TestLabRotateInVain(t *testing.T) {
 		t.Errorf("the flow: from %s, %v", from, err)
 	}
 	s.finish()
+}
+
+// TestLabRotateBought: a buyer has the address changed and pays for it once; what
+// came of it in vain costs nothing.
+func TestLabRotateBought(t *testing.T) {
+	const price = 20_000 // atomic units
+	for name, other := range map[string]bool{"changed": true, "in vain": false} {
+		t.Run(name, func(t *testing.T) {
+			s := rotating(t, other, "price = \"0.02\"\nbetween = \"1h\"\n")
+			book := s.openGuestBook()
+			answer := s.hub.line(s.buyer.name, "msg=\"the address was not changed\"")
+			if other {
+				answer = s.hub.line(s.buyer.name, "msg=\"the agent has another address\"")
+			}
+			s.startBuyer("--transport", "quic", "--rotate-every", "5s", "--rotate-price", "0.05")
+			before := s.w.AgentRouter.Outside()
+			s.within(time.Minute, "the buyer hears of a rotation", answer)
+			after := s.w.AgentRouter.Outside()
+			if (before != after) != other {
+				t.Errorf("from %s to %s", before, after)
+			}
+			flow, err := s.guest(book, socksAddr)
+			s.must(err)
+			if from, err := flow.from(); err != nil || from != after.String() {
+				t.Errorf("from %s, %v, want %s", from, err, after)
+			}
+			// A second one is not to be had so soon, and not charged.
+			s.within(2*time.Minute, "the second is refused", s.hub.line(s.buyer.name, "the address was asked for a moment ago"))
+			s.buyer.stop(s.ctx, t)
+			r, e := s.result, s.earnings()
+			if r == nil || r.Error != "" || len(e.Channels) != 1 {
+				t.Fatalf("%+v, %+v\n%s", r, e, s.hub.tails())
+			}
+			traffic := r.Owed
+			if other {
+				traffic -= price
+			}
+			least := cost(r.Up + r.Down)
+			if traffic < least || traffic > least+1 || e.Channels[0].Owed != r.Owed || r.Claimed != r.Owed || e.Channels[0].Claimed != r.Owed {
+				t.Errorf("up %d, down %d: owed %d and %d, claimed %d, signed %d", r.Up, r.Down, r.Owed, e.Channels[0].Owed, r.Claimed, r.Signed)
+			}
+			s.agent.stop(s.ctx, t)
+			s.bank.stop(s.ctx, t)
+			s.command(s.w.WAN, "x402-facilitator", "audit", "--dir", "ledger")
+		})
+	}
 }
