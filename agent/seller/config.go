@@ -86,6 +86,8 @@ type Config struct {
 	// Retired is a line that sells no more: it claims what it is owed.
 	Retired bool
 
+	// Recovery says by what means a modem is brought back.
+	Recovery RecoveryPolicy
 	// Rotate says when the address is changed.
 	Rotate RotatePolicy
 	// Policy says which targets buyers may reach.

@@ -71,8 +71,9 @@ type rawFile struct {
 		Interface     string   `toml:"interface" want:"the name of a network interface, such as 'wwan0', or 'auto' for the modem's own"`
 	} `toml:"policy" want:"a table"`
 
-	Plan   rawPlan   `toml:"plan" want:"a table"`
-	Rotate rawRotate `toml:"rotate" want:"a table"`
+	Plan     rawPlan     `toml:"plan" want:"a table"`
+	Rotate   rawRotate   `toml:"rotate" want:"a table"`
+	Recovery rawRecovery `toml:"recovery" want:"a table"`
 
 	Settle struct {
 		Every string `toml:"every" want:"a time from '1m' to '720h'"`
@@ -113,6 +114,16 @@ type rawPlan struct {
 	Interface     string   `toml:"interface" want:"the name of a network interface, such as 'wwan0'"`
 }
 
+type rawRecovery struct {
+	Enabled   bool     `toml:"enabled" want:"true or false"`
+	Command   []string `toml:"power_command" want:"a program by its whole path, and its arguments"`
+	File      string   `toml:"power_file" want:"the path of a file, such as '/sys/class/gpio/modem_power/value'"`
+	Chip      string   `toml:"gpio_chip" want:"the path of a GPIO chip, such as '/dev/gpiochip0'"`
+	Line      int64    `toml:"gpio_line" want:"the number of a line of the chip, from 0 to 1023"`
+	ActiveLow bool     `toml:"gpio_active_low" want:"true or false"`
+	Off       string   `toml:"power_off" want:"a time from '1s' to '60s'"`
+}
+
 type rawRotate struct {
 	Every string `toml:"every" want:"a time from '1m' to '720h'"`
 	Hold  string `toml:"hold" want:"a time from '1s' to '10m'"`
@@ -136,8 +147,9 @@ type rawSIM struct {
 	Policy struct {
 		Interface string `toml:"interface" want:"the name of a network interface, such as 'wwan1', or 'auto' for the modem's own"`
 	} `toml:"policy" want:"a table"`
-	Plan   rawPlan   `toml:"plan" want:"a table"`
-	Rotate rawRotate `toml:"rotate" want:"a table"`
+	Plan     rawPlan     `toml:"plan" want:"a table"`
+	Rotate   rawRotate   `toml:"rotate" want:"a table"`
+	Recovery rawRecovery `toml:"recovery" want:"a table"`
 }
 
 // A ConfigFile is what a configuration file says. Config has zero fields where

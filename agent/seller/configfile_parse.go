@@ -45,6 +45,7 @@ func parseConfig(path string, content []byte) (ConfigFile, error) {
 	r.readPolicy()
 	r.readPlan()
 	r.readRotate()
+	r.readRecovery()
 	r.readSIMs()
 	if len(r.problems) == 0 { // what only shows in the whole
 		if _, err := r.file.Config.withDefaults(); err != nil {

@@ -72,6 +72,23 @@ func (r *fileReader) readRotate() {
 	}
 }
 
+func (r *fileReader) readRecovery() {
+	p, raw := &r.file.Config.Recovery, &r.raw.Recovery
+	if r.defined("recovery.enabled") {
+		p.Off = !raw.Enabled
+	}
+	if r.file.Config.EveryModem {
+		r.forbid("it would cut the power of one modem for another: use a table [[sim]] for each", "recovery.power_command", "recovery.power_file", "recovery.gpio_chip")
+	}
+	p.Power.Command, p.Power.File, p.Power.Chip = raw.Command, raw.File, raw.Chip
+	r.number("recovery.gpio_line", raw.Line, 0, 1023, func(n int64) { p.Power.Line = int(n) })
+	p.Power.ActiveLow = raw.ActiveLow
+	r.duration("recovery.power_off", raw.Off, time.Second, time.Minute, func(d time.Duration) { p.Power.OffTime = d })
+	if _, err := modem.NewRecovery(modem.RecoveryConfig{Power: p.Power}); err != nil {
+		r.complain("recovery: " + err.Error())
+	}
+}
+
 func (r *fileReader) readWay() {
 	c := &r.file.Config
 	r.take("policy.interface", func() error {
@@ -244,8 +261,9 @@ func (r *fileReader) readSIM(raw rawSIM, index int) {
 		p.Used, p.UsedOn, p.Interface = 0, time.Time{}, ""
 		c.Plan = &p
 	}
-	r.raw.Rotate = raw.Rotate
+	r.raw.Rotate, r.raw.Recovery = raw.Rotate, raw.Recovery
 	r.readRotate()
+	r.readRecovery() // the power is each modem's own
 	if c.findsModem() {
 		c.Policy.Interface = InterfaceOfModem
 	} else {

@@ -23,6 +23,7 @@ import (
 	"github.com/depinsim/x402/channel"
 	"github.com/depinsim/x402/channel/facilitator"
 	"github.com/depinsim/x402/channel/x402"
+	"github.com/depinsim/x402/modem"
 	"github.com/depinsim/x402/tunnel"
 	"github.com/depinsim/x402/tunnel/bbr"
 	"github.com/depinsim/x402/tunnel/quic"
@@ -72,6 +73,7 @@ type Seller struct {
 	looks   looks
 	serves  func() // buyers are served; again does nothing
 
+	recovery  *modem.Recovery // watchSIM's; nil: the modem is left as it is
 	turnstile turnstile
 	rotations chan rotateRequest // served by rotateLoop; unbuffered
 
@@ -147,6 +149,9 @@ func open(c Config) (*Seller, error) {
 		s.sim.card = s.cards.last() // what was withheld stays so until the SIM is read
 	}
 	s.countLeftBehind()
+	if s.recovery, err = openRecovery(c); err != nil {
+		return nil, errors.Join(fmt.Errorf("recovery: %w", err), s.journal.Close())
+	}
 	if c.Plan == nil {
 		return s, nil
 	}
@@ -167,6 +172,9 @@ func lowest(c Config) uint64 {
 // close lets the files go.
 func (s *Seller) close() error {
 	err := s.journal.Close()
+	if s.recovery != nil {
+		err = errors.Join(err, s.recovery.Close())
+	}
 	if s.ration != nil {
 		err = errors.Join(err, s.ration.book.Close())
 	}

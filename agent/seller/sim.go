@@ -18,6 +18,8 @@ type simWatch struct {
 	wanted   bool         // there is a modem to ask
 	port     string       // where it was asked last
 	open     *modem.Modem // nil: none is
+	found    modem.Found  // as it was found last, if it was looked for
+	verdict  modem.Verdict
 	identity modem.Identity
 	status   modem.Status
 	readAt   time.Time // when status was read; zero: never
@@ -67,11 +69,13 @@ func (s *Seller) watchSIM(ctx context.Context) error {
 func (s *Seller) readSIM(ctx context.Context) (read bool, err error) {
 	cfg, leave, err := s.locate()
 	if err != nil {
+		s.heal(ctx, nil, modem.Status{}, err)
 		return false, err
 	}
 	defer leave()
 	m, err := modem.Open(ctx, cfg)
 	if err != nil {
+		s.heal(ctx, nil, modem.Status{}, err)
 		return false, err
 	}
 	s.sim.opened(m)
@@ -81,16 +85,18 @@ func (s *Seller) readSIM(ctx context.Context) (read bool, err error) {
 	}()
 	for {
 		id, err := m.Identity(ctx) // each time: a card can be changed while the modem stays
-		if err != nil {
-			return read, err
+		var status modem.Status
+		if err == nil {
+			status, err = m.Status(ctx)
 		}
-		status, err := m.Status(ctx)
 		if err != nil {
+			s.heal(ctx, m, status, err)
 			return read, err
 		}
 		read = true
 		s.takeSIM(ctx, id, status)
 		s.serves()
+		s.heal(ctx, m, status, nil)
 		select {
 		case <-ctx.Done():
 			return read, nil
@@ -172,6 +178,9 @@ func (s *Seller) locate() (cfg modem.Config, leave func(), err error) {
 			return cfg, nil, err
 		}
 		cfg.Port = found.Port
+		s.sim.mu.Lock()
+		s.sim.found = found
+		s.sim.mu.Unlock()
 		if open := s.finder.cfg.Open; open != nil {
 			cfg.Open = func(ctx context.Context) (io.ReadWriteCloser, error) { return open(ctx, found.Port) }
 		}

@@ -43,6 +43,7 @@ type Status struct {
 	Earnings    Earnings        `json:"earnings"`
 	FlashWrites FlashWrites     `json:"flash"`
 	Rotation    RotationStatus  `json:"rotation"`
+	Recovery    *RecoveryStatus `json:"recovery,omitempty"`
 }
 
 // ModemStatus is what the modem last said. The IMSI is not part of it.
@@ -164,6 +165,7 @@ func (s *Seller) status() Status {
 	if n := s.refuses(); n != nil {
 		st.Refusing = n.Text
 	}
+	st.Recovery = s.recoveryStatus()
 	if s.cfg.Retired {
 		st.Refusing = "it is not in the config file any more; what it earned is claimed"
 	}

@@ -48,6 +48,9 @@ func (s *Seller) problems(st Status) []Problem {
 	default:
 		found = append(found, s.planProblems()...)
 	}
+	if st.Recovery != nil && st.Recovery.Stopped {
+		add(fmt.Sprintf("the modem (%s) did not come back by %d steps; it is tried again in a day", st.Recovery.Trouble, st.Recovery.Today), "take its power away and give it back; set [recovery] so that the agent can")
+	}
 	if read && simErr == nil {
 		found = append(found, radioProblems(sim)...)
 	}

@@ -51,6 +51,9 @@ func renderStatus(st seller.Status) string {
 	line("listens", fmt.Sprintf("UDP %s, offer %d", st.Listen, st.OfferSeq))
 	line("paid on", st.Network)
 	line("to", st.PayTo.String())
+	if r := st.Recovery; r != nil && (r.Today > 0 || r.Stopped) {
+		line("recovery", fmt.Sprintf("%s today; trouble: %s", count(r.Today, "step"), r.Trouble))
+	}
 	if r := st.Rotation.Last; r != nil {
 		line("rotated", fmt.Sprintf("%d times, %d in vain; last %s", st.Rotation.Changed, st.Rotation.Failed, rotation(*r)))
 	}
