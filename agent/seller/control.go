@@ -161,7 +161,7 @@ var errWhichSIM = errors.New("which SIM? There are several: name one with --sim"
 func parseCommand(text string) (name, sim string, args map[string]string) {
 	name, rest, _ := strings.Cut(text, " ")
 	args = map[string]string{}
-	for _, word := range strings.Fields(rest) {
+	for word := range strings.FieldsSeq(rest) {
 		if key, value, is := strings.Cut(word, "="); is {
 			args[key] = value
 		} else {
