@@ -138,7 +138,10 @@ func TestTokenWithdrawn(t *testing.T) {
 	m.startAgent()
 	m.offer()
 	until(t, "for the agent to see the withdrawal", func() bool {
-		f, res := m.outsider().connect("example.com:"+port(site.Listener.Addr()), agent.Credentials(token.Token.Token))
+		f, res, err := m.outsider().open(t.Context(), "example.com:"+port(site.Listener.Addr()), agent.Credentials(token.Token.Token))
+		if err != nil { // taken, and ended before the answer was read
+			return false
+		}
 		if f != nil {
 			f.Close()
 			return false
