@@ -19,12 +19,12 @@ import (
 // groups are what can be measured by itself.
 func groups() []string {
 	return []string{
-		"transfer", "flash", "latency", "memory", "micro", "router",
+		"transfer", "flash", "latency", "memory", "micro", "router", "relay",
 		"links", "uplink", "blackout", "sharing", "flood", "paused", "idle", "datagrams",
 	}
 }
 
-// onLink are the groups that need an emulated link.
+// onLink are the groups that need an emulated link; relay uses one if it can.
 func onLink() []string { return []string{"links", "uplink", "blackout", "sharing", "flood"} }
 
 // A config says what is measured, and how thoroughly.
@@ -110,7 +110,7 @@ func (b *bench) runGroups(ctx context.Context) error {
 		run  func(context.Context) error
 	}{
 		{"transfer", b.transfer}, {"flash", b.flash}, {"latency", b.latency}, {"memory", b.memory}, {"micro", b.micro},
-		{"router", b.router}, {"links", b.links}, {"uplink", b.uplink}, {"blackout", b.blackout}, {"sharing", b.sharing}, {"flood", b.flood},
+		{"router", b.router}, {"relay", b.relay}, {"links", b.links}, {"uplink", b.uplink}, {"blackout", b.blackout}, {"sharing", b.sharing}, {"flood", b.flood},
 		{"paused", b.paused}, {"idle", b.idle}, {"datagrams", b.datagrams},
 	} {
 		if !slices.Contains(b.only, group.name) {

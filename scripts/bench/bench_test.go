@@ -28,7 +28,7 @@ func TestMain(m *testing.M) {
 func TestSmoke(t *testing.T) {
 	c := config{
 		rounds: 1, length: 100 * time.Millisecond, loopback: true, inside: true, flows: []int{5},
-		only: []string{"transfer", "flash", "latency", "memory", "paused", "idle", "datagrams"}, profiles: t.TempDir(), log: io.Discard,
+		only: []string{"transfer", "flash", "latency", "memory", "relay", "paused", "idle", "datagrams"}, profiles: t.TempDir(), log: io.Discard,
 		idleFlows: 20,
 	}
 	r, err := c.measure(t.Context())
@@ -63,12 +63,24 @@ func TestSmoke(t *testing.T) {
 	if len(r.Paused) != 2 || len(r.Idle) != 4 || len(r.Datagrams) != 4 { // rates in 100 ms are no more than chance
 		t.Errorf("incomplete: %+v %+v %+v", r.Paused, r.Idle, r.Datagrams)
 	}
+	links := 1
+	if netlab.Missing() == nil {
+		links++
+	}
+	if len(r.Relays) != 6*links || len(r.Left) != 2-links {
+		t.Errorf("%d rows of relays, left out: %q", len(r.Relays), r.Left)
+	}
+	for _, x := range r.Relays {
+		if x.Mbits <= 0 || x.Ratio <= 0 || (x.FreeRatio > 0) != (x.Way == wayToll) || (x.MiB > 1) != (x.Way != wayDirectly) {
+			t.Errorf("%+v", x)
+		}
+	}
 	for _, name := range []string{"ours-agent", "ours-buyer", "bare-agent", "bare-buyer"} {
 		if info, err := os.Stat(c.profiles + "/" + name + ".pprof"); err != nil || info.Size() == 0 {
 			t.Errorf("no profile of %s: %v", name, err)
 		}
 	}
-	for _, want := range []string{"up, direct TCP", "signed and claimed", "one download, agent's CPU"} {
+	for _, want := range []string{"up, direct TCP", "signed and claimed", "one download, agent's CPU", "no limit, up, ours, by a relay that charges", "one upload by a relay, no limit, its CPU"} {
 		if !strings.Contains(r.table(), want) {
 			t.Errorf("%q is not in\n%s", want, r.table())
 		}

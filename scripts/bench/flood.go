@@ -39,12 +39,12 @@ func floods() []flood {
 // next door to agent and relay: what they send does not take the buyer's link.
 func (b *bench) flood(ctx context.Context) error {
 	host := b.lab.addr[agentSide]
-	at, err := b.startRole(ctx, agentSide, "relay", relaySettings{Host: host, Dir: b.dir})
+	m, err := b.newMarket(ctx, b.group)
 	if err != nil {
 		return err
 	}
-	var name relayReady
-	if err := at.answer(ctx, &name, answerTime); err != nil {
+	at, name, err := m.startRelay(ctx, 0)
+	if err != nil {
 		return err
 	}
 	port, err := b.lab.freePort(agentSide, "udp")
@@ -52,8 +52,7 @@ func (b *bench) flood(ctx context.Context) error {
 		return err
 	}
 	listen := net.JoinHostPort(host, fmt.Sprint(port))
-	m, err := b.openMarketAt(ctx, b.group, b.agent, fmt.Sprintf("listen = %q\nlisten_tcp = %q\nendpoints = [%q]\nkcp = true\nrelays = [%q]\n", listen, listen, listen, name.Name))
-	if err != nil {
+	if err := m.sell(ctx, b.agent, fmt.Sprintf("listen = %q\nlisten_tcp = %q\nendpoints = [%q]\nkcp = true\nrelays = [%q]\n", listen, listen, listen, name)); err != nil {
 		return err
 	}
 	shape := netlab.Shape{Rate: floodRate, Delay: oneWay, Queue: 100 * time.Millisecond}
@@ -62,7 +61,7 @@ func (b *bench) flood(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	evil, err := b.startRole(ctx, agentSide, "flood", floodSettings{Agent: listen, Relay: name.Name, Offer: m.offer})
+	evil, err := b.startRole(ctx, agentSide, "flood", floodSettings{Agent: listen, Relay: name, Offer: m.offer})
 	if err != nil {
 		return err
 	}

@@ -9,48 +9,18 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"net/netip"
-	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	quicgo "github.com/apernet/quic-go"
 
-	"github.com/depinsim/x402/agent/directory"
 	"github.com/depinsim/x402/tunnel"
 	"github.com/depinsim/x402/tunnel/h2"
 	"github.com/depinsim/x402/tunnel/quic"
 	"github.com/depinsim/x402/tunnel/relay"
 	relaymarket "github.com/depinsim/x402/tunnel/relay/market"
 )
-
-type relaySettings struct {
-	Host string `json:"host"`
-	Dir  string `json:"dir"` // for the key
-}
-
-type relayReady struct {
-	Name string `json:"name"`
-}
-
-// relayRole is x402-relay run, as far as that matters here.
-func relayRole(c console) error {
-	var s relaySettings
-	if err := c.dec.Decode(&s); err != nil {
-		return err
-	}
-	ip, err := netip.ParseAddr(s.Host)
-	if err != nil {
-		return err
-	}
-	return c.serve(func(ctx context.Context) error {
-		return directory.Run(ctx, directory.Config{
-			Listen: netip.AddrPortFrom(ip, 0), KeyFile: filepath.Join(s.Dir, "relay.key"),
-			Ready: func(name relay.Name, _ net.Addr) error { return c.enc.Encode(relayReady{name.String()}) },
-		})
-	})
-}
 
 type floodSettings struct {
 	Agent string `json:"agent"` // its address

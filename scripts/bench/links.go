@@ -84,7 +84,11 @@ func (c *crossing) compare(ctx context.Context, list []condition, rounds int) er
 	for range rounds {
 		for _, i := range order.Perm(len(got)) {
 			at, w := list[i/len(c.ways)], c.ways[i%len(c.ways)]
-			x, err := c.steady(ctx, at, w)
+			var x crossed
+			err := c.b.steady(&c.b.report.Unsteady, func() (err error) {
+				x, err = c.sample(ctx, at, w)
+				return err
+			})
 			if err != nil {
 				return fmt.Errorf("%s, %s, %s: %w", at.name, at.direction, w.name, err)
 			}
@@ -97,27 +101,31 @@ func (c *crossing) compare(ctx context.Context, list []condition, rounds int) er
 	return nil
 }
 
-// steady takes a sample again, up to twice, if the machine had no time for the
-// link meanwhile or nothing arrived, and reports how often that was in vain.
-func (c *crossing) steady(ctx context.Context, at condition, w way) (x crossed, err error) {
+// steady has a sample taken again, up to twice, if the machine had no time for
+// the link meanwhile or nothing arrived, and counts how often that was in vain.
+func (b *bench) steady(unsteady *int, take func() error) (err error) {
+	k := b.lab.link
+	if k == nil {
+		return take()
+	}
 	late := func() (late, out uint64) {
-		ab, ba := c.b.lab.link.AB.Counts(), c.b.lab.link.BA.Counts()
+		ab, ba := k.AB.Counts(), k.BA.Counts()
 		return ab.Late + ba.Late, ab.Out + ba.Out
 	}
 	for range 3 {
 		lateBefore, outBefore := late()
-		if x, err = c.sample(ctx, at, w); errors.Is(err, errNothing) {
+		if err = take(); errors.Is(err, errNothing) {
 			continue
 		}
 		if err != nil {
-			return x, err
+			return err
 		}
 		if lateAfter, outAfter := late(); lateAfter-lateBefore <= (outAfter-outBefore)/200 {
-			return x, nil
+			return nil
 		}
 	}
-	c.b.report.Unsteady++
-	return x, err
+	*unsteady++
+	return err
 }
 
 // sample does one transfer with pings and first bytes beside it.

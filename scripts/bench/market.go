@@ -32,11 +32,13 @@ const (
 // sells, and buyers.
 type market struct {
 	b      *bench
+	name   string
+	dir    string // of agent and buyers
 	site   *process
 	ready  siteReady
 	agent  *process
 	offer  string // path
-	listen string // the agent's address
+	listen string // the agent's address; "": it is only reached by a relay
 	ctl    *seller.Control
 	key    *channel.Key
 	store  string // path
@@ -67,42 +69,49 @@ allow_networks = [%q]
 // openMarket starts site and agent below a folder of their own. program begins
 // the agent's command line; nil runs it as a role of this program.
 func (b *bench) openMarket(ctx context.Context, name string, program []string) (*market, error) {
-	return b.openMarketAt(ctx, name, program, fmt.Sprintf("listen = %q", net.JoinHostPort(b.lab.addr[agentSide], "0")))
+	m, err := b.newMarket(ctx, name)
+	if err != nil {
+		return nil, err
+	}
+	return m, m.sell(ctx, program, fmt.Sprintf("listen = %q", net.JoinHostPort(b.lab.addr[agentSide], "0")))
 }
 
-// openMarketAt is told where the agent listens, by lines of its configuration.
-func (b *bench) openMarketAt(ctx context.Context, name string, program []string, listen string) (*market, error) {
-	m := &market{b: b, store: filepath.Join(b.dir, name, "buyer.db")}
-	dir := filepath.Join(b.dir, name)
-	if err := os.Mkdir(dir, 0o700); err != nil {
+// newMarket starts a site, below a folder of its own.
+func (b *bench) newMarket(ctx context.Context, name string) (*market, error) {
+	m := &market{b: b, name: name, dir: filepath.Join(b.dir, name)}
+	m.store = filepath.Join(m.dir, "buyer.db")
+	if err := os.Mkdir(m.dir, 0o700); err != nil {
 		return nil, err
 	}
 	var err error
 	if m.key, err = channel.GenerateKey(); err != nil {
 		return nil, err
 	}
-	host := b.lab.addr[agentSide]
-	if m.site, m.ready, err = b.startSite(ctx, siteSettings{host, m.key.Address(), funds, []string{"cubic", "bbr"}}); err != nil {
-		return nil, err
-	}
+	m.site, m.ready, err = b.startSite(ctx, siteSettings{b.lab.addr[agentSide], m.key.Address(), funds, []string{"cubic", "bbr"}})
+	return m, err
+}
+
+// sell starts the agent, and is told where it listens by lines of its
+// configuration.
+func (m *market) sell(ctx context.Context, program []string, listen string) (err error) {
 	p := m.ready.Params
-	config := filepath.Join(dir, "agent.toml")
-	text := fmt.Sprintf(agentFile, listen, channel.Amount(perGB).USD(), m.ready.Facilitator,
-		p.Network(), p.Token, p.Name, p.Version, channel.Address{0xaa}, 1100, netip.PrefixFrom(netip.MustParseAddr(host), 24).Masked())
+	config := filepath.Join(m.dir, "agent.toml")
+	text := fmt.Sprintf(agentFile, listen, channel.Amount(perGB).USD(), m.ready.Facilitator, p.Network(), p.Token, p.Name, p.Version,
+		channel.Address{0xaa}, 1100, netip.PrefixFrom(netip.MustParseAddr(m.b.lab.addr[agentSide]), 24).Masked())
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
-		return nil, err
+		return err
 	}
-	m.offer = filepath.Join(dir, "state", "offer.json")
-	m.ctl = seller.DialControl(filepath.Join(dir, "state", "control.sock"))
+	m.offer = filepath.Join(m.dir, "state", "offer.json")
+	m.ctl = seller.DialControl(filepath.Join(m.dir, "state", "control.sock"))
 	if program != nil {
-		m.agent, err = b.start(ctx, agentSide, name+"-agent", append(slices.Clone(program), "run", "--config", config)...)
+		m.agent, err = m.b.start(ctx, agentSide, m.name+"-agent", append(slices.Clone(program), "run", "--config", config)...)
 	} else {
-		m.agent, err = b.startRole(ctx, agentSide, "agent", agentSettings{config, b.profile("ours-agent")})
+		m.agent, err = m.b.startRole(ctx, agentSide, "agent", agentSettings{config, m.b.profile("ours-agent")})
 	}
 	if err != nil {
-		return nil, err
+		return err
 	}
-	return m, m.awaitOffer(ctx)
+	return m.awaitOffer(ctx)
 }
 
 // startSite starts a site.
@@ -120,7 +129,9 @@ func (m *market) awaitOffer(ctx context.Context) error {
 	for {
 		o, err := readOffer(m.offer)
 		if err == nil {
-			m.listen = o.Endpoints[0]
+			if len(o.Endpoints) > 0 {
+				m.listen = o.Endpoints[0]
+			}
 			return nil
 		}
 		if !errors.Is(err, fs.ErrNotExist) {

@@ -30,6 +30,10 @@ type Report struct {
 	Micro      *Micro    `json:"micro,omitempty"`
 	Router     []Router  `json:"router,omitempty"`
 
+	Relays []Relay `json:"relays,omitempty"`
+	// RelaysUnsteady is for Relays what Unsteady is for Links.
+	RelaysUnsteady int `json:"relaysUnsteady,omitempty"`
+
 	SetUp []Latency `json:"setUp,omitempty"` // on the emulated link
 	Links []Link    `json:"links,omitempty"`
 	// Unsteady is how many samples of Links were taken although the machine had
@@ -180,6 +184,7 @@ func (r *Report) judge() {
 	for _, x := range r.Router {
 		most("agent's instructions on "+x.CPU, "× bare relay", 1.05, x.Ratio)
 	}
+	r.judgeRelays()
 	r.judgeLinks()
 }
 

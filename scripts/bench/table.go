@@ -14,6 +14,7 @@ func (r *Report) table() string {
 	fmt.Fprintf(&out, "%s; %s; medians of %d rounds of %.3g s, interleaved; %s\n", r.Machine.QUIC, r.Path, r.Rounds, r.Seconds, r.Date)
 	r.transferTable(&out)
 	r.restTable(&out)
+	r.relayTable(&out)
 	r.linksTable(&out)
 	for _, text := range r.Left {
 		fmt.Fprintf(&out, "\nnot measured: %s\n", text)
