@@ -1,9 +1,9 @@
 // Command bench measures what docs/performance.md promises, on this machine
 // and in one run: throughput and processor time beside a bare QUIC relay and
 // direct TCP, the agent's memory, the time to the first byte, what metering and
-// vouchers cost, what the agent writes to flash, and its instructions on routers;
-// on emulated links also with loss, little bandwidth, a blackout and other flows,
-// beside the kernel's TCP and other tunnels.
+// vouchers cost, what the agent writes to flash, its instructions on routers, and
+// what a relay costs, free or paid; on emulated links also with loss, little
+// bandwidth, a blackout and other flows, beside the kernel's TCP and other tunnels.
 //
 //	go run ./scripts/bench [--only GROUPS] [--rounds 5] [--seconds 3] [--json]
 //	    [--peer hysteria=PATH] [--plot FILE.svg]
@@ -53,7 +53,8 @@ func run(ctx context.Context, args []string, out, log io.Writer) error {
 	asJSON := fs.Bool("json", false, "print JSON")
 	seconds := fs.Float64("seconds", 3, "length of one transfer, in `SECONDS`")
 	fs.IntVar(&c.rounds, "rounds", 5, "how often each thing is measured; at least 5 for a figure to quote")
-	only := fs.String("only", strings.Join(groups(), ","), "`GROUPS` to measure, separated by commas")
+	only := fs.String("only", strings.Join(groups(), ","), 
+		"`GROUPS` to measure, separated by commas; "+strings.Join(onLink(), ", ")+" need root for their emulated links, and relay, one flow by a relay beside the same directly, for the half of it that has one")
 	fs.BoolVar(&c.loopback, "loopback", false, "use loopback although namespaces could be made")
 	fs.StringVar(&c.profiles, "profile", "", "write CPU profiles of the transfers' agents and buyers into `DIR`")
 	fs.Var(&c.peers, "peer", "measure another tunnel too, `NAME=PATH` of its program; NAME: "+strings.Join(peerKinds(), ", "))

@@ -38,7 +38,11 @@ type passage struct {
 }
 
 // A passed is one transfer by a passage.
-type passed struct{ mbits, cpu, mib float64 } // of the relay: CPU-seconds per GB, RSS
+type passed struct {
+	mbits      float64
+	cpu, agent float64 // CPU-seconds per GB of relay and agent
+	mib        float64 // the relay's RSS
+}
 
 // relay measures one flow at a time by a relay, beside the same flow directly: as
 // fast as the machine lets it, and on a link that is slower than that.
@@ -138,7 +142,7 @@ func (p *passage) open(ctx context.Context, b *bench, name string) (err error) {
 
 // take does one transfer.
 func (p *passage) take(ctx context.Context, loader *process, j job) (x passed, err error) {
-	before, err := cpuOf(p.relay)
+	before, err := cpuOf(p.relay, p.m.agent)
 	if err != nil {
 		return x, err
 	}
@@ -147,12 +151,13 @@ func (p *passage) take(ctx context.Context, loader *process, j job) (x passed, e
 	if err != nil {
 		return x, err
 	}
-	after, err := cpuOf(p.relay)
+	after, err := cpuOf(p.relay, p.m.agent)
 	if err != nil {
 		return x, err
 	}
 	x.mbits = float64(y.Bytes) * 8 / 1e6 / y.Took.Seconds()
-	x.cpu = (after[0] - before[0]).Seconds() / (float64(y.Bytes) / 1e9)
+	gb := float64(y.Bytes) / 1e9
+	x.cpu, x.agent = (after[0]-before[0]).Seconds()/gb, (after[1]-before[1]).Seconds()/gb
 	if p.relay != nil {
 		n, err := p.relay.rss()
 		if err != nil {
@@ -222,7 +227,8 @@ func summariseRelay(samples, direct, free []passed) Relay {
 	return Relay{
 		Mbits: median(mbits), MbitsLow: slices.Min(mbits), MbitsHigh: slices.Max(mbits),
 		Ratio: ratio(direct), FreeRatio: ratio(free),
-		CPU: median(mapped(samples, func(x passed) float64 { return x.cpu })),
-		MiB: slices.Max(mapped(samples, func(x passed) float64 { return x.mib })),
+		CPU:      median(mapped(samples, func(x passed) float64 { return x.cpu })),
+		AgentCPU: median(mapped(samples, func(x passed) float64 { return x.agent })),
+		MiB:      slices.Max(mapped(samples, func(x passed) float64 { return x.mib })),
 	}
 }

@@ -8,11 +8,11 @@ import (
 )
 
 func TestSummariseRelay(t *testing.T) {
-	direct := []passed{{1000, 0, 0}, {2000, 0, 0}, {100, 0, 0}}
-	free := []passed{{1000, 1, 20}, {1000, 1, 20}, {100, 1, 20}}
-	paid := []passed{{900, 2, 22}, {1000, 1, 25}, {70, 3, 24}}
+	direct := []passed{{1000, 0, 3, 0}, {2000, 0, 3, 0}, {100, 0, 3, 0}}
+	free := []passed{{1000, 1, 3, 20}, {1000, 1, 3, 20}, {100, 1, 3, 20}}
+	paid := []passed{{900, 2, 4, 22}, {1000, 1, 5, 25}, {70, 3, 6, 24}}
 	got := summariseRelay(paid, direct, free)
-	want := Relay{Mbits: 900, MbitsLow: 70, MbitsHigh: 1000, Ratio: 0.7, FreeRatio: 0.9, CPU: 2, MiB: 25} // medians of the rounds' ratios
+	want := Relay{Mbits: 900, MbitsLow: 70, MbitsHigh: 1000, Ratio: 0.7, FreeRatio: 0.9, CPU: 2, AgentCPU: 5, MiB: 25} // medians of the rounds' ratios
 	if got != want {
 		t.Errorf("got %+v\nwant %+v", got, want)
 	}

@@ -21,6 +21,7 @@ type Relay struct {
 	Ratio     float64        `json:"ratio"`               // to the direct path
 	FreeRatio float64        `json:"freeRatio,omitempty"` // of a relay that charges: to one that does not
 	CPU       float64        `json:"relayCPU"`            // seconds per GB, of the relay's process; 0: there is none
+	AgentCPU  float64        `json:"agentCPU"`            // likewise of the agent, by which the relay's can be judged on a busy machine
 	MiB       float64        `json:"relayMiB"`            // the most of its RSS after a transfer
 }
 
@@ -42,7 +43,7 @@ func (r *Report) relayTable(out *strings.Builder) {
 		return
 	}
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintln(w, "\none flow by a relay\tMbit/s\tlow to high\t× direct\t× free relay\tCPU s/GB relay\tRSS MiB relay\t")
+	fmt.Fprintln(w, "\none flow by a relay\tMbit/s\tlow to high\t× direct\t× free relay\tCPU s/GB agent\trelay\tRSS MiB relay\t")
 	for _, x := range r.Relays {
 		free, own := "–", "–\t–"
 		if x.Way != wayDirectly {
@@ -51,8 +52,8 @@ func (r *Report) relayTable(out *strings.Builder) {
 		if x.Toll > 0 {
 			free = number(x.FreeRatio)
 		}
-		fmt.Fprintf(w, "%s, %s, %s\t%.0f\t%.0f to %.0f\t%s\t%s\t%s\t\n",
-			x.Link, x.Direction, x.Way, x.Mbits, x.MbitsLow, x.MbitsHigh, number(x.Ratio), free, own)
+		fmt.Fprintf(w, "%s, %s, %s\t%.0f\t%.0f to %.0f\t%s\t%s\t%s\t%s\t\n",
+			x.Link, x.Direction, x.Way, x.Mbits, x.MbitsLow, x.MbitsHigh, number(x.Ratio), free, number(x.AgentCPU), own)
 	}
 	_ = w.Flush()
 	if r.RelaysUnsteady > 0 {
