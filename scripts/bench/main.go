@@ -53,8 +53,8 @@ func run(ctx context.Context, args []string, out, log io.Writer) error {
 	asJSON := fs.Bool("json", false, "print JSON")
 	seconds := fs.Float64("seconds", 3, "length of one transfer, in `SECONDS`")
 	fs.IntVar(&c.rounds, "rounds", 5, "how often each thing is measured; at least 5 for a figure to quote")
-	only := fs.String("only", strings.Join(groups(), ","), 
-		"`GROUPS` to measure, separated by commas; "+strings.Join(onLink(), ", ")+" need root for their emulated links, and relay, one flow by a relay beside the same directly, for the half of it that has one")
+	only := fs.String("only", strings.Join(groups(), ","), "`GROUPS` to measure, separated by commas; "+
+		strings.Join(onLink(), ", ")+", and the limited link of relay (one flow by a relay beside the same directly) need root")
 	fs.BoolVar(&c.loopback, "loopback", false, "use loopback although namespaces could be made")
 	fs.StringVar(&c.profiles, "profile", "", "write CPU profiles of the transfers' agents and buyers into `DIR`")
 	fs.Var(&c.peers, "peer", "measure another tunnel too, `NAME=PATH` of its program; NAME: "+strings.Join(peerKinds(), ", "))
