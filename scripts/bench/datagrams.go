@@ -116,8 +116,12 @@ func (j job) datagrams() (y yield, err error) {
 	return y, err
 }
 
-// quiet is how long nothing comes after the last datagram.
-const quiet = 500 * time.Millisecond
+// quiet is how long nothing comes after the last datagram. The first one may take
+// longer: the target must have been given a processor.
+const (
+	quiet   = 500 * time.Millisecond
+	toBegin = 10 * time.Second
+)
 
 // An association is SOCKS5's UDP, or a plain socket, towards one target.
 type association struct {
@@ -206,8 +210,8 @@ func (a *association) download(rate uint64, lasts time.Duration) (got int, err e
 	if err := a.send(request); err != nil {
 		return 0, err
 	}
-	for {
-		p, err := a.receive(quiet)
+	for within := toBegin; ; within = quiet {
+		p, err := a.receive(within)
 		if errors.Is(err, os.ErrDeadlineExceeded) && got > 0 {
 			return got, nil
 		}
