@@ -1,7 +1,6 @@
 package seller
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -10,8 +9,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-
-	"github.com/BurntSushi/toml"
 
 	"github.com/depinsim/x402/modem"
 )
@@ -279,17 +276,22 @@ func ControlPathOf(path string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	var raw struct {
-		StateDir string `toml:"state_dir"`
-		Control  string `toml:"control"`
+	tree, err := parseTOML(b)
+	if err != nil {
+		return "", &ConfigError{Path: path, Problems: []string{err.Error()}}
 	}
-	if _, err := toml.Decode(string(b), &raw); err != nil {
-		return "", &ConfigError{Path: path, Problems: []string{syntaxProblem(err)}}
+	var c Config
+	for key, into := range map[string]*string{"state_dir": &c.StateDir, "control": &c.Control} {
+		text, ok := tree[key].(string)
+		if !ok && tree[key] != nil {
+			return "", &ConfigError{Path: path, Problems: []string{key + ": want " + wanted(key)}}
+		}
+		*into = beside(path, text)
 	}
-	if raw.StateDir == "" && raw.Control == "" {
+	if c.StateDir == "" && c.Control == "" {
 		return "", &ConfigError{Path: path, Problems: []string{"state_dir: missing"}}
 	}
-	return Config{StateDir: beside(path, raw.StateDir), Control: beside(path, raw.Control)}.ControlPath(), nil
+	return c.ControlPath(), nil
 }
 
 // beside is a path as a configuration file means it: relative to the file.
@@ -298,23 +300,4 @@ func beside(file, path string) string {
 		return path
 	}
 	return filepath.Join(filepath.Dir(file), path)
-}
-
-// syntaxProblem puts an error of the TOML decoder into one line with its place.
-// Digits are masked: the decoder quotes what it cannot read, and that may be
-// the PIN.
-func syntaxProblem(err error) string {
-	place, text := "", err.Error()
-	if parse, ok := errors.AsType[toml.ParseError](err); ok {
-		place, text = fmt.Sprintf("line %d: ", parse.Position.Line), parse.Message
-		if parse.LastKey != "" {
-			text = parse.LastKey + ": " + text
-		}
-	}
-	return place + strings.Map(func(r rune) rune {
-		if r >= '0' && r <= '9' {
-			return '#'
-		}
-		return r
-	}, strings.Join(strings.Fields(text), " "))
 }

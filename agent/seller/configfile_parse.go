@@ -6,12 +6,11 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
-
-	"github.com/BurntSushi/toml"
 
 	"github.com/depinsim/x402/agent"
 	"github.com/depinsim/x402/channel"
@@ -27,15 +26,14 @@ const maxSocketPath = 103 - len(".new")
 // file.
 func parseConfig(path string, content []byte) (ConfigFile, error) {
 	r := &fileReader{path: path, file: ConfigFile{Path: path}}
-	if err := toml.Unmarshal(content, &r.tree); err != nil {
-		return ConfigFile{}, &ConfigError{Path: path, Problems: []string{syntaxProblem(err)}}
+	var err error
+	if r.tree, err = parseTOML(content); err != nil {
+		return ConfigFile{}, &ConfigError{Path: path, Problems: []string{err.Error()}}
 	}
 	if r.problems = shapeProblems(r.tree); len(r.problems) > 0 {
 		return ConfigFile{}, &ConfigError{Path: path, Problems: r.problems}
 	}
-	if err := toml.Unmarshal(content, &r.raw); err != nil {
-		return ConfigFile{}, &ConfigError{Path: path, Problems: []string{syntaxProblem(err)}}
-	}
+	fill(reflect.ValueOf(&r.raw).Elem(), r.tree)
 	r.readPlaces()
 	r.readLog()
 	r.readModem()

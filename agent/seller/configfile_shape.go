@@ -40,8 +40,7 @@ func tableOf(t reflect.Type) reflect.Type {
 }
 
 // shapeProblems compares a decoded file with rawFile: keys that mean nothing,
-// with the one that was likely meant, and values of the wrong type. The decoder
-// would take keys in any case; here they have one spelling.
+// with the one that was likely meant, and values of the wrong type.
 func shapeProblems(tree map[string]any) []string {
 	var problems []string
 	known := fields()
@@ -85,6 +84,29 @@ func fits(value any, t reflect.Type) bool {
 		return t.Kind() == reflect.Slice && !slices.ContainsFunc(v, func(e any) bool { return !fits(e, t.Elem()) })
 	}
 	return false
+}
+
+// fill puts a table without shapeProblems into the fields for its keys.
+func fill(fields reflect.Value, table map[string]any) {
+	for f, field := range fields.Fields() {
+		switch v := table[f.Tag.Get("toml")].(type) {
+		case nil:
+		case map[string]any:
+			fill(field, v)
+		case []map[string]any:
+			field.Set(reflect.MakeSlice(f.Type, len(v), len(v)))
+			for i, t := range v {
+				fill(field.Index(i), t)
+			}
+		case []any:
+			field.Set(reflect.MakeSlice(f.Type, len(v), len(v)))
+			for i, e := range v {
+				field.Index(i).Set(reflect.ValueOf(e))
+			}
+		default:
+			field.Set(reflect.ValueOf(v))
+		}
+	}
 }
 
 func unknownKey(key string, known map[string]reflect.StructField) string {
