@@ -9,81 +9,90 @@ import (
 // block that is not unicast.
 type special struct {
 	prefix netip.Prefix
+	specialText
+}
+
+type specialText struct {
+	text   string // of the prefix
 	name   string
 	source string
 	global bool // globally reachable, and safe to hand to strangers
 }
 
-func row(prefix, name, source string, global bool) special {
-	return special{netip.MustParsePrefix(prefix), name, source, global}
-}
+// specials are parsed from data: a table of calls is 11 kB of code.
+var specials = func() (list []special) {
+	for _, s := range specialTexts {
+		list = append(list, special{netip.MustParsePrefix(s.text), s})
+	}
+	return list
+}()
 
-// specials are the IANA IPv4 and IPv6 Special-Purpose Address Registries
+// specialTexts are the IANA IPv4 and IPv6 Special-Purpose Address Registries
 // (RFC 6890, RFC 8190) as of 2025. The longest prefix counts. Where the
 // registry says "globally reachable" and this table does not, the reason stands
 // beside the row. Blocks that carry an IPv4 address are global here: the address
 // inside decides.
-var specials = []special{
-	row("0.0.0.0/8", "this network", "RFC 791", false),
-	row("0.0.0.0/32", "this host", "RFC 1122", false),
-	row("10.0.0.0/8", "private use", "RFC 1918", false),
-	row("100.64.0.0/10", "shared address space of carriers", "RFC 6598", false),
-	row("127.0.0.0/8", "loopback", "RFC 1122", false),
-	row("169.254.0.0/16", "link local", "RFC 3927", false),
-	row("172.16.0.0/12", "private use", "RFC 1918", false),
-	row("192.0.0.0/24", "IETF protocol assignments", "RFC 6890", false),
-	row("192.0.0.0/29", "IPv4 service continuity", "RFC 7335", false),
-	row("192.0.0.8/32", "IPv4 dummy address", "RFC 7600", false),
+var specialTexts = []specialText{
+	{"0.0.0.0/8", "this network", "RFC 791", false},
+	{"0.0.0.0/32", "this host", "RFC 1122", false},
+	{"10.0.0.0/8", "private use", "RFC 1918", false},
+	{"100.64.0.0/10", "shared address space of carriers", "RFC 6598", false},
+	{"127.0.0.0/8", "loopback", "RFC 1122", false},
+	{"169.254.0.0/16", "link local", "RFC 3927", false},
+	{"172.16.0.0/12", "private use", "RFC 1918", false},
+	{"192.0.0.0/24", "IETF protocol assignments", "RFC 6890", false},
+	{"192.0.0.0/29", "IPv4 service continuity", "RFC 7335", false},
+	{"192.0.0.8/32", "IPv4 dummy address", "RFC 7600", false},
 	// Global in the registry, but it reaches the nearest server: here the one
 	// that opens ports in the owner's own NAT.
-	row("192.0.0.9/32", "Port Control Protocol anycast", "RFC 7723", false),
-	row("192.0.0.10/32", "TURN anycast", "RFC 8155", false), // likewise
-	row("192.0.0.170/32", "NAT64/DNS64 discovery", "RFC 8880", false),
-	row("192.0.0.171/32", "NAT64/DNS64 discovery", "RFC 8880", false),
-	row("192.0.2.0/24", "documentation", "RFC 5737", false),
-	row("192.31.196.0/24", "AS112", "RFC 7535", true),
-	row("192.52.193.0/24", "AMT", "RFC 7450", true),
-	row("192.88.99.0/24", "deprecated 6to4 relay anycast", "RFC 7526", false),
-	row("192.88.99.2/32", "6a44 relay anycast", "RFC 6751", false),
-	row("192.168.0.0/16", "private use", "RFC 1918", false),
-	row("192.175.48.0/24", "AS112", "RFC 7534", true),
-	row("198.18.0.0/15", "benchmarking", "RFC 2544", false),
-	row("198.51.100.0/24", "documentation", "RFC 5737", false),
-	row("203.0.113.0/24", "documentation", "RFC 5737", false),
-	row("224.0.0.0/4", "multicast", "RFC 5771", false),
-	row("240.0.0.0/4", "reserved", "RFC 1112", false),
-	row("255.255.255.255/32", "limited broadcast", "RFC 919", false),
+	{"192.0.0.9/32", "Port Control Protocol anycast", "RFC 7723", false},
+	{"192.0.0.10/32", "TURN anycast", "RFC 8155", false}, // likewise
+	{"192.0.0.170/32", "NAT64/DNS64 discovery", "RFC 8880", false},
+	{"192.0.0.171/32", "NAT64/DNS64 discovery", "RFC 8880", false},
+	{"192.0.2.0/24", "documentation", "RFC 5737", false},
+	{"192.31.196.0/24", "AS112", "RFC 7535", true},
+	{"192.52.193.0/24", "AMT", "RFC 7450", true},
+	{"192.88.99.0/24", "deprecated 6to4 relay anycast", "RFC 7526", false},
+	{"192.88.99.2/32", "6a44 relay anycast", "RFC 6751", false},
+	{"192.168.0.0/16", "private use", "RFC 1918", false},
+	{"192.175.48.0/24", "AS112", "RFC 7534", true},
+	{"198.18.0.0/15", "benchmarking", "RFC 2544", false},
+	{"198.51.100.0/24", "documentation", "RFC 5737", false},
+	{"203.0.113.0/24", "documentation", "RFC 5737", false},
+	{"224.0.0.0/4", "multicast", "RFC 5771", false},
+	{"240.0.0.0/4", "reserved", "RFC 1112", false},
+	{"255.255.255.255/32", "limited broadcast", "RFC 919", false},
 
 	// All of IPv6 that is no global unicast, whatever becomes of it.
-	row("::/0", "not global unicast", "RFC 4291", false),
-	row("2000::/3", "global unicast", "RFC 4291", true),
-	row("::/128", "unspecified", "RFC 4291", false),
-	row("::1/128", "loopback", "RFC 4291", false),
-	row("::ffff:0:0/96", "IPv4-mapped", "RFC 4291", false), // is unmapped before
-	row("64:ff9b::/96", "NAT64", "RFC 6052", true),
-	row("64:ff9b:1::/48", "NAT64 for local use", "RFC 8215", false), // but see surroundings.refuses
-	row("100::/64", "discard only", "RFC 6666", false),
-	row("100:0:0:1::/64", "dummy prefix", "RFC 9780", false),
-	row("2001::/23", "IETF protocol assignments", "RFC 2928", false),
-	row("2001::/32", "Teredo", "RFC 4380", true),
-	row("2001:1::1/128", "Port Control Protocol anycast", "RFC 7723", false), // as for IPv4
-	row("2001:1::2/128", "TURN anycast", "RFC 8155", false),                  // likewise
-	row("2001:1::3/128", "service registration anycast", "RFC 9665", false),  // likewise
-	row("2001:2::/48", "benchmarking", "RFC 5180", false),
-	row("2001:3::/32", "AMT", "RFC 7450", true),
-	row("2001:4:112::/48", "AS112", "RFC 7535", true),
-	row("2001:10::/28", "deprecated ORCHID", "RFC 4843", false),
-	row("2001:20::/28", "ORCHIDv2", "RFC 7343", true),
-	row("2001:30::/28", "drone remote identification", "RFC 9374", true),
-	row("2001:db8::/32", "documentation", "RFC 3849", false),
-	row("2002::/16", "6to4", "RFC 3056", true),
-	row("2620:4f:8000::/48", "AS112", "RFC 7534", true),
-	row("3fff::/20", "documentation", "RFC 9637", false),
-	row("5f00::/16", "segment routing", "RFC 9602", false),
-	row("fc00::/7", "unique local", "RFC 4193", false),
-	row("fe80::/10", "link local", "RFC 4291", false),
-	row("fec0::/10", "deprecated site local", "RFC 3879", false),
-	row("ff00::/8", "multicast", "RFC 4291", false),
+	{"::/0", "not global unicast", "RFC 4291", false},
+	{"2000::/3", "global unicast", "RFC 4291", true},
+	{"::/128", "unspecified", "RFC 4291", false},
+	{"::1/128", "loopback", "RFC 4291", false},
+	{"::ffff:0:0/96", "IPv4-mapped", "RFC 4291", false}, // is unmapped before
+	{"64:ff9b::/96", "NAT64", "RFC 6052", true},
+	{"64:ff9b:1::/48", "NAT64 for local use", "RFC 8215", false}, // but see surroundings.refuses
+	{"100::/64", "discard only", "RFC 6666", false},
+	{"100:0:0:1::/64", "dummy prefix", "RFC 9780", false},
+	{"2001::/23", "IETF protocol assignments", "RFC 2928", false},
+	{"2001::/32", "Teredo", "RFC 4380", true},
+	{"2001:1::1/128", "Port Control Protocol anycast", "RFC 7723", false}, // as for IPv4
+	{"2001:1::2/128", "TURN anycast", "RFC 8155", false},                  // likewise
+	{"2001:1::3/128", "service registration anycast", "RFC 9665", false},  // likewise
+	{"2001:2::/48", "benchmarking", "RFC 5180", false},
+	{"2001:3::/32", "AMT", "RFC 7450", true},
+	{"2001:4:112::/48", "AS112", "RFC 7535", true},
+	{"2001:10::/28", "deprecated ORCHID", "RFC 4843", false},
+	{"2001:20::/28", "ORCHIDv2", "RFC 7343", true},
+	{"2001:30::/28", "drone remote identification", "RFC 9374", true},
+	{"2001:db8::/32", "documentation", "RFC 3849", false},
+	{"2002::/16", "6to4", "RFC 3056", true},
+	{"2620:4f:8000::/48", "AS112", "RFC 7534", true},
+	{"3fff::/20", "documentation", "RFC 9637", false},
+	{"5f00::/16", "segment routing", "RFC 9602", false},
+	{"fc00::/7", "unique local", "RFC 4193", false},
+	{"fe80::/10", "link local", "RFC 4291", false},
+	{"fec0::/10", "deprecated site local", "RFC 3879", false},
+	{"ff00::/8", "multicast", "RFC 4291", false},
 }
 
 // nat64Local may be used by an operator for its NAT64, and nothing else.
