@@ -1,6 +1,7 @@
 package seller
 
 import (
+	"cmp"
 	"context"
 	"encoding/hex"
 	"errors"
@@ -198,7 +199,7 @@ func checkClock(c Config, now time.Time) Finding {
 }
 
 func checkListenAddress(c Config) Finding {
-	conn, err := net.ListenPacket("udp", c.Listen)
+	conn, err := net.ListenPacket("udp", cmp.Or(c.Listen, defaultListen))
 	if err != nil {
 		do := ""
 		if errors.Is(err, syscall.EADDRINUSE) {

@@ -97,7 +97,7 @@ func (s *Seller) planProblems() (found []Problem) {
 	r.mu.Unlock()
 	st, _, known := r.book.Report()
 	add := func(what, do string) { found = append(found, Problem{what, do}) }
-	const setUsed = "say what the carrier shows as used: x402-agent plan set-used '12.3 GB'"
+	setUsed := "say what the carrier shows as used: " + s.command("plan set-used") + " '12.3 GB'"
 	switch d.Why {
 	case plan.ReasonSIM:
 		if known {
@@ -164,7 +164,10 @@ func checkPlan(c Config, running *Status) Finding {
 	return ok("plan", text)
 }
 
-// gigabytes is a size as carriers write it.
+// gigabytes is a size as carriers write it; a small one is in megabytes.
 func gigabytes(n uint64) string {
+	if n < 1e9 {
+		return fmt.Sprintf("%d.%d MB", n/1e6, n%1e6/1e5)
+	}
 	return fmt.Sprintf("%d.%d GB", n/1e9, n%1e9/1e8)
 }

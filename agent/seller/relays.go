@@ -67,12 +67,8 @@ func (l *relayLink) run(ctx, sctx context.Context) error {
 		if time.Since(began) > relaySteady+2*patience {
 			wait, failed = relayRetryMin, 0
 		}
-		pause := wait/2 + rand.N(wait)
-		if errors.Is(err, relay.ErrDrain) {
-			pause = rand.N(drainRetry)
-		} else {
-			wait = min(2*wait, relayRetryMax)
-		}
+		var pause time.Duration
+		pause, wait = relayPause(err, failed, wait)
 		if failed++; failed == 1 { // an outage is told once
 			log.Warn("no connection to the relay; trying again", "err", err)
 		}
@@ -87,6 +83,17 @@ func (l *relayLink) run(ctx, sctx context.Context) error {
 			}
 		}
 	}
+}
+
+// relayPause is how long to wait after an attempt that ended with err, when failed
+// have failed before it, and the back-off from then on. A relay that stops may be
+// there again in a moment; while it drains it refuses everybody, and to ask it
+// every other second would use up the tries.
+func relayPause(err error, failed int, wait time.Duration) (pause, next time.Duration) {
+	if failed == 0 && errors.Is(err, relay.ErrDrain) {
+		return rand.N(drainRetry), wait
+	}
+	return wait/2 + rand.N(wait), min(2*wait, relayRetryMax)
 }
 
 // sleep is false if ctx ended.

@@ -24,6 +24,15 @@ const (
 	weakRSSI = -105
 )
 
+// command is how the owner tells the running agent something of this line.
+func (s *Seller) command(words string) string {
+	words = "x402-agent " + words
+	if s.cfg.Name != "" {
+		words += " --sim " + s.cfg.Name
+	}
+	return words
+}
+
 // problems looks through a status for what the owner should know, the worst
 // first.
 func (s *Seller) problems(st Status) []Problem {
@@ -40,7 +49,7 @@ func (s *Seller) problems(st Status) []Problem {
 		add(simErr.Error(), modemAdvice(simErr))
 	case s.sim.withheld():
 		add(fmt.Sprintf("another SIM is in the modem, of %s-%s, and it is not sold", st.Modem.MCC, st.Modem.MNC),
-			"if its plan allows it: x402-agent sim accept; else put the former one back, which is then sold by itself")
+			"if its plan allows it: "+s.command("sim accept")+"; else put the former one back, which is then sold by itself")
 	case st.Refusing != "":
 		if found = s.planProblems(); len(found) == 0 {
 			add(st.Refusing, "")
