@@ -289,9 +289,9 @@ func scriptUnwritable(ts *testscript.TestScript, _ bool, args []string) {
 			ts.Check(os.Chmod(d, 0o755))
 		}
 		exe := filepath.Join(dir, "x402-agent")
-		b, err := os.ReadFile(cmd.Path)
-		ts.Check(err)
-		ts.Check(errors.Join(os.WriteFile(exe, b, 0o700), os.Chmod(exe, 0o755)))
+		// Not written by this process: a child that is forked meanwhile would hold it
+		// open for writing, and nobody could run it.
+		ts.Check(errors.Join(exec.Command("cp", cmd.Path, exe).Run(), os.Chmod(exe, 0o755)))
 		cmd.Path = exe
 		cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: 65534, Gid: 65534}}
 	} else {
