@@ -29,12 +29,13 @@ const (
 // A Finding is what one check came to.
 type Finding struct {
 	Name, Result, Text string
-	Do                 string // what to do about it first
+	Do                 string   // what to do about it first
+	Paste              []string // lines for the config file
 }
 
-func passed(name, text string) Finding      { return Finding{name, CheckOK, text, ""} }
-func warning(name, text, do string) Finding { return Finding{name, CheckWarning, text, do} }
-func failed(name, text, do string) Finding  { return Finding{name, CheckFailed, text, do} }
+func passed(name, text string) Finding      { return Finding{name, CheckOK, text, "", nil} }
+func warning(name, text, do string) Finding { return Finding{name, CheckWarning, text, do, nil} }
+func failed(name, text, do string) Finding  { return Finding{name, CheckFailed, text, do, nil} }
 
 // Check looks at everything that can be looked at without running, given what
 // ReadConfigFile returned. It changes nothing: no key is made.

@@ -88,11 +88,13 @@ func offered(url string, s x402.Supported) (found []Finding) {
 		if _, err := channel.ParseNetwork(network); err != nil || len(found) == maxOffered {
 			continue
 		}
-		do := "put this under [payment] if you trust it: network = " + strconv.Quote(network)
+		f := warning("offer", url+" settles on "+network+whose(network), "put this under [payment] if you trust it")
+		f.Paste = []string{"network = " + strconv.Quote(network)}
 		if t, err := s.Token(network); err == nil {
-			do += fmt.Sprintf(", asset = %q, asset_name = %s, asset_version = %s", t.Address.String(), strconv.QuoteToASCII(t.Name), strconv.QuoteToASCII(t.Version))
+			f.Paste = append(f.Paste, "asset = "+strconv.Quote(t.Address.String()),
+				"asset_name = "+strconv.QuoteToASCII(t.Name), "asset_version = "+strconv.QuoteToASCII(t.Version))
 		}
-		found = append(found, warning("offer", url+" settles on "+network+whose(network), do))
+		found = append(found, f)
 	}
 	if found == nil {
 		found = append(found, failed("offer", url+" settles no channels", "use another facilitator"))

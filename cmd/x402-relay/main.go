@@ -12,6 +12,8 @@ import (
 	"os/signal"
 	"strings"
 	"syscall"
+
+	"github.com/depinsim/x402/channel"
 )
 
 // version is set by the linker.
@@ -75,6 +77,8 @@ func hint(err error) string {
 		return "the relay.toml that came with the program explains every key; `x402-relay check` checks yours"
 	case errors.Is(err, errChecks):
 		return "" // each check says what to do
+	case errors.Is(err, channel.ErrInUse):
+		return "another relay is running with this payment.state_dir; one at a time may use it"
 	case errors.Is(err, syscall.EADDRINUSE):
 		return "another program uses the port; stop it, or set another in the config file"
 	case errors.Is(err, syscall.EADDRNOTAVAIL):

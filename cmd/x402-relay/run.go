@@ -7,6 +7,9 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"strconv"
+	"strings"
+	"unicode/utf8"
 
 	"github.com/depinsim/x402/agent"
 	"github.com/depinsim/x402/agent/directory"
@@ -93,11 +96,14 @@ func (std stdio) check(ctx context.Context, f *flags, args []string) error {
 	found := directory.Check(ctx, file, err)
 	bad := 0
 	for _, c := range found {
-		if _, err := fmt.Fprintf(std.out, "%-8s %-12s %s\n", c.Result, c.Name, c.Text); err != nil {
+		if _, err := fmt.Fprintf(std.out, "%-8s %-12s %s\n", c.Result, c.Name, wrap(c.Text)); err != nil {
 			return err
 		}
 		if c.Do != "" {
-			fmt.Fprintf(std.out, "%22sdo: %s\n", "", c.Do)
+			fmt.Fprintf(std.out, "%*s%s\n", checkIndent, "", wrap("do: "+c.Do))
+		}
+		for _, line := range c.Paste {
+			fmt.Fprintf(std.out, "    %s\n", line)
 		}
 		if c.Result == directory.CheckFailed {
 			bad++
@@ -107,4 +113,35 @@ func (std stdio) check(ctx context.Context, f *flags, args []string) error {
 		return fmt.Errorf("%d of %d checks %w", bad, len(found), errChecks)
 	}
 	return nil
+}
+
+// checkIndent is where the text of a check begins.
+const checkIndent = 22
+
+// wrap breaks text that begins at checkIndent into lines of 80 columns, and
+// leaves out what could steer a terminal: facilitators and names are strangers'.
+func wrap(text string) string {
+	var b strings.Builder
+	at := checkIndent
+	for i, word := range strings.Fields(text) {
+		word = strings.Map(func(r rune) rune {
+			if strconv.IsPrint(r) {
+				return r
+			}
+			return '?'
+		}, word)
+		n := utf8.RuneCountInString(word)
+		switch {
+		case i == 0:
+		case at+1+n > 80:
+			b.WriteString("\n" + strings.Repeat(" ", checkIndent))
+			at = checkIndent
+		default:
+			b.WriteByte(' ')
+			at++
+		}
+		b.WriteString(word)
+		at += n
+	}
+	return b.String()
 }
