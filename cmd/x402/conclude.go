@@ -85,7 +85,7 @@ func (p *purchase) conclude(r buyer.Result, last buyer.Status, err error) error 
 		left := last.Balance - min(last.Balance, r.Signed)
 		rows = append(rows, [2]string{"kept", p.given.echo(left.USD() + " USD in the channel; x402 wallet refund gets it back")})
 	case err == nil:
-		rows = append(rows, [2]string{"claimed", r.Claimed.USD() + " USD"}, [2]string{"refunded", r.Refunded.USD() + " USD"})
+		rows = append(rows, [2]string{"claimed", r.Claimed.USD() + " USD"}, [2]string{"refunded", r.Refunded.USD() + " USD, this time"})
 	}
 	if r.WithdrawAt != 0 {
 		rows = append(rows, [2]string{"withdrawal", p.given.echo("of the rest was begun; finish it with x402 wallet withdraw after " + clock(r.WithdrawAt))})

@@ -344,7 +344,7 @@ func (p *purchase) announce(store channel.Store) error {
 		{"sim", simText(o.SIM, p.finding)},
 		{"price", priceText(o.Price, p.maxPrice)},
 		{"", p.tollText()},
-		{"budget", budgetText(p.budget, o.Price)},
+		{"budget", budgetText(p.budget, agent.Price{Up: o.Price.Max() + p.dearest()})},
 		{"network", fmt.Sprintf("%s, %q %s", pay.Network, pay.AssetName, pay.Asset)},
 		{"", "kept by " + pay.Facilitator},
 		{"channel", p.id.String()},

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"os"
 	"slices"
 	"strings"
@@ -12,6 +13,7 @@ import (
 	"github.com/depinsim/x402/agent"
 	"github.com/depinsim/x402/agent/buyer"
 	"github.com/depinsim/x402/tunnel/relay"
+	relaymarket "github.com/depinsim/x402/tunnel/relay/market"
 )
 
 // whom says which agent is meant: the one at a place, that of a file, or one
@@ -172,6 +174,9 @@ func relayTrouble(ctx context.Context, err error) error {
 	if hint(err) != "" {
 		return err
 	}
+	if refused, ok := errors.AsType[*relaymarket.RefusedError](err); ok && refused.Status == http.StatusBadRequest {
+		return withHint(err, "the relay does not take this question: leave out what it names, or ask another relay")
+	}
 	return withHint(err, "is the relay running, its name right, and can this machine reach it by TCP?")
 }
 
@@ -179,7 +184,7 @@ func relayTrouble(ctx context.Context, err error) error {
 func whereText(o agent.Offer) string {
 	text := o.Agent.String()
 	if len(o.Endpoints) > 0 {
-		text += fmt.Sprintf(" at %q", o.Endpoints)
+		text += " at " + printable(strings.Join(o.Endpoints, " "))
 	}
 	var relays []string
 	for _, r := range o.Relays {

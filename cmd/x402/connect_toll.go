@@ -60,6 +60,16 @@ func (p *purchase) tollText() string {
 	return strings.Join(parts, ", ") + ", from a deposit of its own; nothing on the direct path"
 }
 
+// dearest is the most that a relay asks for a GB beside the agent.
+func (p *purchase) dearest() (most channel.Amount) {
+	for _, text := range p.offer.Relays {
+		if n, err := relay.ParseName(text); err == nil {
+			most = max(most, p.tolls[n.Address()].Price)
+		}
+	}
+	return most
+}
+
 // tollConfig says what relays may be paid.
 func (p *purchase) tollConfig() (buyer.TollConfig, error) {
 	return p.places.tollConfig(p.wallet, p.tolls)

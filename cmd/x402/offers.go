@@ -190,5 +190,8 @@ func ago(d time.Duration) string {
 	if d < time.Second {
 		return "now"
 	}
+	if d < 2*time.Minute {
+		return fmt.Sprintf("%d s ago", d/time.Second)
+	}
 	return duration(uint64(d/time.Second)) + " ago"
 }

@@ -310,5 +310,5 @@ func (p *purchase) closeToken(ctx context.Context, name string) (err error) {
 		_, err := fmt.Fprintf(p.stdout, "channel %s: nothing is left in it\n", d.short())
 		return err
 	}
-	return refunder{c, ways, p.stdout, p.timeout, slog.New(p.handler(p.stderr))}.refund(ctx, d)
+	return refunder{c, map[channel.ID]bool{}, ways, p.stdout, p.timeout, slog.New(p.handler(p.stderr))}.refund(ctx, d)
 }

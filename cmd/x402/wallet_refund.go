@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -11,6 +12,7 @@ import (
 
 	"github.com/depinsim/x402/agent"
 	"github.com/depinsim/x402/agent/buyer"
+	"github.com/depinsim/x402/channel"
 )
 
 // closeTime bounds how long one agent may take to claim and refund.
@@ -49,11 +51,13 @@ func walletRefund(ctx context.Context, args []string, stdout, stderr io.Writer) 
 	if err != nil {
 		return err
 	}
-	r := refunder{c, reach, stdout, *timeout, slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: level}))}
+	// Relays last: an agent may be reached by one, and is paid to be.
+	slices.SortStableFunc(drawers, func(a, b drawer) int { return cmp.Compare(min(len(a.relay), 1), min(len(b.relay), 1)) })
+	r := refunder{c, map[channel.ID]bool{}, reach, stdout, *timeout, slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: level}))}
 	done := 0
 	for i := range drawers {
 		d := &drawers[i]
-		if d.err == nil && d.State.Balance == d.State.Claimed {
+		if d.err == nil && d.State.Balance == d.State.Claimed || r.closed[d.State.ID] {
 			continue // nothing in it
 		}
 		done++
@@ -71,6 +75,7 @@ func walletRefund(ctx context.Context, args []string, stdout, stderr io.Writer) 
 // A refunder has agents close channels.
 type refunder struct {
 	*cupboard
+	closed  map[channel.ID]bool // with relays by which an agent was reached: it closed them too
 	ways    buyer.ReachConfig
 	stdout  io.Writer
 	timeout time.Duration
@@ -103,6 +108,12 @@ func (r refunder) refund(ctx context.Context, d drawer) error {
 	result, err := buyer.Run(rctx, buyer.Config{Key: r.key, Store: r.store, Offer: offer, Salt: d.State.Config.Salt, CloseOnly: true, Reach: r.ways, Tolls: tolls, Logger: r.log})
 	if err != nil {
 		return err
+	}
+	for _, x := range result.Relays {
+		if x.Refunded > 0 {
+			r.closed[x.Channel] = true
+			fmt.Fprintf(r.stdout, "channel %.10s: claimed %s USD, refunded %s USD\n", x.Channel, x.Claimed.USD(), x.Refunded.USD())
+		}
 	}
 	_, err = fmt.Fprintf(r.stdout, "channel %s: claimed %s USD, refunded %s USD\n", d.short(), result.Claimed.USD(), result.Refunded.USD())
 	return err
