@@ -11,6 +11,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -123,6 +124,10 @@ func (h *hub) obey(ctx context.Context, command string) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	meant := lines // by a command to one
+	if sim == "" {
+		meant = unretired(lines)
+	}
 	switch name {
 	case "status":
 		return h.status(sim)
@@ -133,24 +138,30 @@ func (h *hub) obey(ctx context.Context, command string) (any, error) {
 	case "settle":
 		return settleLines(ctx, lines)
 	case "sim":
-		if len(lines) != 1 {
+		if len(meant) != 1 {
 			return nil, errWhichSIM
 		}
-		return lines[0].cards.known(), nil
+		return meant[0].cards.known(), nil
 	case "sim-accept":
-		if len(lines) != 1 {
+		if len(meant) != 1 {
 			return nil, errWhichSIM
 		}
-		return lines[0].acceptSIM(ctx)
+		return meant[0].acceptSIM(ctx)
 	case "rotate":
-		return rotateLine(ctx, lines, args)
+		return rotateLine(ctx, meant, args)
 	}
-	if isPlan && len(lines) == 1 {
-		return lines[0].setUsed(used)
+	if isPlan && len(meant) == 1 {
+		return meant[0].setUsed(used)
 	} else if isPlan {
 		return nil, errWhichSIM
 	}
 	return nil, fmt.Errorf("no command %q: this agent is of another version", name)
+}
+
+// unretired leaves out the lines that only claim what they are owed: nobody who
+// names no SIM means them.
+func unretired(lines []*line) []*line {
+	return slices.DeleteFunc(slices.Clone(lines), func(l *line) bool { return l.cfg.Retired })
 }
 
 const setUsed = "plan set-used "

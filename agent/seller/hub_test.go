@@ -357,6 +357,9 @@ func TestFormerLines(t *testing.T) {
 				t.Error(err)
 			}
 		}
+		if meant := unretired(h.all()); len(meant) != len(slices.DeleteFunc(slices.Clone(want), func(w string) bool { return strings.HasSuffix(w, " retired") })) {
+			t.Errorf("every modem %v: a command that names no SIM means %d", every, len(meant))
+		}
 		slices.Sort(got)
 		slices.Sort(want)
 		if !slices.Equal(got, want) {

@@ -188,6 +188,9 @@ func (p program) sim(ctx context.Context, f *flags, args []string) error {
 // errNotRotated says that the agent was reached and the address is as before.
 var errNotRotated = errors.New("the address was not changed")
 
+// errNotTried says that the modem was left alone.
+var errNotTried = errors.New("nothing was done about the address")
+
 func (p program) rotate(ctx context.Context, f *flags, args []string) error {
 	hold := f.Duration("hold", 0, "")
 	c, asJSON, err := talk(f, args)
@@ -205,6 +208,9 @@ func (p program) rotate(ctx context.Context, f *flags, args []string) error {
 		err = p.printJSON(r)
 	} else if r.Changed {
 		_, err = fmt.Fprintf(p.out, "%s is %s now; %s, %d ms\n", r.Old, r.New, count(r.Tries, "attempt"), r.Took)
+	}
+	if err == nil && !r.Changed && r.Tries == 0 {
+		return fmt.Errorf("%w: %s", errNotTried, r.Error)
 	}
 	if err == nil && !r.Changed {
 		err = fmt.Errorf("%w: %s", errNotRotated, r.Error)

@@ -24,6 +24,8 @@ func hint(err error) string {
 		return "nothing is lost: the agent tries again by itself; `x402-agent check` looks at the facilitator"
 	case errors.Is(err, errNotRotated):
 		return "try a longer --hold; some carriers keep the address for hours, or for good"
+	case errors.Is(err, errNotTried):
+		return "it takes a modem, and a relay that sees the address: [modem] and relays in the config file; `x402-agent status` shows what is wrong with them"
 	case errors.Is(err, seller.ErrNotRunning):
 		return "is the agent running? Start it with `x402-agent run`, or name its socket with --control"
 	case errors.Is(err, channel.ErrInUse):
