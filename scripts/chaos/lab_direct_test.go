@@ -103,14 +103,14 @@ func TestLabNoDirect(t *testing.T) {
 	s.startBuyer("--transport", "quic", "--no-direct", "--keep")
 	s.end(s.flows())
 	s.buyer.stop(s.ctx, t)
-	if n := s.met(); n != [2]int{} || said(s.hub) {
-		t.Errorf("%d packets passed between agent and buyer, %d named the buyer, and the agent's log does: %v", n[0], n[1], said(s.hub))
+	if n := s.met(); n != [2]int{} || s.hub.saw(said) {
+		t.Errorf("%d packets passed between agent and buyer, %d named the buyer, and the agent's log does: %v", n[0], n[1], s.hub.saw(said))
 	}
 	direct := s.reached(true)
 	s.startBuyer("--transport", "quic")
 	s.within(soon, "the direct path", direct)
 	s.end(s.flows())
-	if n := s.met(); n[0] == 0 || n[1] == 0 || !said(s.hub) {
+	if n := s.met(); n[0] == 0 || n[1] == 0 || !s.hub.saw(said) {
 		t.Errorf("%d packets passed between agent and buyer, %d named the buyer: nothing is found where there is something", n[0], n[1])
 	}
 	s.settle()

@@ -57,7 +57,7 @@ func TestLabMobility(t *testing.T) {
 				s.moves("buyer", s.w.BuyerRouter, all)
 			}
 			s.end(all)
-			if again(s.hub) {
+			if s.hub.saw(again) {
 				t.Errorf("there was a second session\n%s", s.hub.tails())
 			}
 			s.settle()
@@ -94,7 +94,7 @@ func TestLabRelayDies(t *testing.T) {
 	}
 	s.startBuyer("--transport", "quic")
 	used := 0
-	if by[1](s.hub) {
+	if s.hub.saw(by[1]) {
 		used = 1
 	}
 	again := s.hub.line(s.buyer.name, "msg=connected session=2")
@@ -108,7 +108,7 @@ func TestLabRelayDies(t *testing.T) {
 	s.found(used)
 	s.steady(soon, "flows go on", all)
 	s.end(all)
-	if again(s.hub) {
+	if s.hub.saw(again) {
 		t.Errorf("there was a second session\n%s", s.hub.tails())
 	}
 	s.settle()

@@ -93,7 +93,7 @@ func TestLabSymmetric(t *testing.T) {
 	took := s.startBuyer()
 	s.curl(3_000_000)
 	s.end(s.flows())
-	if moved(s.hub) {
+	if s.hub.saw(moved) {
 		t.Errorf("the buyer says that it is on a direct path\n%s", s.hub.tails())
 	}
 	s.settle()

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -17,21 +18,24 @@ import (
 // carrier gives another one if it says so.
 func rotating(t *testing.T, other bool, more string) *stage {
 	t.Helper()
-	var s *stage
+	var at atomic.Pointer[stage] // the modem is there first
 	c := modemtest.Config{Attach: 300 * time.Millisecond, Sticky: -1}
 	if other {
 		c.Sticky = 0
 		c.Leased = func() {
-			if _, err := s.w.AgentRouter.Lease(s.ctx); err != nil {
-				t.Error(err)
+			if s := at.Load(); s != nil {
+				if _, err := s.w.AgentRouter.Lease(s.ctx); err != nil {
+					t.Error(err)
+				}
 			}
 		}
 	}
 	_, tty := onTerminal(t, c)
-	s = newStage(t, casting{
+	s := newStage(t, casting{
 		time: time.Duration(rotations()) * 10 * time.Second, relays: 1, rate: 12e6, buyerNAT: netlab.Symmetric, agentNAT: netlab.Symmetric,
 		sims: fmt.Sprintf("[modem]\nport = %q\n[rotate]\nhold = \"1s\"\ntries = 2\n%s", tty, more),
 	})
+	at.Store(s)
 	return s
 }
 
@@ -86,7 +90,7 @@ func TestLabRotate(t *testing.T) {
 		}
 	}
 	t.Logf("%d of %d rotations, the slowest in %v", times, times, slowest)
-	if again(s.hub) {
+	if s.hub.saw(again) {
 		t.Errorf("there was a second session\n%s", s.hub.tails())
 	}
 	s.finish()

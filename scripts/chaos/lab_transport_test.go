@@ -26,7 +26,7 @@ func TestLabBlockedUDP(t *testing.T) {
 			s := newStage(t, c)
 			by := s.by("tls")
 			took := s.startBuyer()
-			if !by(s.hub) {
+			if !s.hub.saw(by) {
 				t.Fatalf("not by TLS\n%s", s.hub.tails())
 			}
 			t.Logf("connected by TLS in %v", took)
@@ -56,7 +56,7 @@ func TestLabThrottledQUIC(t *testing.T) {
 	}
 	by := s.by("kcp")
 	took := s.startBuyer("--transport", "kcp")
-	if !by(s.hub) {
+	if !s.hub.saw(by) {
 		t.Fatalf("not by KCP\n%s", s.hub.tails())
 	}
 	t.Logf("connected by KCP in %v", took)

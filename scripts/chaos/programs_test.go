@@ -86,6 +86,13 @@ func (h *hub) line(by, text string) func(*hub) bool {
 	}
 }
 
+// saw is whether cond holds now.
+func (h *hub) saw(cond func(*hub) bool) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return cond(h)
+}
+
 // gone is whether p has ended. It is asked within reach.
 func (h *hub) gone(p *program) bool {
 	select {
