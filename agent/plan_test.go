@@ -133,6 +133,30 @@ func TestPlanRunsOut(t *testing.T) {
 	m.settled(p)
 }
 
+// TestPlanSpentCloses: a buyer who leaves an agent whose plan is used up has his
+// deposit back at once.
+func TestPlanSpentCloses(t *testing.T) {
+	t.Parallel()
+	g := &gauge{}
+	m := newMarketOf(t, planned(t, dataplan.Config{Size: 40_000_000, ResetDay: 1}, g))
+	site := web(t)
+	var on screen
+	p := m.buy(func(c *buyer.Config) { c.OnStatus = on.show })
+	if res, err := p.through().Get(site.URL + "/100000000"); err == nil {
+		_, _ = io.Copy(io.Discard, res.Body) // as far as the plan lasts
+		res.Body.Close()
+	}
+	until(t, "for the buyer to be refused", func() bool {
+		s := on.now()
+		return s.State == "reconnecting" && strings.Contains(s.Error, "data plan is used up")
+	})
+	p.stop(t)
+	m.settled(p)
+	if r := p.result; r.Refunded == 0 || r.WithdrawAt != 0 {
+		t.Errorf("%+v", r)
+	}
+}
+
 // TestPlanRefuses: a token's flow and a new buyer are told that nothing is sold.
 func TestPlanRefuses(t *testing.T) {
 	t.Parallel()

@@ -55,6 +55,9 @@ type Hello struct {
 	Own Counts `json:"own"`
 	// Proof is the newest that the agent itself said, for an agent that lost it.
 	Proof Proof `json:"proof,omitempty"`
+	// Closing says that the session is only to end the channel in order. It
+	// carries no flows, and is let in while nothing is sold, too.
+	Closing bool `json:"closing,omitempty"`
 }
 
 // Counts are one end's running totals of a channel.

@@ -72,7 +72,7 @@ func (x *session) sayHello(typ uint64, secret [32]byte, seal func(*channel.Key, 
 		Versions: []int{agent.ProtocolVersion}, Network: b.cfg.Offer.Payment.Network,
 		Config: b.cfg.channel(), Price: b.price,
 		Own:   agent.Counts{Session: b.mem.tally.Session, Up: b.mem.ceiling, Down: b.mem.tally.Down},
-		Proof: b.proof,
+		Proof: b.proof, Closing: b.cfg.CloseOnly,
 	})
 	if err != nil {
 		return err

@@ -114,6 +114,11 @@ func (s *Seller) admit(ctx context.Context, id channel.ID, h greeting, conn tunn
 	if n := s.acceptable(h.Hello); n != nil {
 		return nil, n
 	}
+	if _, known := s.payee.Get(id); !known || !h.Closing {
+		if n := s.refuses(); n != nil {
+			return nil, n
+		}
+	}
 	if h.resumed != nil && !s.latest(id, h.resumed.Session) { // before it replaces a newer one
 		return nil, &agent.Notice{Code: agent.NoticeBusy, Text: errStale.Error()}
 	}
@@ -223,7 +228,7 @@ func (s *Seller) acceptable(h agent.Hello) *agent.Notice {
 	case h.Price.Up < p.Up || h.Price.Down < p.Down:
 		return &agent.Notice{Code: agent.NoticePrice, Price: &p, Text: fmt.Sprintf("the price is now %s up and %s down, in USD per GB", p.Up.USD(), p.Down.USD())}
 	}
-	return s.refuses()
+	return nil
 }
 
 // refuses is why nobody is served, or nil.
@@ -277,7 +282,7 @@ func (s *Seller) enlist(id channel.ID, h greeting, conn tunnel.ServerConn) (*ses
 	switch {
 	case s.closing:
 		return nil, fmt.Errorf("the agent stops; %w", errLater)
-	case s.sim.withheld(): // since it was asked
+	case s.sim.withheld() && !h.Closing: // since it was asked
 		return nil, fmt.Errorf("%w; %w", errSwapped, errLater)
 	case s.sessions[id] != nil || s.uses[id] != nil:
 		return nil, fmt.Errorf("another session of the channel has just begun; %w", errLater)
@@ -307,7 +312,7 @@ func (s *Seller) enlist(id channel.ID, h greeting, conn tunnel.ServerConn) (*ses
 	up, down := tally.Price.Weights()
 	now, leaving := time.Now(), make(chan struct{})
 	x := &session{
-		s: s, conn: conn, id: state.ID, state: state, prepaid: own.Prepaid > 0, resumed: h.resumed != nil,
+		s: s, conn: conn, id: state.ID, state: state, prepaid: own.Prepaid > 0, closing: h.Closing, resumed: h.resumed != nil,
 		account: account{policy: s.cfg.Credit, tally: tally, paid: max(state.Max, state.Claimed), balance: state.Balance, total: s.cfg.TotalCredit},
 		meter:   meter.New(meter.Config{WeightUp: up, WeightDown: down}),
 		inbox:   make(chan tunnel.Capsule), rotated: make(chan rotatedFor, 1), leaving: leaving, done: make(chan struct{}),
@@ -351,7 +356,7 @@ func (x *session) start() error {
 		return err
 	}
 	x.log.Info("session opened", "session", t.Session, "price_up", t.Price.Up, "price_down", t.Price.Down, "balance", x.account.balance, "cipher", x.cipher(), "resumed", x.resumed)
-	if x.prepaid {
+	if x.prepaid || x.closing {
 		x.tun.Trust()
 		return nil
 	}

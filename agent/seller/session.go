@@ -41,6 +41,7 @@ type session struct {
 	meter   *meter.Meter
 	account account
 	prepaid bool       // the channel is a token's: the session carries nothing
+	closing bool       // it is only to end the channel: likewise
 	resumed bool       // the buyer came back by a ticket
 	asked   bool       // the ledger, before the session began
 	looked  chan error // what came of asking beside; nil: it is not
