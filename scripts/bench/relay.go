@@ -207,7 +207,7 @@ func agreeRelay(r buyer.Result, charges bool) error {
 	switch x := r.Relays[0]; {
 	case x.Down < r.Down || x.Up < r.Up:
 		return fmt.Errorf("the relay is paid for %d bytes down and %d up, %d and %d came through it", x.Down, x.Up, r.Down, r.Up)
-	case x.Owed == 0 || x.Signed != x.Owed || x.Claimed != x.Owed:
+	case x.Owed == 0 || x.Signed < x.Owed || x.Claimed != x.Owed: // some may be signed in advance
 		return fmt.Errorf("the relay: %s owed, %s signed, %s claimed", x.Owed, x.Signed, x.Claimed)
 	}
 	return nil
