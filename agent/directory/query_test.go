@@ -345,10 +345,12 @@ func FuzzPublish(f *testing.F) {
 	f.Add(sign(f, k, testOffer()))
 	f.Add([]byte(`{"offer":{"version":1,"relays":["relay.example:4403"]},"signature":"0x00"}`))
 	f.Add([]byte(" {}"))
+	f.Add([]byte{}) // withdraws what was published
 	f.Fuzz(func(t *testing.T, signed []byte) {
 		d := New(Options{Name: testName()})
 		err := d.Publish(k.Address(), seenAt, signed)
-		if agents, _ := page(t, d, ""); err == nil && !cmp.Equal(agents, []channel.Address{k.Address()}) || err != nil && agents != nil {
+		listed := err == nil && len(signed) > 0
+		if agents, _ := page(t, d, ""); listed != cmp.Equal(agents, []channel.Address{k.Address()}) || !listed && agents != nil {
 			t.Fatalf("%v, and listed are %v", err, agents)
 		}
 		if w := get(d, discoveryPath); w.Code != http.StatusOK || !json.Valid(w.Body.Bytes()) {

@@ -39,7 +39,10 @@ type life struct {
 	syncs   uint64
 	last    State // of the last sample, to compare
 	lastAll uint64
-	stats   struct{ sold, sales, reboots, cuts, pulled, jumps, swaps int }
+	stats   struct {
+		sold                                       uint64
+		sales, reboots, cuts, pulled, jumps, swaps int
+	}
 }
 
 // A card is the truth about a SIM.
@@ -135,7 +138,7 @@ func (l *life) step(d time.Duration) {
 
 // sell checks that what was sold could be.
 func (l *life) sell(x *card, sold uint64, d time.Duration) {
-	l.stats.sold += int(sold)
+	l.stats.sold += sold
 	l.stats.sales++
 	if d != time.Second {
 		l.t.Fatalf("sold for %v without a look", d)
@@ -382,7 +385,7 @@ func TestLife(t *testing.T) {
 			l.live(days)
 			l.end()
 			t.Logf("%d days: %+v, %d syncs, %d bytes written", days, l.stats, l.syncs, l.written)
-			if least := days / 30 * 2 * gb; l.stats.sold < least && l.c.Hours == nil {
+			if least := uint64(days/30) * 2 * gb; l.stats.sold < least && l.c.Hours == nil {
 				t.Errorf("only %d bytes were sold", l.stats.sold)
 			}
 		})
