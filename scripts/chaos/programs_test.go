@@ -109,7 +109,7 @@ func (h *hub) tails() string {
 	defer h.mu.Unlock()
 	var last []string
 	for i := len(h.lines) - 1; i >= 0 && len(last) < 60; i-- {
-		if l := h.lines[i]; !strings.HasPrefix(l.text, `{"status"`) {
+		if l := h.lines[i]; !strings.HasPrefix(l.text, `{"state"`) {
 			last = append([]string{l.by + ": " + l.text}, last...)
 		}
 	}
@@ -155,7 +155,11 @@ func (p *program) start(t testing.TB, cmd *exec.Cmd) {
 	waiting.Go(func() {
 		reading.Wait()
 		err := cmd.Wait()
-		p.hub.tell(func() { p.err = err; close(done) })
+		p.hub.tell(func() {
+			p.err = err
+			p.hub.lines = append(p.hub.lines, printed{p.name, fmt.Sprintf("(the process has ended: %v)", cmd.ProcessState)})
+			close(done)
+		})
 	})
 	t.Cleanup(func() {
 		_ = cmd.Process.Kill() // if a failure left it running

@@ -1,13 +1,17 @@
 package netlab
 
 import (
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -435,4 +439,38 @@ func FuzzDead(f *testing.F) {
 			t.Errorf("dead(%q)", name)
 		}
 	})
+}
+
+// TestOwnThreadLives: a command that was started on a thread outlives the work
+// that had the thread for itself later.
+func TestOwnThreadLives(t *testing.T) {
+	cmd := exec.Command("cat")
+	dieWithParent(cmd)
+	in, err := cmd.StdinPipe()
+	out, err2 := cmd.StdoutPipe()
+	if err := errors.Join(err, err2); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error)
+	go func() {
+		runtime.LockOSThread()
+		err := cmd.Start()
+		ended <- errors.Join(err, onOwnThread(func() error { runtime.UnlockOSThread(); return nil }))
+	}()
+	if err := <-ended; err != nil {
+		t.Fatal(err)
+	}
+	// A thread ends a moment after its goroutine.
+	echo := bufio.NewReader(out)
+	for range 1000 {
+		if _, err := io.WriteString(in, "alive\n"); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := echo.ReadString('\n'); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := errors.Join(in.Close(), cmd.Wait()); err != nil {
+		t.Error(err)
+	}
 }

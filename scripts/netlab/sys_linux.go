@@ -15,9 +15,9 @@ const tunDevice = "/dev/net/tun"
 
 func supported() error { return nil }
 
-// dieWithParent has the command killed when the thread that starts it ends:
-// with the process, since of Go's threads only those of inside and onOwnThread
-// end earlier, and they start none.
+// dieWithParent has the command killed when the thread that starts it ends. That
+// is when the process does, as long as no goroutine ends that is locked to its
+// thread: that ends the thread, on which others may have started commands before.
 func dieWithParent(cmd *exec.Cmd) { cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL} }
 
 // inside calls f on a thread in the network namespace at path.
@@ -50,10 +50,11 @@ func inside(path string, f func() error) (err error) {
 	return f()
 }
 
-// onOwnThread calls f on a thread that no other goroutine ever uses, with a real
-// time priority and exact timers as far as the kernel allows it.
+// onOwnThread calls f on a thread that no other goroutine uses meanwhile, with a
+// real time priority and exact timers as far as the kernel allows it.
 func onOwnThread(f func() error) error {
-	runtime.LockOSThread() // for good: the thread ends with the goroutine
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
 	tid := unix.Gettid()
 	attr := unix.SchedAttr{Size: unix.SizeofSchedAttr, Policy: schedRR, Priority: 1}
 	if unix.SchedSetAttr(tid, &attr, 0) != nil {
@@ -62,6 +63,10 @@ func onOwnThread(f func() error) error {
 	// In nanoseconds; a thread without real time priority may be woken 50 µs
 	// late else (prctl(2)). It is only exactness that is lost if it fails.
 	_ = unix.Prctl(unix.PR_SET_TIMERSLACK, 1, 0, 0, 0)
+	defer func() { // whoever may go up may go down again
+		_ = unix.SchedSetAttr(tid, &unix.SchedAttr{Size: unix.SizeofSchedAttr}, 0)
+		_ = unix.Prctl(unix.PR_SET_TIMERSLACK, 0, 0, 0, 0) // the default
+	}()
 	return f()
 }
 
