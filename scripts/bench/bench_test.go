@@ -217,7 +217,7 @@ func TestJudgeLinks(t *testing.T) {
 		}
 	}
 	want := []string{
-		"first byte on a 40 ms link, warm", "one download, 1% loss", "one download, 5% loss", "a", "datagrams down", "datagrams down, agent",
+		"first byte on a 40 ms link, warm", "first byte on a 40 ms link, cold with 0-RTT", "one download, 1% loss", "one download, 5% loss", "a", "datagrams down", "datagrams down, agent",
 	}
 	if !slices.Equal(missed, want) {
 		t.Errorf("missed %q\nwant %q", missed, want)

@@ -14,6 +14,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -370,9 +371,13 @@ func TestCommand(t *testing.T) {
 	if err != nil || strings.Count(string(text), "\n") != 1 || !strings.Contains(string(text), " lo:") {
 		t.Errorf("%v: %s", err, text)
 	}
-	cmd := n.Command(context.Background(), "sleep", "1000")
-	if err := cmd.Start(); err != nil {
+	cmd := n.Command(context.Background(), "sh", "-c", "echo inside; exec sleep 1000")
+	out, err := cmd.StdoutPipe()
+	if err := errors.Join(err, cmd.Start()); err != nil {
 		t.Fatal(err)
+	}
+	if line, err := bufio.NewReader(out).ReadString('\n'); err != nil { // else it may be on its way in
+		t.Fatalf("%q: %v", line, err)
 	}
 	if err := l.Close(); err != nil {
 		t.Error(err)
@@ -451,13 +456,13 @@ func TestOwnThreadLives(t *testing.T) {
 	if err := errors.Join(err, err2); err != nil {
 		t.Fatal(err)
 	}
-	ended := make(chan error)
-	go func() {
+	var wg sync.WaitGroup
+	wg.Go(func() {
 		runtime.LockOSThread()
-		err := cmd.Start()
-		ended <- errors.Join(err, onOwnThread(func() error { runtime.UnlockOSThread(); return nil }))
-	}()
-	if err := <-ended; err != nil {
+		err = errors.Join(cmd.Start(), onOwnThread(func() error { runtime.UnlockOSThread(); return nil }))
+	})
+	wg.Wait()
+	if err != nil {
 		t.Fatal(err)
 	}
 	// A thread ends a moment after its goroutine.
