@@ -140,18 +140,44 @@ func (s State) Next(v Voucher) (State, error) {
 	if err := s.fits(v.Channel, v.Max); err != nil {
 		return State{}, err
 	}
-	signer, err := Recover(s.Domain.VoucherDigest(s.ID, v.Max), v.Signature)
-	switch {
-	case errors.Is(err, ErrSignature):
-		return State{}, s.refuse(ReasonSignature, "voucher of %d: %v", v.Max, err)
-	case err != nil:
+	if err := s.signed(v); err != nil {
 		return State{}, err
-	case signer != s.Config.PayerAuthorizer:
-		return State{}, s.refuse(ReasonSignature, "voucher of %d is signed by %s, not by %s",
-			v.Max, signer, s.Config.PayerAuthorizer)
 	}
 	s.Max, s.Signature = v.Max, v.Signature
 	return s, nil
+}
+
+// Covered checks a voucher that is worth no more than the newest one, which an
+// HTTP payer sends after a request that cost less than it might have: of this
+// channel, signed by the payer's authorizer, while Open. It changes nothing, for
+// the newest one pays all that this one does. A refusal is a *StateError.
+func (s State) Covered(v Voucher) error {
+	switch {
+	case s.Phase != Open:
+		return s.refuse(ReasonFrozen, "no voucher while %s", s.Phase)
+	case v.Channel != s.ID:
+		return s.refuse(ReasonChannel, "voucher is for channel %s", v.Channel)
+	case v.Max > s.Max:
+		return s.refuse(ReasonAmount, "voucher of %d is above %d", v.Max, s.Max)
+	case v.Max > s.Balance:
+		return s.refuse(ReasonBalance, "voucher of %d exceeds the balance %d", v.Max, s.Balance)
+	}
+	return s.signed(v)
+}
+
+// signed checks a voucher's signature.
+func (s State) signed(v Voucher) error {
+	signer, err := Recover(s.Domain.VoucherDigest(s.ID, v.Max), v.Signature)
+	switch {
+	case errors.Is(err, ErrSignature):
+		return s.refuse(ReasonSignature, "voucher of %d: %v", v.Max, err)
+	case err != nil:
+		return err
+	case signer != s.Config.PayerAuthorizer:
+		return s.refuse(ReasonSignature, "voucher of %d is signed by %s, not by %s",
+			v.Max, signer, s.Config.PayerAuthorizer)
+	}
+	return nil
 }
 
 // fits is all of Next but the signature.

@@ -114,6 +114,33 @@ func TestNext(t *testing.T) {
 	}
 }
 
+// TestCovered: a voucher that need not rise is one that the newest covers.
+func TestCovered(t *testing.T) {
+	stranger, err := GenerateKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	k, s := goldenKey(t), opened(t)
+	sign := func(k *Key, max Amount) Voucher { return s.Domain.SignVoucher(k, s.ID, max) }
+	if s, err = s.Next(sign(k, 270)); err != nil {
+		t.Fatal(err)
+	}
+	for _, max := range []Amount{1, 100, 270} {
+		if err := s.Covered(sign(k, max)); err != nil {
+			t.Errorf("%d: %v", max, err)
+		}
+	}
+	frozen, drained := s, s
+	frozen.Phase, drained.Balance = Frozen, 200
+	other := sign(k, 200)
+	other.Channel[0]++
+	wantReason(t, "above", s.Covered(sign(k, 271)), ReasonAmount)
+	wantReason(t, "forged", s.Covered(sign(stranger, 200)), ReasonSignature)
+	wantReason(t, "other channel", s.Covered(other), ReasonChannel)
+	wantReason(t, "frozen", frozen.Covered(sign(k, 200)), ReasonFrozen)
+	wantReason(t, "drained", drained.Covered(sign(k, 201)), ReasonBalance)
+}
+
 func TestObserve(t *testing.T) {
 	s := opened(t)
 	s.RefundNonce, s.Max = 2, 400
