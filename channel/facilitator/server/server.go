@@ -7,6 +7,7 @@
 //	GET  /v1/totals/{network}              x402.Totals
 //	POST /v1/withdraw                      x402.Withdraw, signed by the payer
 //	POST /v1/faucet                        x402.FaucetRequest, in development only
+//	POST /rpc                              two views of a contract, for stock clients
 //	GET  /healthz  GET /metrics
 //
 // A [Server] is an http.Handler and starts nothing by itself, so that tests may
@@ -109,6 +110,7 @@ func (s *Server) routes() {
 	s.mux.HandleFunc("GET /v1/totals/{network}", s.totals)
 	s.mux.HandleFunc("POST /v1/withdraw", s.withdraw)
 	s.mux.HandleFunc("POST /v1/faucet", s.faucet)
+	s.mux.HandleFunc("POST /rpc", s.rpc)
 	s.mux.HandleFunc("GET /healthz", s.health)
 	s.mux.Handle("GET /metrics", promhttp.HandlerFor(s.metrics.registry, promhttp.HandlerOpts{}))
 }
