@@ -8,6 +8,7 @@ const (
 	ErrInvalidScheme     = "invalid_scheme"
 	ErrUnsupportedScheme = "unsupported_scheme"
 	ErrInvalidVersion    = "invalid_x402_version"
+	ErrRequirements      = "invalid_payment_requirements"
 	ErrUnexpectedVerify  = "unexpected_verify_error"
 	ErrUnexpectedSettle  = "unexpected_settle_error"
 )
@@ -35,6 +36,7 @@ const (
 	ErrCumulativeMismatch    = batch + "cumulative_amount_mismatch"
 	ErrBelowClaimed          = batch + "cumulative_below_claimed"
 	ErrExceedsBalance        = batch + "cumulative_exceeds_balance"
+	ErrDepositBelowMin       = batch + "deposit_below_min_deposit"
 	ErrDepositFailed         = batch + "deposit_simulation_failed"
 	ErrDepositPayload        = batch + "deposit_payload"
 	ErrERC3009Required       = batch + "erc3009_authorization_required"
