@@ -56,6 +56,28 @@ func DecodeHeader(s string, v any) error {
 	return Unmarshal(b, v)
 }
 
+// DecodeRequired reads PAYMENT-REQUIRED as a client does: it leaves out the ways to
+// pay that are not for this package, those of other networks, whose addresses
+// have other forms, and amounts beyond 64 bits. One such must not hide the others.
+func DecodeRequired(s string) (PaymentRequired, error) {
+	type plain PaymentRequired
+	var all struct {
+		plain
+		Accepts []json.RawMessage `json:"accepts"`
+	}
+	if err := DecodeHeader(s, &all); err != nil {
+		return PaymentRequired{}, err
+	}
+	p := PaymentRequired(all.plain)
+	for _, text := range all.Accepts {
+		var r Requirements
+		if json.Unmarshal(text, &r) == nil {
+			p.Accepts = append(p.Accepts, r)
+		}
+	}
+	return p, nil
+}
+
 // checkJSON walks data once and applies the rules that encoding/json does not.
 func checkJSON(data []byte) error {
 	d := json.NewDecoder(bytes.NewReader(data))

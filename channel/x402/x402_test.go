@@ -85,6 +85,30 @@ func TestMessages(t *testing.T) {
 	}
 }
 
+// TestForeignAccepts: a way to pay that is not ours does not hide one that is.
+func TestForeignAccepts(t *testing.T) {
+	const ours = `{"scheme":"exact","network":"eip155:5","amount":"100","asset":"0x5FbDB2315678afecb367f032d93F642f64180aa3",` +
+		`"payTo":"0x3C44CdDdB6a900fa2b585dd299e03d12FA4293BC","maxTimeoutSeconds":300,"extra":{"name":"USDC","version":"2"}}`
+	decode := func(text string) (PaymentRequired, error) {
+		return DecodeRequired(base64.StdEncoding.EncodeToString([]byte(text)))
+	}
+	for name, foreign := range map[string]string{
+		"solana":    `{"scheme":"exact","network":"solana:5eykt4UsFv8P8NJdTREpY1vzqKqZKvdp","amount":"100","asset":"EPjFWdd5AufqSSqeM2qN1xzybapC8G4wEGGkZwyTDt1v","payTo":"x"}`,
+		"large":     strings.Replace(ours, `"100"`, `"1000000000000000000000"`, 1),
+		"no object": `7`,
+	} {
+		for _, accepts := range []string{ours + "," + foreign, foreign + "," + ours} {
+			p, err := decode(`{"x402Version":2,"error":"x","accepts":[` + accepts + `]}`)
+			if err != nil || len(p.Accepts) != 1 || p.Accepts[0].Amount != 100 || p.Version != 2 || p.Error != "x" {
+				t.Errorf("%s: %+v, %v", name, p, err)
+			}
+		}
+	}
+	if _, err := decode(`{"x402Version":2,"accepts":{}}`); err == nil {
+		t.Error("accepts that are no list were accepted")
+	}
+}
+
 func TestSettlementResponse(t *testing.T) {
 	for _, text := range []string{
 		`{"success":true,"payer":"0x70997970C51812dc3A010C7d01b50e0d17dc79C8","transaction":"","network":"eip155:84532","amount":"",` +
@@ -239,6 +263,9 @@ func FuzzHeader(f *testing.F) {
 		var payment PaymentPayload
 		var required PaymentRequired
 		var settled SettlementResponse
+		if p, err := DecodeRequired(s); err == nil && len(p.Accepts) > MaxHeader {
+			t.Errorf("%d ways to pay", len(p.Accepts))
+		}
 		for _, v := range []any{&payment, &required, &settled} {
 			if DecodeHeader(s, v) != nil {
 				continue
