@@ -96,7 +96,7 @@ soak: deps build ## the long run: race tests 20 times, 100 kills, 5,000 agents, 
 
 .PHONY: deps
 deps:
-	@scripts/deps.sh xz qemu-mipsel-static curl git ip nft dbus-daemon
+	@scripts/deps.sh xz qemu-mipsel-static curl git ip nft dbus-daemon node npm
 
 .PHONY: fmt
 fmt: ## format the source and apply go fix

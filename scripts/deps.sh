@@ -14,6 +14,7 @@ package_of() {
 	nft) echo nftables ;;
 	ip) echo iproute2 ;;
 	cc) echo gcc ;;
+	node) echo nodejs ;;
 	*) echo "$1" ;;
 	esac
 }

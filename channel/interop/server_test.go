@@ -1,0 +1,191 @@
+package interop
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/depinsim/x402/channel"
+	"github.com/depinsim/x402/channel/bolt"
+	"github.com/depinsim/x402/channel/spend"
+)
+
+// A wallet is our client with its store.
+type wallet struct {
+	*spend.Transport
+	payments []spend.Payment
+}
+
+// ours makes a client of ours on a store at path.
+func (m *market) ours(t *testing.T, path string, change func(*spend.Config)) (*wallet, func()) {
+	t.Helper()
+	store, err := bolt.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w := &wallet{}
+	cfg := spend.Config{
+		Key: m.payer, Store: store, MaxPrice: 1_000, Budget: 100_000,
+		Assets:    []spend.Asset{{Token: m.params.Asset(), Ledger: m.fac}},
+		OnPayment: func(p spend.Payment) { w.payments = append(w.payments, p) },
+	}
+	if change != nil {
+		change(&cfg)
+	}
+	if w.Transport, err = spend.New(cfg); err != nil {
+		t.Fatal(err)
+	}
+	closed := false
+	end := func() {
+		if !closed {
+			closed = true
+			store.Close()
+		}
+	}
+	t.Cleanup(end)
+	return w, end
+}
+
+// get fetches a URL count times, and fails when one is not answered.
+func (w *wallet) get(t *testing.T, url string, count int) (last string) {
+	t.Helper()
+	for range count {
+		resp, err := (&http.Client{Transport: w}).Get(url)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if err != nil || resp.StatusCode != 200 {
+			t.Fatalf("%s: status %d, %v: %s", url, resp.StatusCode, err, b)
+		}
+		last = string(b)
+	}
+	return last
+}
+
+// serve starts their server.
+func (m *market) serve(t *testing.T, p *peer, charge string) string {
+	t.Helper()
+	var out struct{ URL string }
+	p.must(t, "serve", object{
+		"name": "shop", "facilitator": m.url, "key": hexKey(m.seller), "network": m.network(), "asset": m.asset(),
+		"payTo": m.payTo.String(), "price": "100", "charge": charge, "extra": object{"name": m.params.Name, "version": m.params.Version},
+	}, &out)
+	return out.URL
+}
+
+// theirServer: our client pays their server from a channel, tops it up, and
+// gets back what is left, to the unit.
+func theirServer(t *testing.T, p *peer) {
+	m := newMarket(t)
+	url := m.serve(t, p, "70")
+	w, _ := m.ours(t, filepath.Join(t.TempDir(), "channels.db"), nil)
+	if got := w.get(t, url+"/batch", 60); got != `{"served":60}` {
+		t.Errorf("answered %s", got)
+	}
+	deposited, deposits := channel.Amount(0), 0
+	for _, p := range w.payments {
+		if p.Charged != 70 {
+			t.Fatalf("charged %+v", p)
+		}
+		if p.Deposited > 0 {
+			deposits++
+			deposited += p.Deposited
+		}
+	}
+	if payer, _ := m.balances(t); w.Spent() != 4_200 || deposits < 2 || payer != 10_000_000-deposited {
+		t.Errorf("spent %d, %d deposits of %d in all, payer has %d", w.Spent(), deposits, deposited, payer)
+	}
+	resp, err := (&http.Client{Transport: w}).Post(url+"/batch", "text/plain", strings.NewReader("x"))
+	if err != nil || resp.StatusCode != 200 {
+		t.Errorf("a request with a body: %v, %v", resp, err)
+	}
+	resp.Body.Close()
+	back, err := w.Refund(t.Context(), "GET", url+"/batch")
+	if err != nil || back != deposited-4_270 {
+		t.Errorf("refunded %d, %v", back, err)
+	}
+	if payer, _ := m.balances(t); payer != 10_000_000-4_270 {
+		t.Errorf("payer has %d", payer)
+	}
+	if back, err := w.RefundAll(t.Context()); err != nil || back != 0 {
+		t.Errorf("refunded %d again, %v", back, err)
+	}
+	m.audit(t)
+}
+
+// theirServerExact pays one transfer a request, within the budget.
+func theirServerExact(t *testing.T, p *peer) {
+	m := newMarket(t)
+	url := m.serve(t, p, "")
+	w, _ := m.ours(t, filepath.Join(t.TempDir(), "channels.db"), func(c *spend.Config) { c.Budget = 250 })
+	w.get(t, url+"/exact", 2)
+	if _, err := (&http.Client{Transport: w}).Get(url + "/exact"); !errors.Is(err, spend.ErrBudget) {
+		t.Errorf("beyond the budget: %v", err)
+	}
+	if payer, seller := m.balances(t); payer != 9_999_800 || seller != 200 || w.Spent() != 200 || w.payments[1].Transaction == "" {
+		t.Errorf("payer has %d, seller %d, spent %d: %+v", payer, seller, w.Spent(), w.payments)
+	}
+}
+
+// ourClientForgets: a wallet that was restored from a backup, or lost its
+// record, goes on without paying twice; a claim in between is seen.
+func ourClientForgets(t *testing.T, p *peer) {
+	m := newMarket(t)
+	url := m.serve(t, p, "70")
+	dir := t.TempDir()
+	w, end := m.ours(t, filepath.Join(dir, "channels.db"), nil)
+	w.get(t, url+"/batch", 2)
+	end()
+	backup, err := os.ReadFile(filepath.Join(dir, "channels.db"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	w, end = m.ours(t, filepath.Join(dir, "channels.db"), nil)
+	w.get(t, url+"/batch", 2)
+	end()
+	if err := os.WriteFile(filepath.Join(dir, "older.db"), backup, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	w, end = m.ours(t, filepath.Join(dir, "older.db"), nil)
+	w.get(t, url+"/batch", 1)
+	end()
+	p.must(t, "claim", object{"name": "shop"}, nil)
+	w, end = m.ours(t, filepath.Join(dir, "empty.db"), nil)
+	w.get(t, url+"/batch", 1)
+	end()
+	w, _ = m.ours(t, filepath.Join(dir, "empty2.db"), nil)
+	if back, err := w.Refund(t.Context(), "GET", url+"/batch"); err != nil || back != 1_000-420 {
+		t.Errorf("refunded %d, %v", back, err)
+	}
+	if payer, _ := m.balances(t); payer != 10_000_000-420 {
+		t.Errorf("payer has %d", payer)
+	}
+}
+
+// theirServerForgets: a server that lost its records starts from what it has
+// claimed, to our advantage.
+func theirServerForgets(t *testing.T, p *peer) {
+	m := newMarket(t)
+	url := m.serve(t, p, "70")
+	w, _ := m.ours(t, filepath.Join(t.TempDir(), "channels.db"), nil)
+	w.get(t, url+"/batch", 3)
+	p.must(t, "lose", object{"name": "shop"}, nil)
+	w.get(t, url+"/batch", 3)
+	info, err := m.fac.Channel(context.Background(), m.network(), *w.payments[0].Channel)
+	if err != nil || info.TotalClaimed != 0 {
+		t.Errorf("%+v, %v", info, err)
+	}
+	if _, err := w.RefundAll(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if payer, _ := m.balances(t); payer < 10_000_000-420 || payer > 10_000_000-210 {
+		t.Errorf("payer has %d", payer)
+	}
+}
