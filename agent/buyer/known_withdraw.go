@@ -4,6 +4,7 @@ import (
 	"context"
 
 	"github.com/depinsim/x402/channel"
+	"github.com/depinsim/x402/channel/spend"
 	"github.com/depinsim/x402/channel/x402"
 )
 
@@ -23,7 +24,7 @@ type Holding struct {
 // Left is what neither is claimed nor can be: the payer's own. What was paid for
 // a token is so until the agent claims it.
 func (h Holding) Left() channel.Amount {
-	if h.State.Config.Salt != (channel.Hash{}) {
+	if salt := h.State.Config.Salt; salt != (channel.Hash{}) && salt != spend.Salt() {
 		return h.State.Balance - min(h.State.Balance, h.State.Claimed)
 	}
 	return h.State.Balance - min(h.State.Balance, max(h.State.Max, h.State.Claimed))

@@ -12,6 +12,7 @@ import (
 	"github.com/depinsim/x402/agent/buyer"
 	"github.com/depinsim/x402/channel"
 	"github.com/depinsim/x402/channel/facilitator"
+	"github.com/depinsim/x402/channel/spend"
 	"github.com/depinsim/x402/tunnel/proxy"
 	"github.com/depinsim/x402/tunnel/relay"
 )
@@ -81,6 +82,12 @@ func hint(err error) string {
 		return "it is the one given when the wallet was made; nobody can recover it"
 	case errors.Is(err, buyer.ErrPrice):
 		return "allow more with --max-price, or choose another agent"
+	case errors.Is(err, spend.ErrPrice):
+		return "allow more with --max-price"
+	case errors.Is(err, spend.ErrOffer):
+		return "x402 wallet fund --facilitator URL makes the asset of another ledger one of yours"
+	case errors.Is(err, spend.ErrCount):
+		return "nothing more was signed; x402 wallet withdraw takes back what is left in the channel"
 	case errors.Is(err, buyer.ErrNoOffer):
 		return "x402 connect --agent HOST:PORT --keep stores it again; or name the --facilitator, which is enough to withdraw"
 	case errors.Is(err, facilitator.ErrUnavailable):

@@ -18,6 +18,7 @@ COMMANDS
     offers      list the agents that relays know
     relay       the relays where they are looked for
     token       buy bytes for a program that speaks to agents by itself
+    pay         fetch something on the web that is paid for by x402
     wallet      the key that pays: make it, look at it, get deposits back
     demo        the whole story on this machine: sell, buy, crash, settle, refund
     modemsim    play a modem with a SIM card, to try an agent without one
@@ -31,6 +32,7 @@ FILES
     $XDG_STATE_HOME/x402/                state, by default in ~/.local/state:
         channels.db                      what was signed; losing it costs no money
         offers/                          what each channel was opened for
+        resources/                       what was paid for by x402 pay
         known_agents                     which agent answered where
         relays                           where offers are looked for
         networks                         which transport got through where

@@ -17,6 +17,7 @@ func TestHelp(t *testing.T) {
 		"offers":          {"offers.go", "relay.go"},
 		"relay":           nil,
 		"token":           {"token.go", "relay.go"},
+		"pay":             {"pay.go"},
 		"wallet new":      nil,
 		"wallet import":   nil,
 		"wallet backup":   nil,
@@ -77,7 +78,7 @@ func TestExplainedFlags(t *testing.T) {
 	explained := regexp.MustCompile(`(?m)^    (--[a-z-]+) ([A-Z]+)?`)
 	t.Setenv("HOME", t.TempDir())
 	for _, name := range []string{
-		"connect", "offers", "relay list", "token", "wallet new", "wallet import", "wallet backup", "wallet show", "wallet fund", "wallet refund", "wallet withdraw",
+		"connect", "offers", "relay list", "token", "pay", "wallet new", "wallet import", "wallet backup", "wallet show", "wallet fund", "wallet refund", "wallet withdraw",
 	} {
 		var help bytes.Buffer
 		execute(t.Context(), append(strings.Fields(name), "--help"), &help, io.Discard)

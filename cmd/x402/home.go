@@ -76,6 +76,10 @@ func (p places) offers() buyer.KnownOffers {
 	return buyer.KnownOffers{Dir: filepath.Join(p.state, "offers")}
 }
 
+func (p places) resources() buyer.KnownResources {
+	return buyer.KnownResources{Dir: filepath.Join(p.state, "resources")}
+}
+
 func (p places) relays() buyer.KnownRelays {
 	return buyer.KnownRelays{Path: filepath.Join(p.state, "relays")}
 }

@@ -39,6 +39,7 @@ func commands() []command {
 		{"offers", offers},
 		{"relay", relayCommand},
 		{"token", token},
+		{"pay", pay},
 		{"wallet", wallet},
 		{"demo", runDemo},
 		{"modemsim", modemsim},

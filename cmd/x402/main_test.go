@@ -43,7 +43,7 @@ func TestScripts(t *testing.T) {
 			"market": scriptMarket, "agent": scriptAgent, "facilitator": scriptFacilitator, "age": scriptAge, "spent": scriptSpent,
 			"begin": scriptBegin, "await": scriptAwait, "end": scriptEnd, "fetch": scriptFetch, "put": scriptPut,
 			"code": scriptCode, "agentkey": scriptAgentKey, "mode": scriptMode, "jsonline": scriptJSON, "jsonfield": scriptJSONField,
-			"relay": scriptRelay, "listed": scriptListed, "ghost": scriptGhost,
+			"relay": scriptRelay, "listed": scriptListed, "ghost": scriptGhost, "shop": scriptShop,
 		},
 	})
 }
@@ -53,6 +53,7 @@ type stage struct {
 	market *market
 	play   *play
 	hub    *hub
+	shop   *shop
 }
 
 type stageKey struct{}

@@ -47,7 +47,7 @@ func givenBy(args []string) (g given) {
 }
 
 // suggested finds the commands of ours in a text that know about places.
-var suggested = regexp.MustCompile(`\bx402 (connect|token|wallet (?:new|import|backup|show|fund|refund|withdraw))\b`)
+var suggested = regexp.MustCompile(`\bx402 (connect|token|pay|wallet (?:new|import|backup|show|fund|refund|withdraw))\b`)
 
 // echo adds the places to the commands that text suggests.
 func (g given) echo(text string) string {
@@ -71,7 +71,7 @@ func (g given) echo(text string) string {
 
 // keepsState says whether a command takes --state.
 func keepsState(command string) bool {
-	return slices.Contains([]string{"connect", "token", "wallet show", "wallet refund", "wallet withdraw"}, command)
+	return slices.Contains([]string{"connect", "token", "pay", "wallet show", "wallet refund", "wallet withdraw"}, command)
 }
 
 // quoted is a word for a shell.

@@ -302,7 +302,7 @@ func (p *purchase) closeToken(ctx context.Context, name string) (err error) {
 	}
 	d := drawers[0]
 	switch {
-	case d.State.Config.Salt == (channel.Hash{}):
+	case d.State.Config.Salt == (channel.Hash{}), d.resource.URL != "":
 		return withHint(fmt.Errorf("the channel %s is no token's", d.short()), "x402 wallet refund --channel %s gets its deposit back", d.short())
 	case d.err != nil:
 		return d.err

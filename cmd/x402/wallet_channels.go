@@ -94,8 +94,11 @@ type drawer struct {
 	buyer.Holding
 	offer agent.Offer
 	relay string // that the channel is with; empty: with an agent
-	url   string // the facilitator's; empty: not known
-	err   error  // why Holding is not what the ledger says now
+	// resource is what the channel paid for by HTTP; its URL is empty for all
+	// others.
+	resource buyer.Resource
+	url      string // the facilitator's; empty: not known
+	err      error  // why Holding is not what the ledger says now
 }
 
 func (d drawer) short() string { return d.State.ID.String()[:10] }
@@ -111,6 +114,8 @@ func (c *cupboard) drawers(ctx context.Context, match string) ([]drawer, error) 
 		d := drawer{Holding: buyer.Holding{State: s, WithdrawAt: s.WithdrawAt}}
 		if d.offer, d.err = c.offers().Load(s); d.err == nil {
 			d.url, d.relay = d.offer.Payment.Facilitator, c.offers().Relay(s.ID)
+		} else if r, rerr := c.resources().Load(s.ID); rerr == nil {
+			d.resource, d.url, d.err = r, r.Facilitator, nil
 		} else if errors.Is(d.err, buyer.ErrNoOffer) && c.extra != "" {
 			d.url, d.err = c.extra, nil
 		}

@@ -91,6 +91,9 @@ func (r refunder) refund(ctx context.Context, d drawer) error {
 	if d.relay != "" {
 		return r.refundRelay(ctx, d)
 	}
+	if d.resource.URL != "" {
+		return r.refundResource(ctx, d)
+	}
 	offer, err := r.reach(ctx, d.offer)
 	if err != nil {
 		return withHint(fmt.Errorf("the agent cannot be reached: %w", err),

@@ -35,8 +35,9 @@ type shownAccount struct {
 
 type shownChannel struct {
 	Channel     channel.ID      `json:"channel"`
-	Agent       channel.Address `json:"agent"`           // or the relay's key
-	Relay       string          `json:"relay,omitempty"` // that the channel is with
+	Agent       channel.Address `json:"agent"`              // or the relay's key
+	Relay       string          `json:"relay,omitempty"`    // that the channel is with
+	Resource    string          `json:"resource,omitempty"` // that it paid for by HTTP
 	Network     string          `json:"network"`
 	Facilitator string          `json:"facilitator,omitempty"`
 	Deposited   channel.Amount  `json:"deposited"`        // less what came back
@@ -130,7 +131,7 @@ func channelsOf(drawers []drawer, whole bool) []shownChannel {
 	for _, d := range drawers {
 		s := d.State
 		row := shownChannel{
-			Channel: s.ID, Agent: s.Config.ReceiverAuthorizer, Relay: d.relay, Network: channel.NetworkName(s.Domain.ChainID), Facilitator: d.url,
+			Channel: s.ID, Agent: s.Config.ReceiverAuthorizer, Relay: d.relay, Resource: d.resource.URL, Network: channel.NetworkName(s.Domain.ChainID), Facilitator: d.url,
 			Deposited: s.Balance, Claimed: s.Claimed, Withdrawing: d.Withdrawing, WithdrawAt: d.WithdrawAt,
 		}
 		if left := d.Left(); whole {
@@ -184,6 +185,9 @@ func (s shown) print(w io.Writer) error {
 		with := c.Agent.String()
 		if c.Relay != "" {
 			with = "relay " + c.Relay
+		}
+		if c.Resource != "" {
+			with = printable(c.Resource)
 		}
 		fmt.Fprintln(t, strings.Join([]string{
 			c.Channel.String()[:10], with, c.Deposited.USD(), signed, c.Claimed.USD(), left, withdrawal,
