@@ -272,26 +272,45 @@ func (f *ConfigFile) warnIfOpen(path string, mode fs.FileMode) {
 // file names. It reads nothing else of the file, so that the owner can talk to
 // his agent while the file is half edited.
 func ControlPathOf(path string) (string, error) {
+	c, err := placesOf(path)
+	if err == nil && c.StateDir == "" && c.Control == "" {
+		err = errNoStateDir(path)
+	}
+	return c.ControlPath(), err
+}
+
+// StateDirOf returns the state directory that a configuration file names, in the
+// same way.
+func StateDirOf(path string) (string, error) {
+	c, err := placesOf(path)
+	if err == nil && c.StateDir == "" {
+		err = errNoStateDir(path)
+	}
+	return c.StateDir, err
+}
+
+func errNoStateDir(path string) error {
+	return &ConfigError{Path: path, Problems: []string{"state_dir: missing"}}
+}
+
+// placesOf reads the paths of a configuration file.
+func placesOf(path string) (c Config, err error) {
 	b, err := os.ReadFile(path)
 	if err != nil {
-		return "", err
+		return c, err
 	}
 	tree, err := parseTOML(b)
 	if err != nil {
-		return "", &ConfigError{Path: path, Problems: []string{err.Error()}}
+		return c, &ConfigError{Path: path, Problems: []string{err.Error()}}
 	}
-	var c Config
 	for key, into := range map[string]*string{"state_dir": &c.StateDir, "control": &c.Control} {
 		text, ok := tree[key].(string)
 		if !ok && tree[key] != nil {
-			return "", &ConfigError{Path: path, Problems: []string{key + ": want " + wanted(key)}}
+			return c, &ConfigError{Path: path, Problems: []string{key + ": want " + wanted(key)}}
 		}
 		*into = beside(path, text)
 	}
-	if c.StateDir == "" && c.Control == "" {
-		return "", &ConfigError{Path: path, Problems: []string{"state_dir: missing"}}
-	}
-	return c.ControlPath(), nil
+	return c, nil
 }
 
 // beside is a path as a configuration file means it: relative to the file.

@@ -58,22 +58,15 @@ const (
 func Check(ctx context.Context, f ConfigFile, err error) []Finding {
 	ctx, cancel := context.WithTimeout(ctx, checkTime)
 	defer cancel()
+	found := CheckOffline(f, err)
 	if err != nil {
-		return checkUnread(ctx, err)
+		return append(found, checkUnread(ctx, err)...)
 	}
 	c, err := f.Config.withDefaults()
 	if err != nil {
-		return []Finding{failed("config", f.Path+": "+err.Error(), "")}
-	}
-	found := []Finding{ok("config", f.Path)}
-	for _, w := range f.Warnings {
-		found = append(found, warning("config", w.What, w.Do))
-	}
-	if c.Price.Max() == 0 {
-		found = append(found, warning("price", "is 0: traffic is given away", "set price.per_gb, in USD"))
+		return found
 	}
 	running := askRunning(ctx, c)
-	found = append(found, checkState(c), checkKeys(c), checkClock(c, time.Now()))
 	if c.Plan != nil {
 		found = append(found, checkPlan(c, running))
 	}
@@ -94,25 +87,45 @@ func Check(ctx context.Context, f ConfigFile, err error) []Finding {
 	return append(found, slices.Concat(later...)...)
 }
 
-// checkUnread explains a file that could not be read. If it lacks what its
-// owner accepts, the facilitator is asked what there is.
-func checkUnread(ctx context.Context, err error) []Finding {
-	e, isContent := errors.AsType[*ConfigError](err)
-	if !isContent {
+// CheckOffline is the part of Check that asks nobody: it looks at the file, the
+// state directory, the keys and the clock.
+func CheckOffline(f ConfigFile, err error) []Finding {
+	if e, isContent := errors.AsType[*ConfigError](err); isContent {
+		var found []Finding
+		for _, p := range e.Problems {
+			found = append(found, failed("config", p, ""))
+		}
+		return found
+	}
+	if err != nil {
 		return []Finding{failed("config", err.Error(), "")}
 	}
-	var found []Finding
-	for _, p := range e.Problems {
-		found = append(found, failed("config", p, ""))
+	c, err := f.Config.withDefaults()
+	if err != nil {
+		return []Finding{failed("config", f.Path+": "+err.Error(), "")}
 	}
-	if e.Facilitator == "" {
-		return found
+	found := []Finding{ok("config", f.Path)}
+	for _, w := range f.Warnings {
+		found = append(found, warning("config", w.What, w.Do))
+	}
+	if c.Price.Max() == 0 {
+		found = append(found, warning("price", "is 0: traffic is given away", "set price.per_gb, in USD"))
+	}
+	return append(found, checkState(c), checkKeys(c), checkClock(c, time.Now()))
+}
+
+// checkUnread asks the facilitator of a file that lacks what its owner accepts
+// what there is.
+func checkUnread(ctx context.Context, err error) []Finding {
+	e, isContent := errors.AsType[*ConfigError](err)
+	if !isContent || e.Facilitator == "" {
+		return nil
 	}
 	s, err := askSupported(ctx, e.Facilitator)
 	if err != nil {
-		return append(found, failed("facilitator", err.Error(), "check payment.facilitator, and that this device is online"))
+		return []Finding{failed("facilitator", err.Error(), "check payment.facilitator, and that this device is online")}
 	}
-	return append(found, offered(e.Facilitator, s)...)
+	return offered(e.Facilitator, s)
 }
 
 func askRunning(ctx context.Context, c Config) *Status {

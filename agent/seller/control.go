@@ -29,12 +29,15 @@ var ErrNotRunning = errors.New("no agent answers")
 // OfferPath returns the path of the file that holds the agent's signed offer.
 func (c Config) OfferPath() string { return filepath.Join(c.StateDir, offerFile) }
 
+// controlFile is the control socket in the state directory.
+const controlFile = "control.sock"
+
 // ControlPath returns the path of the agent's control socket.
 func (c Config) ControlPath() string {
 	if c.Control != "" {
 		return c.Control
 	}
-	return filepath.Join(c.StateDir, "control.sock")
+	return filepath.Join(c.StateDir, controlFile)
 }
 
 // On the control socket a client sends one line, a command: status, sessions,

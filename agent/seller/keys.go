@@ -26,6 +26,9 @@ const (
 	offerFile     = "offer.json"
 )
 
+// channelsFolder is the folder of a line's in which its journal is.
+const channelsFolder = "channels"
+
 // linesFolder is the folder of the state directory in which lines have theirs.
 const linesFolder = "sims"
 

@@ -133,7 +133,7 @@ func open(c Config) (*Seller, error) {
 	s.secret, s.tokens = s.key.Derive("x402 proof v1"), s.key.Derive("x402 token v1")
 	s.rate.Set(lowest(c))
 	s.strangers.Most = c.MaxStrangers
-	if s.journal, err = channel.OpenJournal(filepath.Join(c.StateDir, "channels")); err != nil {
+	if s.journal, err = channel.OpenJournal(filepath.Join(c.StateDir, channelsFolder)); err != nil {
 		return nil, err
 	}
 	if n := s.journal.Dropped(); n > 0 {

@@ -218,6 +218,24 @@ func (p program) rotate(ctx context.Context, f *flags, args []string) error {
 	return err
 }
 
+// purge removes what the agent has stored.
+func (p program) purge(_ context.Context, f *flags, args []string) error {
+	config := f.String("config", defaultConfig, "")
+	lose := f.Bool("lose-unclaimed", false, "")
+	if err := f.parse(args); err != nil {
+		return err
+	}
+	dir, err := seller.StateDirOf(*config)
+	if err != nil {
+		return configError{err}
+	}
+	if err := seller.Purge(dir, *lose); err != nil {
+		return fmt.Errorf("purge: %w", err)
+	}
+	_, err = fmt.Fprintln(p.out, "keys and vouchers are removed from", dir)
+	return err
+}
+
 func (p program) version(_ context.Context, f *flags, args []string) error {
 	asJSON := f.Bool("json", false, "")
 	if err := f.parse(args); err != nil {

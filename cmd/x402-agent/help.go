@@ -26,6 +26,7 @@ COMMANDS
     settle      claim what buyers paid, now
     sim         show the SIMs that were in the modem, and sell the one that is
     rotate      have the line's public address changed
+    purge       remove keys and vouchers, for good
     version     print the version, like --version
     help        explain a command: x402-agent help run
 
@@ -114,6 +115,7 @@ DESCRIPTION
 FLAGS
     --config FILE    File to check. Default /etc/x402/agent.toml.
     --json           Print JSON.
+    --offline        Only look at the file, state directory, keys and clock.
     --help           Show this text.
 
 EXIT STATUS
@@ -289,6 +291,31 @@ FLAGS
 ` + socketFlags + `    --hold TIME       How long to be off the network. Default: as in the config.
 ` + answerFlags + `    x402-agent rotate
     x402-agent rotate --hold 10s --sim two
+`
+
+const purgeHelp = `NAME
+    x402-agent purge - remove keys and vouchers, for good
+
+SYNOPSIS
+    x402-agent purge [flags]
+
+DESCRIPTION
+    Removes what the agent has stored in its state directory: the vouchers, the
+    totals and the device key. The agent must be stopped. Money that buyers paid
+    and you have not claimed would be lost with them, so then it refuses: start
+    the agent again and run "x402-agent settle". Your config file stays.
+
+FLAGS
+    --config FILE       File that names the state directory. Default
+                        /etc/x402/agent.toml.
+    --lose-unclaimed    Remove all the same. What is not claimed is lost.
+    --help              Show this text.
+
+EXIT STATUS
+    0 removed, 1 refused or failed, 2 wrong flags or config.
+
+EXAMPLES
+    x402-agent purge
 `
 
 const versionHelp = `NAME

@@ -17,6 +17,9 @@ func hint(err error) string {
 	if _, ok := errors.AsType[configError](err); ok {
 		return configHint(err)
 	}
+	if _, ok := errors.AsType[*seller.UnclaimedError](err); ok {
+		return "start the agent and claim it with `x402-agent settle`; --lose-unclaimed gives it up"
+	}
 	switch {
 	case errors.Is(err, errChecks):
 		return "" // each check says what to do

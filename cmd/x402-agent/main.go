@@ -68,6 +68,7 @@ func (p program) commands() []command {
 		{"settle", settleHelp, p.settle},
 		{"sim", simHelp, p.sim},
 		{"rotate", rotateHelp, p.rotate},
+		{"purge", purgeHelp, p.purge},
 		{"version", versionHelp, p.version},
 	}
 }

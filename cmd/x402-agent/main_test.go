@@ -312,7 +312,7 @@ func scriptUnwritable(ts *testscript.TestScript, _ bool, args []string) {
 func TestHelp(t *testing.T) {
 	talking := []string{"config", "control", "json", "sim"}
 	want := map[string][]string{
-		"run": {"config", "ready-file"}, "check": {"config", "json"}, "modems": {"json"}, "status": talking, "sessions": talking,
+		"run": {"config", "ready-file"}, "check": {"config", "json", "offline"}, "purge": {"config", "lose-unclaimed"}, "modems": {"json"}, "status": talking, "sessions": talking,
 		"earnings": talking, "plan": talking, "settle": talking, "rotate": append([]string{"config", "control", "hold"}, talking[2:]...), "sim": talking, "version": {"json"},
 	}
 	explained := regexp.MustCompile(`(?m)^    --([a-z-]+) `)
