@@ -25,6 +25,8 @@ CHECK_FUZZTIME ?= 2s
 REPEATS ?= 20
 # Flags of scripts/bench.
 BENCH ?=
+# Which of OpenWrt's architectures packages are built for. Default: all.
+ARCHS ?=
 # How often the crash test kills each process.
 export X402_KILLS ?= 10
 # Set: the race tests simulate and emulate as much as those without the race detector.
@@ -52,9 +54,14 @@ cross: $(ROUTERS) ## build x402-agent for every router target into dist/
 $(ROUTERS):
 	@scripts/cross.sh $@
 
+.PHONY: packages
+packages: cross ## build .ipk and .apk for OpenWrt from dist/ into dist/packages (ARCHS: which)
+	@$(GO) run ./packaging/openwrt/build -version $(VERSION) -date $(shell git log -1 --format=%ct 2>/dev/null || echo 0) $(ARCHS)
+
 .PHONY: budgets
 budgets: deps cross ## check sizes, and what is reachable from x402-agent
 	@$(GO) run ./scripts/budgets -dist dist $(ROUTERS)
+	@$(MAKE) --no-print-directory packages ARCHS=mipsel_24kc
 
 .PHONY: test
 test: deps ## everything that CI runs: check, build, budgets, demo
@@ -96,7 +103,7 @@ soak: deps build ## the long run: race tests 20 times, 100 kills, 5,000 agents, 
 
 .PHONY: deps
 deps:
-	@scripts/deps.sh xz qemu-mipsel-static curl git ip nft dbus-daemon node npm
+	@scripts/deps.sh xz qemu-mipsel-static curl git ip nft dbus-daemon node npm busybox shellcheck openssl
 
 .PHONY: fmt
 fmt: ## format the source and apply go fix

@@ -13,6 +13,7 @@ package_of() {
 	xz) echo xz-utils ;;
 	nft) echo nftables ;;
 	ip) echo iproute2 ;;
+	busybox) echo busybox-static ;;
 	cc) echo gcc ;;
 	node) echo nodejs ;;
 	*) echo "$1" ;;

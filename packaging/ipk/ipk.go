@@ -14,6 +14,7 @@ import (
 	"io"
 	"io/fs"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -96,12 +97,7 @@ func (p Package) Check() error {
 }
 
 func isScript(name string) bool {
-	for _, s := range scriptNames {
-		if s == name {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(scriptNames, name)
 }
 
 // control is the fields, one a line. opkg compares Installed-Size with what is
