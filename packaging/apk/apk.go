@@ -8,8 +8,8 @@
 //
 //	"ADB." schema
 //	block 0: root value; leaves before what refers to them
-//	block 2: key, signature of schema and block 0
-//	block 1: directory, file, content; in the order of the tree
+//	block 1: key, signature of schema and block 0
+//	block 2: directory, file, content; in the order of the tree
 package apk
 
 import (
@@ -41,8 +41,8 @@ const (
 // Kinds of a block.
 const (
 	blockADB  = 0
-	blockData = 1
-	blockSig  = 2
+	blockSig  = 1
+	blockData = 2
 )
 
 // Fields of a package and of what is in it.

@@ -109,9 +109,9 @@ func TestGolden(t *testing.T) {
 	if got := string(db[29:41]); got != "\x02ab\x011\x06noarch" {
 		t.Errorf("then comes %q", got)
 	}
-	// The data block: kind 1, directory 2 of 2 since the root is 1, file 1.
+	// The data block: kind 2, directory 2 of 2 since the root is 1, file 1.
 	at := (8 + size + 7) &^ 7
-	want := append([]byte{15, 0, 0, 1 << 6, 2, 0, 0, 0, 1, 0, 0, 0}, "xyz\x00"...)
+	want := append([]byte{15, 0, 0, 2 << 6, 2, 0, 0, 0, 1, 0, 0, 0}, "xyz\x00"...)
 	if !bytes.Equal(b[at:], want) {
 		t.Errorf("the data is % x, want % x", b[at:], want)
 	}
