@@ -3,6 +3,7 @@ package apk
 import (
 	"bytes"
 	"compress/flate"
+	"encoding/base64"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -114,6 +115,38 @@ func TestGolden(t *testing.T) {
 	want := append([]byte{15, 0, 0, 2 << 6, 2, 0, 0, 0, 1, 0, 0, 0}, "xyz\x00"...)
 	if !bytes.Equal(b[at:], want) {
 		t.Errorf("the data is % x, want % x", b[at:], want)
+	}
+}
+
+// signedByAPK is the package of TestGolden after apk-tools 3.0.6 (adbsign) took it
+// apart, signed it with a key whose public half is below, and compressed it.
+const signedByAPK = "QURCZHN0cdIrSM5OF2BkgABGhgciy1zjbryY7rHsrNaDO6denDT/phPJwZSYxGjIlpefWJScAVbGoMALpGUZGBoUgJgDiEHalaA0OtABqmdmYBBgKcrPLwHy" +
+	"WYD4LSODQApQPQgzQ9XlMDA8YEyDyC9Bklcw49iz8InfsiOXMl7nblBKUJsx6cAW7bbdH59X5S/MsZnUBFTPBsQdQLU9QDNAdoHsnAPkMwINYALKHQCKg8y9" +
+	"ARQD2XOHgeECyN4aIPsJRA+DAZD+AhSPZWBwYGDZeTbmUFNi28wfYm2TJgcX3zdwZVJk2P+Q+1tq8eHnUYa9jKrmzbHSN3iXH6qaUTFvv66eqkL8CyYF9615" +
+	"599V8xTvkDDNdBHZtFYh9ll4r/Cyqxv+93Mbb3SRANrDD3QDEyQcGSoqqxgA"
+
+const signedByAPKKey = `-----BEGIN PUBLIC KEY-----
+MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAED/A4C38hLbbblJW6TAdWL2lHkVHa
+lgK37VwYO6UjiW37Ia6893AnxXSK18tMrjuaH+Pp7B3YhNh7oMMOnuJ4iw==
+-----END PUBLIC KEY-----
+`
+
+func TestVector(t *testing.T) {
+	b, err := base64.StdEncoding.DecodeString(signedByAPK)
+	if err != nil {
+		t.Fatal(err)
+	}
+	public, err := ParsePublicKey([]byte(signedByAPKKey))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := Read(bytes.NewReader(b), &public)
+	if err != nil || p.Name != "ab" || len(p.Files) != 1 || string(p.Files[0].Data) != "xyz" {
+		t.Errorf("%v, %v", p, err)
+	}
+	stranger := testKey(t).Public()
+	if _, err := Read(bytes.NewReader(b), &stranger); err == nil {
+		t.Error("another's signature passed")
 	}
 }
 

@@ -62,6 +62,25 @@ func TestUsign(t *testing.T) {
 	}
 }
 
+// TestUsignVector verifies what usign made.
+func TestUsignVector(t *testing.T) {
+	public, err := ParsePublicKey([]byte(`untrusted comment: public key fd0840b4b87ae399
+RWT9CEC0uHrjmV522HPB2PjTgX13hQNeuYggVaMQFdyNdIDdGo6mvN3q
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	signature := []byte(`untrusted comment: signed by key fd0840b4b87ae399
+RWT9CEC0uHrjmXyHDg8zg8QTdTzQclK60Be++iBJZnQWA6jgdsUQmEUF7qMd7vKdFR2Ur+F0VsCIRR6/CMCMo32msXtVLtS1WQc=
+`)
+	if err := public.Verify([]byte("Package: sample\n"), signature); err != nil || public.ID() != "fd0840b4b87ae399" {
+		t.Errorf("%v, by %s", err, public.ID())
+	}
+	if public.Verify([]byte("Package: simple\n"), signature) == nil {
+		t.Error("another message was verified")
+	}
+}
+
 // TestUsignShape holds a secret key against the layout that usign writes.
 func TestUsignShape(t *testing.T) {
 	secret, _ := testKey(t, 1).MarshalText() // it has no errors
