@@ -15,6 +15,7 @@ VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unkn
 export LDFLAGS := -s -w -X main.version=$(VERSION)
 STATICCHECK := $(GO) tool -modfile=.ci/tools.mod staticcheck
 STEP := scripts/step.sh
+PACKAGES = $(GO) run ./packaging/openwrt/build -version $(VERSION) -date $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
 
 # What runs on routers, which are 32-bit: tested as such too.
 PARTS := $(patsubst %,./%/...,$(wildcard modem tunnel meter channel))
@@ -56,12 +57,12 @@ $(ROUTERS):
 
 .PHONY: packages
 packages: cross ## build .ipk and .apk for OpenWrt from dist/ into dist/packages (ARCHS: which)
-	@$(GO) run ./packaging/openwrt/build -version $(VERSION) -date $(shell git log -1 --format=%ct 2>/dev/null || echo 0) $(ARCHS)
+	@$(PACKAGES) $(ARCHS)
 
 .PHONY: budgets
 budgets: deps cross ## check sizes, and what is reachable from x402-agent
 	@$(GO) run ./scripts/budgets -dist dist $(ROUTERS)
-	@$(MAKE) --no-print-directory packages ARCHS=mipsel_24kc
+	@$(PACKAGES) mipsel_24kc
 
 .PHONY: test
 test: deps ## everything that CI runs: check, build, budgets, demo
