@@ -20,6 +20,10 @@ type History struct {
 	steps   []uint64
 }
 
+// Kinds is how many kinds of operation Op tells apart. The last is to repeat the
+// operation before.
+const Kinds = 12
+
 // NewHistory returns the history of n parties.
 func NewHistory(t testing.TB, p ledger.Params, n int) *History {
 	h := &History{refunds: make([]uint64, n), steps: make([]uint64, n)}
@@ -29,13 +33,16 @@ func NewHistory(t testing.TB, p ledger.Params, n int) *History {
 	return h
 }
 
+// Party returns the party that the number says, as it does for Op.
+func (h *History) Party(who byte) *Party { return h.parties[int(who)%len(h.parties)] }
+
 // Op returns an operation of the kind, party and amount that the numbers say.
 func (h *History) Op(t testing.TB, kind, who byte, amount channel.Amount) ledger.Op {
 	t.Helper()
 	i := int(who) % len(h.parties)
 	p := h.parties[i]
 	op := ledger.Op(p.Settle())
-	switch kind % 11 {
+	switch kind % Kinds {
 	case 0:
 		op = p.Issue(amount)
 	case 1:
@@ -54,7 +61,8 @@ func (h *History) Op(t testing.TB, kind, who byte, amount channel.Amount) ledger
 		op = p.WithdrawOp(t, x402.WithdrawInitiate, amount, h.steps[i])
 	case 9:
 		op = p.WithdrawOp(t, x402.WithdrawFinalize, 0, h.steps[i])
-	case 10:
+	case 10: // settle
+	case 11:
 		if h.last != nil {
 			return h.last // again
 		}
@@ -87,7 +95,7 @@ func testHistories(b *bench) {
 	for range 400 {
 		who := byte(rng.UintN(3))
 		amount := channel.Amount(rng.Uint64N(1 << rng.UintN(24)))
-		op := h.Op(b, byte(rng.UintN(11)), who, amount)
+		op := h.Op(b, byte(rng.UintN(Kinds)), who, amount)
 		_, err := b.home.Submit(b.Context(), ledger.Tx{Time: b.now, Op: op})
 		if _, ok := errors.AsType[*ledger.RefusedError](err); err != nil && !ok {
 			b.Fatal(err)
