@@ -51,8 +51,12 @@ func Anvil(t testing.TB, c Config) *Chain {
 // startAnvil returns the URL of an Anvil that ends with the test.
 func startAnvil(t testing.TB, id uint64) string {
 	t.Helper()
-	program := filepath.Join(npm(t), "@foundry-rs", "anvil-linux-amd64", "bin", "anvil")
-	cmd := exec.CommandContext(t.Context(), program, "--host", "127.0.0.1", "--port", "0", "--chain-id", fmt.Sprint(id))
+	// npm installs the package of this system and processor alone.
+	programs, err := filepath.Glob(filepath.Join(npm(t), "@foundry-rs", "anvil-*", "bin", "anvil"))
+	if err != nil || len(programs) != 1 {
+		t.Fatalf("anvil: npm installed %d programs (%v)", len(programs), err)
+	}
+	cmd := exec.CommandContext(t.Context(), programs[0], "--host", "127.0.0.1", "--port", "0", "--chain-id", fmt.Sprint(id))
 	cmd.Env = []string{"HOME=" + t.TempDir(), "PATH=" + os.Getenv("PATH")} // no configuration and no proxy of the user's
 	said := &listening{at: make(chan string, 1)}
 	cmd.Stdout, cmd.Stderr = said, said

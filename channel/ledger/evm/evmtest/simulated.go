@@ -104,10 +104,26 @@ func (s *simulation) mine(context.Context) error {
 	return nil
 }
 
-func (s *simulation) advance(_ context.Context, d time.Duration) error {
+// advance tries again while the pool still has what the newest block has mined:
+// it learns of blocks in a goroutine of its own.
+func (s *simulation) advance(ctx context.Context, d time.Duration) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.backend.AdjustTime(d)
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	again := time.NewTicker(time.Millisecond)
+	defer again.Stop()
+	for {
+		err := s.backend.AdjustTime(d)
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-again.C:
+		case <-ctx.Done():
+			return err
+		}
+	}
 }
 
 func (s *simulation) reorg(ctx context.Context, depth int) error {

@@ -15,7 +15,7 @@ const answer = JSON.parse(solc.compile(JSON.stringify({
   sources,
   settings: {
     evmVersion: "cancun",
-    optimizer: { enabled: true, runs: 200 },
+    optimizer: { enabled: true, runs: 1000000 },
     metadata: { bytecodeHash: "none", appendCBOR: false },
     outputSelection: { "*": { "*": ["abi", "evm.deployedBytecode.object"] } },
   },

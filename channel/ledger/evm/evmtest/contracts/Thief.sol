@@ -1,0 +1,13 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity 0.8.28;
+
+interface ISettlement {
+    function settle(address receiver, address token) external;
+}
+
+/// A collector that calls the settlement contract back in the middle of a deposit.
+contract Thief {
+    function collect(address payer, address token, uint256, bytes32, bytes calldata) external {
+        ISettlement(msg.sender).settle(payer, token);
+    }
+}
