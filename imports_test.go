@@ -138,6 +138,7 @@ func importFaults(fsys fs.FS, denied []string) ([]string, error) {
 	for _, s := range sources {
 		faults = append(faults, layerFaults(s)...)
 	}
+	faults = append(faults, testingFaults(sources)...)
 	faults = append(faults, circleFaults(sources)...)
 	faults = append(faults, agentFaults(sources, denied)...)
 	slices.Sort(faults)
@@ -172,6 +173,26 @@ func layerFaults(s source) []string {
 			fault(p, s.part()+" may not import "+top(p))
 		case s.part() == top(p) && s.folder() == top(p) && p != top(p) && !s.isTest():
 			fault(p, "a part's root does not import what is below it")
+		}
+	}
+	return faults
+}
+
+// testingFaults finds programs that reach packages for tests, such as the double
+// of a contract: those that import testing.
+func testingFaults(sources []source) []string {
+	helpers := map[string]bool{}
+	for _, s := range sources {
+		if !s.isTest() && slices.Contains(s.imports(), "testing") {
+			helpers[s.folder()] = true
+		}
+	}
+	var faults []string
+	for _, s := range sources {
+		for _, p := range s.imports() {
+			if helpers[p] && !s.isTest() && !strings.HasSuffix(s.folder(), "test") {
+				faults = append(faults, fmt.Sprintf("%s imports %s: it is for tests", s.name, p))
+			}
 		}
 	}
 	return faults
@@ -360,6 +381,11 @@ func TestImportsGuilty(t *testing.T) {
 		"top folder": {fstest.MapFS{"server/a.go": imports()}, []string{"server: not one of the top folders"}},
 		"vague name": {fstest.MapFS{"agent/internal/misc/a.go": imports()}, []string{"agent/internal/misc: the name says nothing"}},
 		"testing":    {fstest.MapFS{"meter/a.go": imports("testing")}, []string{"meter/a.go imports testing: only tests and …test packages do"}},
+		"for tests": {fstest.MapFS{
+			"channel/a/atest/a.go": imports("testing"),
+			"channel/a/a_test.go":  imports("testing", module+"/channel/a/atest"),
+			"cmd/x402/main.go":     imports(module + "/channel/a/atest"),
+		}, []string{"cmd/x402/main.go imports channel/a/atest: it is for tests"}},
 		"heavy": {fstest.MapFS{
 			"cmd/x402-agent/main.go": imports(module + "/agent/seller"),
 			"agent/seller/a.go":      imports(module+"/channel", module+"/channel/bolt"),
