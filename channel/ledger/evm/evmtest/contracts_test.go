@@ -4,6 +4,7 @@ import (
 	"errors"
 	"math/big"
 	"testing"
+	"time"
 
 	"github.com/ethereum/go-ethereum"
 	"github.com/ethereum/go-ethereum/common"
@@ -115,6 +116,8 @@ func TestDepositRefused(t *testing.T) {
 	s.refused("WithdrawDelayOutOfRange", s.stranger, deposit(func(c *channel.Config) { c.WithdrawDelay = 30*86400 + 1 }, 600, collector))
 	s.refused("execution reverted: invalid signature", s.stranger, deposit(same, 601, collector))
 	s.refused("Reentered", s.stranger, deposit(same, 600, common.Address(thief)))
+	s.refused("DepositCollectionFailed", s.stranger,
+		s.settlement("deposit", configOf(p.Config), big.NewInt(600), common.Address(thief), []byte{}))
 	s.refused("OnlyX402BatchSettlement", s.stranger, Call{channel.ERC3009Collector(), pack(t, "ERC3009DepositCollector", "collect",
 		common.Address(p.Config.Payer), common.Address(Token()), big.NewInt(600), p.ID, data)})
 
@@ -127,6 +130,57 @@ func TestDepositRefused(t *testing.T) {
 
 	s.do(s.stranger, CallOf(t, op))
 	s.refused("execution reverted: authorization is used", s.stranger, CallOf(t, op))
+}
+
+// TestRefused: what is not theirs, not due or not there.
+func TestRefused(t *testing.T) {
+	s := newStage(t)
+	p := s.party
+	claim := func(rows ...x402.VoucherClaim) Call {
+		op, err := ledger.ClaimOf(x402.SignClaim(p.Receiver, p.Params.Domain(), rows))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return CallOf(t, op)
+	}
+	withdraw := func(step string, amount channel.Amount) Call { return CallOf(t, p.WithdrawOp(t, step, amount, 0)) }
+	s.do(s.stranger, CallOf(t, p.DepositOp(t, 600)))
+	s.refused("ClaimExceedsBalance", s.stranger, claim(p.Row(601, 601)))
+	s.refused("ClaimExceedsCeiling", s.stranger, claim(p.Row(100, 101)))
+	other := ledgertest.NewParty(t, p.Params, 2)
+	s.refused("NotReceiverAuthorizer", s.stranger, claim(p.Row(100, 100), other.Row(1, 1)))
+	s.do(s.stranger, claim(p.Row(100, 100)))
+	s.do(s.stranger, claim(p.Row(0, 100), p.Row(0, 50))) // too old to be looked at
+	s.refused("InvalidRefundNonce", s.stranger, CallOf(t, p.RefundOp(t, 10, 1)))
+	forged := p.RefundOp(t, 10, 0)
+	forged.Amount++
+	s.refused("InvalidSignature", s.stranger, CallOf(t, forged))
+
+	s.refused("WithdrawalNotPending", p.Payer, withdraw(x402.WithdrawFinalize, 0))
+	s.refused("NotAuthorizedToWithdraw", s.stranger, withdraw(x402.WithdrawInitiate, 500))
+	s.refused("WithdrawAmountOutOfRange", p.Payer, withdraw(x402.WithdrawInitiate, 0))
+	s.refused("WithdrawAmountOutOfRange", p.Payer, withdraw(x402.WithdrawInitiate, 501))
+	s.do(p.Payer, withdraw(x402.WithdrawInitiate, 500))
+	s.refused("WithdrawalAlreadyPending", p.Payer, withdraw(x402.WithdrawInitiate, 1))
+	s.refused("WithdrawDelayNotElapsed", p.Payer, withdraw(x402.WithdrawFinalize, 0))
+	s.refused("NotAuthorizedToWithdraw", s.stranger, withdraw(x402.WithdrawFinalize, 0))
+
+	// Of a claim and a refund that are one call, both happen or none.
+	both := CallOf(t, p.RefundOp(t, 10, 1, p.Row(200, 200)))
+	s.refused("InvalidRefundNonce", s.stranger, both)
+	if got := s.Channel(p.ID).Claimed; got != 100 {
+		t.Errorf("claimed is %s, want 100", got)
+	}
+
+	// A second before the end of the delay, and at its end.
+	s.Advance(time.Duration(s.Channel(p.ID).WithdrawAt+ledgertest.Delay-2-s.Time()) * time.Second)
+	s.refused("WithdrawDelayNotElapsed", p.Payer, withdraw(x402.WithdrawFinalize, 0))
+	if r := s.Chain.Send(p.Payer, withdraw(x402.WithdrawFinalize, 0)); r.Status != types.ReceiptStatusSuccessful {
+		t.Error("reverted at the end of the delay")
+	}
+	if got := s.Channel(p.ID); got != (ledger.Channel{Balance: 100, Claimed: 100}) {
+		t.Errorf("channel is %+v", got)
+	}
 }
 
 // TestWallet: the payer may be a contract, whose owner signs by EIP-1271.
@@ -225,27 +279,34 @@ func TestSettled(t *testing.T) {
 	}
 }
 
-func TestMulticall3(t *testing.T) {
-	s := newStage(t)
-	p := s.party
-	type call struct {
+// The structs of Multicall3's ABI.
+type (
+	call struct {
 		Target   common.Address
 		CallData []byte
 	}
-	type call3 struct {
+	call3 struct {
 		Target       common.Address
 		AllowFailure bool
 		CallData     []byte
 	}
+	result = struct {
+		Success    bool   `json:"success"`
+		ReturnData []byte `json:"returnData"`
+	}
+)
+
+func results(values []any) []result { return values[0].([]result) }
+
+func TestMulticall3(t *testing.T) {
+	s := newStage(t)
+	p := s.party
 	good := pack(t, "TestToken", "balanceOf", common.Address(p.Config.Payer))
 	bad := pack(t, "TestToken", "transfer", common.Address{}, big.NewInt(1))
 	token := common.Address(Token())
 	check := func(values []any) {
 		t.Helper()
-		got := values[0].([]struct {
-			Success    bool   `json:"success"`
-			ReturnData []byte `json:"returnData"`
-		})
+		got := results(values)
 		if len(got) != 2 || !got[0].Success || new(big.Int).SetBytes(got[0].ReturnData).Int64() != 1000 || got[1].Success {
 			t.Errorf("got %+v", got)
 		}

@@ -25,7 +25,7 @@ import (
 // on a ledger without a fee and on the contract: both accept the same and hold
 // the same after every step.
 func TestDifferential(t *testing.T) {
-	seeds, steps := []uint64{1}, 120
+	seeds, steps := []uint64{1}, 200
 	if os.Getenv("X402_SOAK") != "" {
 		seeds, steps = []uint64{rand.Uint64(), rand.Uint64(), rand.Uint64(), rand.Uint64()}, 500
 	}
@@ -74,10 +74,10 @@ func (d *duel) run(steps int) {
 	}
 	for n := range steps {
 		who := byte(d.rng.UintN(parties))
-		amount := channel.Amount(d.rng.Uint64N(1 << d.rng.UintN(22)))
-		op := d.history.Op(d, byte(d.rng.UintN(ledgertest.Kinds)), who, amount)
-		if d.rng.UintN(8) == 0 {
-			op = d.batch(d.parties[who], amount)
+		op := d.edge(d.parties[who])
+		if d.rng.UintN(4) > 0 {
+			amount := channel.Amount(d.rng.Uint64N(1 << d.rng.UintN(22)))
+			op = d.history.Op(d, byte(d.rng.UintN(ledgertest.Kinds)), who, amount)
 		}
 		if d.rng.UintN(5) == 0 {
 			op = spoil(d.rng, op)
@@ -101,12 +101,32 @@ func (d *duel) run(steps int) {
 	d.Logf("applied %v, refused %v", d.applied, d.refused)
 }
 
-// batch claims more and more of one channel, in one call.
-func (d *duel) batch(p *ledgertest.Party, amount channel.Amount) ledger.Op {
-	claimed := d.chain.Channel(p.ID).Claimed
-	op, err := ledger.ClaimOf(x402.SignClaim(p.Receiver, d.chain.Params().Domain(), []x402.VoucherClaim{
-		p.Row(claimed+amount, claimed+amount/8), p.Row(claimed/2, claimed/2), p.Row(claimed+amount, claimed+amount/4),
-	}))
+// edge returns an operation just within or just beyond what the contract allows.
+func (d *duel) edge(p *ledgertest.Party) ledger.Op {
+	s, err := d.memory.Read(d.Context(), ledger.Touch{Channels: []channel.ID{p.ID}})
+	if err != nil {
+		d.Fatal(err)
+	}
+	c := s.Channels[p.ID]
+	rest, over := c.Balance-c.Claimed, channel.Amount(d.rng.UintN(2))
+	switch d.rng.UintN(6) {
+	case 0:
+		return d.claim(p, p.Row(c.Balance+over, c.Balance+over))
+	case 1:
+		return d.claim(p, p.Row(c.Claimed+rest/8, c.Claimed+rest/8+over))
+	case 2: // two rows that are too old to be looked at, two that count
+		return d.claim(p, p.Row(0, c.Claimed), p.Row(c.Balance, c.Claimed+rest/8), p.Row(0, c.Claimed/2), p.Row(c.Balance, c.Claimed+rest/4))
+	case 3:
+		return p.RefundOp(d, rest/4, c.RefundNonce+uint64(over))
+	case 4:
+		return p.RefundOp(d, rest+over, c.RefundNonce)
+	default:
+		return p.WithdrawOp(d, x402.WithdrawInitiate, rest+over, c.WithdrawNonce)
+	}
+}
+
+func (d *duel) claim(p *ledgertest.Party, rows ...x402.VoucherClaim) ledger.Op {
+	op, err := ledger.ClaimOf(x402.SignClaim(p.Receiver, d.chain.Params().Domain(), rows))
 	if err != nil {
 		d.Fatal(err)
 	}
@@ -232,17 +252,49 @@ type balances struct {
 	Earned          ledger.Receiver
 }
 
+// onChain reads everything in one call.
 func (d *duel) onChain() (b books) {
-	b.Escrow = d.chain.Balance(channel.SettlementContract())
-	b.Redeemed = d.chain.Balance(bank)
-	b.Collector = d.chain.Balance(channel.ERC3009Collector())
+	r := reads{chain: d.chain}
+	balance := func(of channel.Address, v *channel.Amount) {
+		r.add(Token(), "TestToken", "balanceOf", []any{common.Address(of)}, (*uint64)(v))
+	}
+	view := func(method string, args []any, to ...*uint64) {
+		r.add(channel.SettlementContract(), "X402BatchSettlement", method, args, to...)
+	}
+	balance(channel.SettlementContract(), &b.Escrow)
+	balance(bank, &b.Redeemed)
+	balance(channel.ERC3009Collector(), &b.Collector)
 	for i, p := range d.parties {
-		b.Parties[i] = balances{
-			d.chain.Balance(p.Config.Payer), d.chain.Balance(p.Config.Receiver),
-			d.chain.Channel(p.ID), d.chain.Receiver(p.Config.Receiver),
+		x := &b.Parties[i]
+		balance(p.Config.Payer, &x.Payer)
+		balance(p.Config.Receiver, &x.Receiver)
+		view("receivers", []any{common.Address(p.Config.Receiver), common.Address(Token())}, (*uint64)(&x.Earned.Claimed), (*uint64)(&x.Earned.Settled))
+		view("channels", []any{p.ID}, (*uint64)(&x.Channel.Balance), (*uint64)(&x.Channel.Claimed))
+		view("pendingWithdrawals", []any{p.ID}, (*uint64)(&x.Channel.WithdrawAmount), &x.Channel.WithdrawAt)
+		view("refundNonce", []any{p.ID}, &x.Channel.RefundNonce)
+	}
+	r.run()
+	return b
+}
+
+// reads are calls of views that are made together; each puts its numbers somewhere.
+type reads struct {
+	chain *Chain
+	calls []call3
+	to    [][]*uint64
+}
+
+func (r *reads) add(at channel.Address, contract, method string, args []any, to ...*uint64) {
+	r.calls = append(r.calls, call3{common.Address(at), false, pack(r.chain.t, contract, method, args...)})
+	r.to = append(r.to, to)
+}
+
+func (r *reads) run() {
+	for i, answer := range results(r.chain.View(Multicall3(), "Multicall3", "aggregate3", r.calls)) {
+		for n, to := range r.to[i] {
+			*to = uint64(r.chain.amount(new(big.Int).SetBytes(answer.ReturnData[32*n : 32*n+32])))
 		}
 	}
-	return b
 }
 
 type ledgerBooks struct {

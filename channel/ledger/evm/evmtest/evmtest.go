@@ -32,8 +32,7 @@ import (
 	"github.com/depinsim/x402/channel/ledger/ledgertest"
 )
 
-// ChainID is that of Base Sepolia, whose USDC the clients of others know. No
-// other part of these chains is like it.
+// ChainID is that of Base Sepolia, whose USDC the clients of others know.
 const ChainID = 84532
 
 // Token returns where the test token stands: the address of USDC on Base Sepolia.
