@@ -2,18 +2,16 @@ package interop
 
 import (
 	"bufio"
-	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"testing"
+
+	"github.com/depinsim/x402/channel/npmtest"
 )
 
 // TestNPM runs all cases with one process of theirs, each with a ledger of its
@@ -48,13 +46,7 @@ type peer struct {
 // newPeer starts the npm packages. Where they cannot be had the test is skipped.
 func newPeer(t *testing.T) *peer {
 	t.Helper()
-	modules, err := npmModules()
-	if err != nil {
-		if os.Getenv("CI") == "true" {
-			t.Fatal(err)
-		}
-		t.Skip(err)
-	}
+	modules := npmtest.Install(t, os.DirFS(filepath.Join("testdata", "npm")))
 	script, err := filepath.Abs(filepath.Join("testdata", "peer.cjs"))
 	if err != nil {
 		t.Fatal(err)
@@ -134,59 +126,4 @@ func (p *peer) must(t *testing.T, op string, args object, result any) {
 	if err := p.ask(t, op, args, result); err != nil {
 		t.Fatalf("%s: %v", op, err)
 	}
-}
-
-// npmModules returns the folder of the packages that testdata/npm locks. They are
-// installed once, into the user's cache, in a folder that is named by the lock:
-// a run that comes in between installs for itself, and the first to finish wins.
-func npmModules() (string, error) {
-	for _, name := range []string{"node", "npm"} {
-		if _, err := exec.LookPath(name); err != nil {
-			return "", fmt.Errorf("%s is not installed: on Debian, apt-get install nodejs npm", name)
-		}
-	}
-	files := map[string][]byte{}
-	sum := sha256.New()
-	for _, name := range []string{"package.json", "package-lock.json"} {
-		b, err := os.ReadFile(filepath.Join("testdata", "npm", name))
-		if err != nil {
-			return "", err
-		}
-		files[name] = b
-		sum.Write(b)
-	}
-	cache, err := os.UserCacheDir()
-	if err != nil {
-		return "", err
-	}
-	root := filepath.Join(cache, "x402-interop")
-	dir := filepath.Join(root, hex.EncodeToString(sum.Sum(nil))[:16])
-	if _, err := os.Stat(dir); err == nil {
-		return dir, nil
-	}
-	if err := os.MkdirAll(root, 0o755); err != nil {
-		return "", err
-	}
-	temp, err := os.MkdirTemp(root, "new-")
-	if err != nil {
-		return "", err
-	}
-	defer os.RemoveAll(temp) // nothing, if it was given its name
-	for name, b := range files {
-		if err := os.WriteFile(filepath.Join(temp, name), b, 0o644); err != nil {
-			return "", err
-		}
-	}
-	cmd := exec.Command("npm", "ci", "--ignore-scripts", "--no-audit", "--no-fund")
-	cmd.Dir = temp
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("npm ci: %w: %s", err, strings.TrimSpace(string(out)))
-	}
-	if err := os.Rename(temp, dir); err != nil {
-		if _, serr := os.Stat(dir); serr == nil {
-			return dir, nil
-		}
-		return "", err
-	}
-	return dir, nil
 }

@@ -52,11 +52,11 @@ func Anvil(t testing.TB, c Config) *Chain {
 func startAnvil(t testing.TB, id uint64) string {
 	t.Helper()
 	// npm installs the package of this system and processor alone.
-	programs, err := filepath.Glob(filepath.Join(npm(t), "@foundry-rs", "anvil-*", "bin", "anvil"))
-	if err != nil || len(programs) != 1 {
-		t.Fatalf("anvil: npm installed %d programs (%v)", len(programs), err)
+	found, err := filepath.Glob(filepath.Join(npm(t), "@foundry-rs", "anvil-*", "bin", "anvil"))
+	if err != nil || len(found) != 1 {
+		t.Fatalf("anvil: npm installed %d programs (%v)", len(found), err)
 	}
-	cmd := exec.CommandContext(t.Context(), programs[0], "--host", "127.0.0.1", "--port", "0", "--chain-id", fmt.Sprint(id))
+	cmd := exec.CommandContext(t.Context(), found[0], "--host", "127.0.0.1", "--port", "0", "--chain-id", fmt.Sprint(id))
 	cmd.Env = []string{"HOME=" + t.TempDir(), "PATH=" + os.Getenv("PATH")} // no configuration and no proxy of the user's
 	said := &listening{at: make(chan string, 1)}
 	cmd.Stdout, cmd.Stderr = said, said
