@@ -13,9 +13,11 @@ export GO
 
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 export LDFLAGS := -s -w -X main.version=$(VERSION)
+# The time of every file in a release, so that the same commit gives the same bytes.
+export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
 STATICCHECK := $(GO) tool -modfile=.ci/tools.mod staticcheck
 STEP := scripts/step.sh
-PACKAGES = $(GO) run ./packaging/openwrt/build -version $(VERSION) -date $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
+PACKAGES = $(GO) run ./packaging/openwrt/build -version $(VERSION) -date $(SOURCE_DATE_EPOCH)
 
 # What runs on routers, which are 32-bit: tested as such too.
 PARTS := $(patsubst %,./%/...,$(wildcard modem tunnel meter channel))
@@ -58,6 +60,10 @@ $(ROUTERS):
 .PHONY: packages
 packages: cross ## build .ipk and .apk for OpenWrt from dist/ into dist/packages (ARCHS: which)
 	@$(PACKAGES) $(ARCHS)
+
+.PHONY: debian
+debian: ## build the Debian packages for amd64, arm64 and armhf into dist/debian/
+	@packaging/debian/build.sh $(VERSION)
 
 .PHONY: budgets
 budgets: deps cross ## check sizes, and what is reachable from x402-agent
@@ -104,7 +110,7 @@ soak: deps build ## the long run: race tests 20 times, 100 kills, 5,000 agents, 
 
 .PHONY: deps
 deps:
-	@scripts/deps.sh xz qemu-mipsel-static curl git ip nft dbus-daemon node npm busybox shellcheck openssl
+	@scripts/deps.sh xz qemu-mipsel-static curl git ip nft dbus-daemon node npm busybox shellcheck openssl dpkg lintian man fish zsh systemd-analyze
 
 .PHONY: fmt
 fmt: ## format the source and apply go fix

@@ -16,6 +16,10 @@ package_of() {
 	busybox) echo busybox-static ;;
 	cc) echo gcc ;;
 	node) echo nodejs ;;
+	systemd-* | deb-systemd-*) echo systemd ;;
+	ansible-playbook) echo ansible-core ;;
+	man) echo man-db ;;
+	python3) echo python3-minimal ;;
 	*) echo "$1" ;;
 	esac
 }
