@@ -65,6 +65,14 @@ packages: cross ## build .ipk and .apk for OpenWrt from dist/ into dist/packages
 debian: ## build the Debian packages for amd64, arm64 and armhf into dist/debian/
 	@packaging/debian/build.sh $(VERSION)
 
+.PHONY: release
+release: cross debian ## programs, packages, checksums and a Debian repository in dist/ (SIGNING_KEY=FILE)
+	@scripts/release/release.sh $(VERSION)
+
+.PHONY: reproduce
+reproduce: ## build the release twice in different places, and compare
+	@scripts/release/reproduce.sh
+
 .PHONY: budgets
 budgets: deps cross ## check sizes, and what is reachable from x402-agent
 	@$(GO) run ./scripts/budgets -dist dist $(ROUTERS)
