@@ -19,7 +19,9 @@ package_of() {
 	systemd-* | deb-systemd-*) echo systemd ;;
 	ansible-playbook) echo ansible-core ;;
 	man) echo man-db ;;
-	python3) echo python3-minimal ;;
+	systemd-nspawn) echo systemd-container ;;
+	systemd-*) echo systemd ;;
+	ansible-playbook) echo ansible-core python3-apt ;; # its hubs are this machine's files
 	*) echo "$1" ;;
 	esac
 }

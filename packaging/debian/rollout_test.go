@@ -1,0 +1,179 @@
+package debian_test
+
+import (
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// A fleet is two hubs, a Debian repository that both can read, and Ansible,
+// which enters the hubs in the place of ssh.
+type fleet struct {
+	hubs      map[string]*hub
+	tool, key string // of scripts/release
+	deb       string // the agent's package
+	inventory string
+	config    map[string]any
+}
+
+const owner = "0x70997970C51812dc3A010C7d01b50e0d17dc79C8"
+
+func newFleet(t *testing.T) *fleet {
+	t.Helper()
+	needHubs(t)
+	need(t, "ansible-playbook", "dpkg-deb")
+	debs, netns, dir := packages(t), newNamespace(t), t.TempDir()
+	network, asset := ledgerIn(t, netns, debs["x402-facilitator"])
+	f := &fleet{hubs: map[string]*hub{}, deb: debs["x402-agent"], tool: filepath.Join(dir, "release"), key: filepath.Join(dir, "test"), inventory: filepath.Join(dir, "hubs.json")}
+	run(t, "go", "build", "-o", f.tool, top+"/scripts/release")
+	run(t, f.tool, "key", f.key)
+	for _, name := range []string{"hub1", "hub2"} {
+		f.hubs[name] = newHub(t, name, netns)
+	}
+	f.config = map[string]any{
+		"modem":   map[string]any{"port": "none"},
+		"price":   map[string]any{"per_gb": "4.00"},
+		"payment": map[string]any{"facilitator": "http://127.0.0.1:8402", "network": network, "asset": asset, "asset_name": "x402 credit", "asset_version": "2", "pay_to": owner},
+	}
+	ssh := "#!/bin/sh\n# ssh OPTION... HOST COMMAND\nwhile [ $# -gt 2 ]; do shift; done\ncase $1 in\n"
+	for name, h := range f.hubs {
+		ssh += name + ") exec nsenter -t " + h.pid + " " + strings.Join(enter, " ") + " sh -c \"$2\" ;;\n"
+	}
+	if err := os.WriteFile(filepath.Join(dir, "ssh"), []byte(ssh+"esac\nexit 255\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	f.publish(t, f.deb)
+	return f
+}
+
+// publish puts a package into the hubs' repository.
+func (f *fleet) publish(t *testing.T, deb string) {
+	t.Helper()
+	for _, h := range f.hubs {
+		run(t, f.tool, "apt", "-root", filepath.Join(h.root, "srv/apt"), "-key", f.key+".key", deb)
+	}
+}
+
+// roll runs the playbook and returns what it says.
+func (f *fleet) roll(t *testing.T) (string, error) {
+	t.Helper()
+	host := func(port string, config map[string]any) map[string]any {
+		config["listen"], config["endpoints"] = "127.0.0.1:"+port, []string{"127.0.0.1:" + port}
+		return map[string]any{"x402_agent_host_config": config}
+	}
+	b, err := json.Marshal(map[string]any{"hubs": map[string]any{
+		"hosts": map[string]any{
+			"hub1": host("4411", map[string]any{}),
+			"hub2": host("4412", map[string]any{
+				"price": map[string]any{"per_gb": "3.00"}, "plan": map[string]any{"size": "50 GB", "reset_day": 15, "interface": "lo"},
+			}),
+		},
+		"vars": map[string]any{
+			"ansible_ssh_executable": filepath.Join(filepath.Dir(f.inventory), "ssh"), "ansible_ssh_transfer_method": "piped",
+			"ansible_become": false, "ansible_python_interpreter": "/usr/bin/python3",
+			"x402_apt_url": "file:/srv/apt", "x402_apt_key": f.key + ".pgp", "x402_agent_config": f.config,
+			"x402_agent_health_retries": 20, "x402_agent_health_delay": 1,
+		},
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(f.inventory, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.CommandContext(t.Context(), "ansible-playbook", "-i", f.inventory, "site.yml")
+	cmd.Dir = top + "/packaging/ansible"
+	cmd.Env = append(os.Environ(), "ANSIBLE_NOCOLOR=1", "ANSIBLE_LOCAL_TEMP="+t.TempDir(), "LC_ALL=C.UTF-8")
+	out, err := cmd.CombinedOutput()
+	return string(out), err
+}
+
+// state is what a hub's agent says, and its version.
+func (f *fleet) state(t *testing.T, name string) (version string, s status) {
+	t.Helper()
+	if err := json.Unmarshal([]byte(f.hubs[name].do(t, "x402-agent status --json")), &s); err != nil {
+		t.Fatal(err)
+	}
+	return f.hubs[name].do(t, "dpkg-query -W -f '${Version}' x402-agent"), s
+}
+
+type status struct {
+	Refusing string
+	PID      int
+	PayTo    string
+	Listen   string
+	Price    struct{ Up, Down string }
+	Plan     *struct{ Size uint64 }
+}
+
+// repack is the agent's package with another version, and changed by a script
+// that runs in its files.
+func (f *fleet) repack(t *testing.T, version, script string) string {
+	t.Helper()
+	dir, deb := filepath.Join(t.TempDir(), "x"), filepath.Join(t.TempDir(), "x402-agent.deb")
+	run(t, "dpkg-deb", "-R", f.deb, dir)
+	run(t, "sh", "-euc", `cd "$1"; sed -i "s/^Version: .*/Version: $2/" DEBIAN/control; `+script, "sh", dir, version)
+	run(t, "dpkg-deb", "-Zgzip", "-z1", "-b", dir, deb)
+	return deb
+}
+
+// TestRollout rolls the agent out with the playbook, and then what goes wrong:
+// each hub is looked at before the next one is touched, and gets back what it
+// had.
+func TestRollout(t *testing.T) {
+	f := newFleet(t)
+	out, err := f.roll(t)
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	pids := map[string]int{}
+	for name, want := range map[string]struct{ listen, price string }{"hub1": {"127.0.0.1:4411", "4000000"}, "hub2": {"127.0.0.1:4412", "3000000"}} {
+		v, s := f.state(t, name)
+		if v != version || s.Refusing != "" || !strings.EqualFold(s.PayTo, owner) || s.Listen != want.listen || s.Price.Down != want.price || (s.Plan != nil) != (name == "hub2") {
+			t.Errorf("%s: %s %+v", name, v, s)
+		}
+		pids[name] = s.PID
+	}
+	if out, err := f.roll(t); err != nil || strings.Count(out, "changed=0 ") != 2 {
+		t.Errorf("the second time: %v\n%s", err, out)
+	}
+
+	t.Run("bad config", func(t *testing.T) {
+		price := f.config["price"]
+		defer func() { f.config["price"] = price }()
+		f.config["price"] = map[string]any{"per_gb": "cheap"}
+		if out, err := f.roll(t); err == nil || !strings.Contains(out, "version and config are as before") {
+			t.Errorf("%v\n%s", err, out)
+		}
+		for name := range f.hubs {
+			if _, s := f.state(t, name); s.Refusing != "" || name == "hub2" && s.PID != pids[name] {
+				t.Errorf("%s: %+v", name, s)
+			}
+		}
+	})
+	t.Run("bad version", func(t *testing.T) {
+		f.publish(t, f.repack(t, "1.3.0", `printf '#!/bin/sh\nexit 1\n' >usr/bin/x402-agent`))
+		if out, err := f.roll(t); err == nil || !strings.Contains(out, "version and config are as before") {
+			t.Errorf("%v\n%s", err, out)
+		}
+		for name := range f.hubs {
+			if v, s := f.state(t, name); v != version || s.Refusing != "" || name == "hub2" && s.PID != pids[name] {
+				t.Errorf("%s: %s %+v", name, v, s)
+			}
+		}
+	})
+	t.Run("good version", func(t *testing.T) {
+		f.publish(t, f.repack(t, "1.4.0", ":"))
+		if out, err := f.roll(t); err != nil {
+			t.Errorf("%v\n%s", err, out)
+		}
+		for name := range f.hubs {
+			if v, s := f.state(t, name); v != "1.4.0" || s.Refusing != "" || s.PID == pids[name] {
+				t.Errorf("%s: %s %+v", name, v, s)
+			}
+		}
+	})
+}
