@@ -50,10 +50,10 @@ func newFleet(t *testing.T) *fleet {
 }
 
 // publish puts a package into the hubs' repository.
-func (f *fleet) publish(t *testing.T, deb string) {
+func (f *fleet) publish(t *testing.T, deb string, flags ...string) {
 	t.Helper()
 	for _, h := range f.hubs {
-		run(t, f.tool, "apt", "-root", filepath.Join(h.root, "srv/apt"), "-key", f.key+".key", deb)
+		run(t, f.tool, append(append([]string{"apt", "-root", filepath.Join(h.root, "srv/apt"), "-key", f.key + ".key"}, flags...), deb)...)
 	}
 }
 
@@ -176,4 +176,30 @@ func TestRollout(t *testing.T) {
 			}
 		}
 	})
+	t.Run("by themselves", f.upgradeThemselves)
+}
+
+// upgradeThemselves has a hub run what its timer would.
+func (f *fleet) upgradeThemselves(t *testing.T) {
+	h := f.hubs["hub1"]
+	update := func(want, failed string) {
+		t.Helper()
+		h.do(t, "systemctl start x402-agent-update || [ -n '"+failed+"' ]")
+		if v, s := f.state(t, "hub1"); v != want || s.Refusing != "" {
+			t.Errorf("version %s, want %s; %+v", v, want, s)
+		}
+		if got := h.do(t, "systemctl show -p Result --value x402-agent-update"); (got == "success\n") != (failed == "") {
+			t.Errorf("the update's result is %s", got)
+		}
+	}
+	update("1.4.0", "") // there is nothing new
+	bad := f.repack(t, "1.5.0", `printf '#!/bin/sh\nexit 1\n' >usr/bin/x402-agent`)
+	f.publish(t, bad, "-phase", "0")
+	update("1.4.0", "") // not for this hub yet
+	h.do(t, "mkdir -p /etc/systemd/system/x402-agent-update.service.d; printf '[Service]\nExecStart=\nExecStart=/usr/lib/x402-agent/update 5\n' >/etc/systemd/system/x402-agent-update.service.d/test.conf; systemctl daemon-reload")
+	f.publish(t, bad)
+	update("1.4.0", "it is taken back")
+	update("1.4.0", "") // and not tried again
+	f.publish(t, f.repack(t, "1.6.0", ":"))
+	update("1.6.0", "")
 }

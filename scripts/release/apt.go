@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -23,12 +24,12 @@ const keyringName = "x402-archive-keyring.pgp"
 // apt adds packages to the repository in o.root and writes its lists anew, of
 // all packages that are in the pool then:
 //
-//	pool/main/x/NAME/NAME_VERSION_ARCH.deb
+//	pool/main/x/NAME/NAME_VERSION_ARCH.deb, and .deb.phase
 //	dists/stable/main/binary-ARCH/Packages, Packages.gz
 //	dists/stable/Release, and signed as InRelease
 func apt(o options, files []string) error {
-	if o.root == "" {
-		return errors.New("apt: -root is required")
+	if o.root == "" || o.phase < 0 || o.phase > 100 {
+		return errors.New("apt: -root DIR is required, and -phase is 0 to 100")
 	}
 	var key *openpgp.Entity
 	if o.key != "" {
@@ -38,7 +39,7 @@ func apt(o options, files []string) error {
 		}
 	}
 	for _, file := range files {
-		if err := pool(o.root, file); err != nil {
+		if err := pool(o, file); err != nil {
 			return err
 		}
 	}
@@ -71,9 +72,13 @@ func write(path string, b []byte) error {
 	return os.WriteFile(path, b, 0o644)
 }
 
-// pool copies a package to where it belongs. One that is there with other bytes
-// is an error: hubs have it already.
-func pool(root, file string) error {
+// phaseSuffix names a file beside a package in the pool: to how many percent of
+// the machines it is offered.
+const phaseSuffix = ".phase"
+
+// pool copies a package to where it belongs, or finds it there, and notes its
+// phase. One that is there with other bytes is an error: hubs have it already.
+func pool(o options, file string) error {
 	d, err := readDeb(file)
 	if err != nil {
 		return err
@@ -83,14 +88,14 @@ func pool(root, file string) error {
 		return err
 	}
 	name := fmt.Sprintf("%s_%s_%s.deb", d.field("Package"), d.field("Version"), d.field("Architecture"))
-	to := filepath.Join(root, "pool/main/x", d.field("Package"), name)
+	to := filepath.Join(o.root, "pool/main/x", d.field("Package"), name)
 	switch there, err := os.ReadFile(to); {
 	case err == nil && !bytes.Equal(there, b):
 		return fmt.Errorf("%s is in the repository with other content: raise the version", name)
-	case err == nil, !errors.Is(err, fs.ErrNotExist):
+	case err != nil && !errors.Is(err, fs.ErrNotExist):
 		return err
 	}
-	return write(to, b)
+	return errors.Join(write(to, b), write(to+phaseSuffix, []byte(strconv.Itoa(o.phase))))
 }
 
 // packageLists are the files Packages and Packages.gz of each architecture, by
@@ -146,7 +151,18 @@ func (d deb) stanza(root string) (string, error) {
 		return "", err
 	}
 	name, err := filepath.Rel(root, d.path)
-	return fmt.Sprintf("%s\nFilename: %s\nSize: %d\nSHA256: %s\n\n", d.control, filepath.ToSlash(name), info.Size(), sum), err
+	if err != nil {
+		return "", err
+	}
+	text := fmt.Sprintf("%s\nFilename: %s\nSize: %d\nSHA256: %s\n", d.control, filepath.ToSlash(name), info.Size(), sum)
+	switch phase, err := os.ReadFile(d.path + phaseSuffix); {
+	case errors.Is(err, fs.ErrNotExist), err == nil && string(phase) == "100":
+	case err != nil:
+		return "", err
+	default:
+		text += fmt.Sprintf("Phased-Update-Percentage: %s\n", phase)
+	}
+	return text + "\n", nil
 }
 
 // releaseFile is what InRelease signs: DebianRepository/Format on wiki.debian.org.

@@ -5,7 +5,7 @@
 //	release key NAME              make a signing key: NAME.key and NAME.pgp
 //	release sign [-key K] FILE…   write FILE.asc beside each
 //	release verify -keyring R F…  check FILE.asc, and all files of a SHA256SUMS
-//	release apt -root DIR [-key K] DEB…
+//	release apt -root DIR [-key K] [-phase PERCENT] DEB…
 //	release sbom -name N -version V BINARY…   CycloneDX, on the standard output
 //	release notice BINARY…        the licences of what is linked in
 //	release sums DIR              write DIR/SHA256SUMS
@@ -34,6 +34,7 @@ func main() {
 // options are the flags of all subcommands.
 type options struct {
 	root, key, keyring, name, version string
+	phase                             int
 	when                              time.Time
 	out                               io.Writer
 }
@@ -52,6 +53,7 @@ func run(args []string) error {
 	f.StringVar(&o.keyring, "keyring", "", "file with the public key")
 	f.StringVar(&o.name, "name", "x402", "what is described")
 	f.StringVar(&o.version, "version", "unknown", "its version")
+	f.IntVar(&o.phase, "phase", 100, "percent of the machines that are offered these packages")
 	if err := f.Parse(args[1:]); err != nil {
 		return err
 	}

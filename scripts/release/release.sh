@@ -25,7 +25,8 @@ for program in dist/debian/*/x402*; do
 	architecture=${program#dist/debian/}
 	cp "$program" "$out/${program##*/}_debian_${architecture%/*}"
 done
-dist/tools/release sbom -version "$describe" "$out"/x402* >"$out/x402.cdx.json"
+(cd "$out" && ../tools/release sbom -version "$describe" x402*) >dist/tools/x402.cdx.json
+mv dist/tools/x402.cdx.json "$out"
 cp dist/debian/*.deb "$out"
 dist/tools/release sums "$out"
 dist/tools/release apt -root dist/apt ${SIGNING_KEY:+-key "$SIGNING_KEY"} dist/debian/*.deb

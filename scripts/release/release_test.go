@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -126,7 +127,7 @@ func TestCheckSums(t *testing.T) {
 func TestApt(t *testing.T) {
 	need(t, "apt-get", "apt-cache")
 	key, repository := newKey(t), t.TempDir()
-	o := options{root: repository, key: key + ".key", when: when}
+	o := options{root: repository, key: key + ".key", phase: 100, when: when}
 	must(t, apt(o, []string{newDeb(t, "1.0", "one")}))
 	must(t, apt(o, []string{newDeb(t, "1.1", "two")}))
 	if err := apt(o, []string{newDeb(t, "1.1", "three")}); err == nil || !strings.Contains(err.Error(), "raise the version") {
@@ -149,6 +150,23 @@ func TestApt(t *testing.T) {
 		t.Error(out)
 	}
 	command(t, "apt-get", append(flags, "install", "--download-only", "-y", "x402-agent")...)
+
+	// A phase is a matter of the list, and can be changed.
+	list := filepath.Join(repository, "dists/stable/main/binary-amd64/Packages")
+	later := newDeb(t, "1.2", "later")
+	for _, phase := range []string{"10", "100"} {
+		o.phase, _ = strconv.Atoi(phase)
+		must(t, apt(o, []string{later}))
+		b, err := os.ReadFile(list)
+		must(t, err)
+		if want := map[string]string{"10": "Phased-Update-Percentage: 10\n"}[phase]; strings.Contains(string(b), "Phased-") != (want != "") || !strings.Contains(string(b), want) {
+			t.Errorf("phase %s: %s", phase, b)
+		}
+	}
+	o.phase = 101
+	if err := apt(o, []string{later}); err == nil {
+		t.Error("101%")
+	}
 
 	release := filepath.Join(repository, "dists/stable/InRelease")
 	b, err := os.ReadFile(release)
