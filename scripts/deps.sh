@@ -16,8 +16,6 @@ package_of() {
 	busybox) echo busybox-static ;;
 	cc) echo gcc ;;
 	node) echo nodejs ;;
-	systemd-* | deb-systemd-*) echo systemd ;;
-	ansible-playbook) echo ansible-core ;;
 	man) echo man-db ;;
 	systemd-nspawn) echo systemd-container ;;
 	systemd-*) echo systemd ;;

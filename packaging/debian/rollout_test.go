@@ -38,11 +38,12 @@ func newFleet(t *testing.T) *fleet {
 		"price":   map[string]any{"per_gb": "4.00"},
 		"payment": map[string]any{"facilitator": "http://127.0.0.1:8402", "network": network, "asset": asset, "asset_name": "x402 credit", "asset_version": "2", "pay_to": owner},
 	}
-	ssh := "#!/bin/sh\n# ssh OPTION... HOST COMMAND\nwhile [ $# -gt 2 ]; do shift; done\ncase $1 in\n"
+	var ssh strings.Builder
+	ssh.WriteString("#!/bin/sh\n# ssh OPTION... HOST COMMAND\nwhile [ $# -gt 2 ]; do shift; done\ncase $1 in\n")
 	for name, h := range f.hubs {
-		ssh += name + ") exec nsenter -t " + h.pid + " " + strings.Join(enter, " ") + " sh -c \"$2\" ;;\n"
+		ssh.WriteString(name + ") exec nsenter -t " + h.pid + " " + strings.Join(enter, " ") + " sh -c \"$2\" ;;\n")
 	}
-	if err := os.WriteFile(filepath.Join(dir, "ssh"), []byte(ssh+"esac\nexit 255\n"), 0o700); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, "ssh"), []byte(ssh.String()+"esac\nexit 255\n"), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	f.publish(t, f.deb)
