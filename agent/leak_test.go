@@ -41,13 +41,6 @@ import (
 // needles are the forms in which an IMSI could get out, by their names.
 func needles(imsi string) map[string][]byte {
 	forms := map[string][]byte{}
-	nibbles := func(digits string) []byte { // low nibble first, 3GPP TS 31.102 §4.2.2
-		var b []byte
-		for i := 0; i+1 < len(digits); i += 2 {
-			b = append(b, digits[i]-'0'|(digits[i+1]-'0')<<4)
-		}
-		return b
-	}
 	straight := func(digits string) []byte {
 		b, _ := hex.DecodeString(digits[:len(digits)&^1])
 		return b
@@ -65,19 +58,15 @@ func needles(imsi string) map[string][]byte {
 		}
 		forms[name+" in base32"] = []byte(base32.StdEncoding.EncodeToString(b)[:8*len(b)/5])
 	}
-	whole := append([]byte{}, nibbles("9"+imsi)...) // EF_IMSI: parity, then the digits
+	whole := append([]byte{}, bcd("9"+imsi)...) // EF_IMSI: parity, then the digits
 	add("EF_IMSI", whole)
 	add("digits", []byte(imsi))
 	add("the subscriber's digits", []byte(imsi[5:])) // behind MCC and MNC
-	add("BCD", nibbles(imsi))
+	add("BCD", bcd(imsi))
 	add("packed digits", straight("0"+imsi))
 	add("number", binary.BigEndian.AppendUint64(nil, number(imsi)))
 	add("number, little-endian", binary.LittleEndian.AppendUint64(nil, number(imsi)))
-	var wide []byte
-	for _, c := range utf16.Encode([]rune(imsi)) {
-		wide = binary.BigEndian.AppendUint16(wide, c)
-	}
-	forms["UTF-16"] = wide
+	forms["UTF-16"] = wide(imsi)
 	forms["spaced"] = []byte(strings.Join(strings.Split(imsi, ""), " "))
 	forms["hexadecimal number"] = fmt.Appendf(nil, "%x", number(imsi))
 	forms["backwards"] = backwards(imsi)
@@ -283,7 +272,8 @@ func TestIMSIStays(t *testing.T) {
 	c := &capture{by: map[string]*bytes.Buffer{}}
 	log := slog.New(slog.NewJSONHandler(c.to("logs"), &slog.HandlerOptions{Level: slog.LevelDebug}))
 	hub := spiedRelay(t, c, log.With("side", "relay"))
-	m, sim := withModem(t, modemtest.Config{Card: modemtest.Card{IMSI: first, ICCID: "8926201" + first[5:] + "08", PIN: "4711"}, Faults: modemtest.Faults{
+	words := map[string]string{"*100#": `0,"IMSI 262-01 9876 543217",15`, "*101#": `0,"IMSI ` + first + `",15`}
+	m, sim := withModem(t, modemtest.Config{USSD: words, Card: modemtest.Card{IMSI: first, ICCID: "8926201" + first[5:] + "08", PIN: "4711"}, Faults: modemtest.Faults{
 		URCs: []string{"+CREG: 1", "^RSSI:17", "^IMSI:" + first, `+CUSD: 0,"` + first + `",15`},
 	}}, func(cfg *seller.Config) {
 		cfg.Logger = log.With("side", "agent")
@@ -315,7 +305,12 @@ func TestIMSIStays(t *testing.T) {
 		}
 		return st
 	}
-	all := []string{"sessions", "earnings", "sim", "settle", "no such", first}
+	ussd := []string{"ussd code=%2A100%23", "ussd code=%2A101%23"}
+	all := append(ussd, "sessions", "earnings", "sim", "settle", "signal", "sms-list", "no such", first)
+	deliver := func(imsi string) {
+		sim.Deliver(received(8, wide("Your IMSI is "+imsi)), received(4, []byte("IMSI="+imsi)), received(4, bcd("9"+imsi)), received(8, wide("another")))
+	}
+	deliver(first)
 	until(t, "for the SIM", func() bool { st := ask(); return st.Modem != nil && st.Refusing == "" })
 
 	site := web(t)
@@ -358,12 +353,16 @@ func TestIMSIStays(t *testing.T) {
 		_, _ = c.to("capsules").Write(capsule.Value)
 	}
 	ask(all...)
-	card, err := control.AcceptSIM(t.Context())
+	card, err := control.AcceptSIM(t.Context(), "")
 	fmt.Fprintf(c.to("control socket"), "%+v %v\n", card, err)
+	deliver(second)
+	ask(all...)
 	sim.Roam(modemtest.Operator{Name: "Abroad", PLMN: "20801"})
 	unplug(t, sim, control, nil)
 	until(t, "for the SIM abroad", func() bool { st := ask(); return st.Modem.Roaming && st.Refusing == "" })
 	ask(all...)
+	ask("mode", "bands", "airplane for=on", "airplane for=off", "sms-delete ids=0")
+	until(t, "for the radio", func() bool { return ask().Refusing == "" })
 	b := must(json.Marshal(m.offer()))
 	_, _ = c.to("capsules").Write(b)
 	m.agent.stop(t)
@@ -371,13 +370,35 @@ func TestIMSIStays(t *testing.T) {
 
 	c.search(t, first, second)
 	for name, want := range map[string]string{ // what was captured is what there was
-		"logs": `"mcc":"262"`, "control socket": `"mnc":"02"`, "the relay's index": `"operator"`, "HTTP to the facilitator": "batch-settlement", "capsules": "sim_changed",
+		"logs": `"mcc":"262"`, "control socket": `"mnc":"02"`, "control socket ": `"text":"Your IMSI is 26202imsi(redacted)"`, " control socket": `"text":"another"`,
+		"control  socket": `"text":"IMSI 262-01 imsi(redacted)"`, "the relay's index": `"operator"`, "HTTP to the facilitator": "batch-settlement", "capsules": "sim_changed",
 		"UDP": "\x00", "files": card.Fingerprint,
 	} {
+		name = strings.Join(strings.Fields(name), " ") // a stream may be named several times
 		if !strings.Contains(c.text(name), want) {
 			t.Errorf("%s were not captured: no %q in %d bytes", name, want, len(c.text(name)))
 		}
 	}
+}
+
+// received is a short message of a coding (3GPP TS 23.040 clause 9.2.2.1), in hex.
+func received(coding byte, data []byte) string {
+	return fmt.Sprintf("0791947101670000040C9194711732059600%02X42118251325180%02X%X", coding, len(data), data)
+}
+
+// wide is a text in UCS2, bcd are digits in half octets, the first one lower.
+func wide(text string) (b []byte) {
+	for _, c := range utf16.Encode([]rune(text)) {
+		b = binary.BigEndian.AppendUint16(b, c)
+	}
+	return b
+}
+
+func bcd(digits string) (b []byte) {
+	for i := 0; i+1 < len(digits); i += 2 {
+		b = append(b, digits[i]-'0'|(digits[i+1]-'0')<<4)
+	}
+	return b
 }
 
 // unplug takes the modem out, changes the card and plugs it in again.

@@ -5,6 +5,7 @@ import (
 	"io"
 	"net/http"
 	"net/http/httptest"
+	"strings"
 	"testing"
 	"time"
 
@@ -84,7 +85,17 @@ func TestSwapEndsSessions(t *testing.T) {
 	}
 	until(t, "for the session to end", func() bool { _, lives := m.session(p.id); return !lives })
 	until(t, "for the SIM to be withheld", sells(false))
-	card, err := control.AcceptSIM(t.Context())
+	for _, command := range []string{"airplane for=on", "mode to=4g", "bands to=b3", "reset", "sms-list", "sms-send to=1234", "ussd code=1"} {
+		if _, err := tell[struct{}](t, control, command); err == nil || !strings.HasSuffix(err.Error(), "x402-agent sim accept") {
+			t.Errorf("%s by another SIM: %v", command, err)
+		}
+	}
+	for _, command := range []string{"airplane for=off", "airplane", "mode", "bands", "signal"} {
+		if _, err := tell[struct{}](t, control, command); err != nil {
+			t.Errorf("%s: %v", command, err)
+		}
+	}
+	card, err := control.AcceptSIM(t.Context(), "")
 	if err != nil || card.MNC != "02" || !card.Sold {
 		t.Fatalf("%+v %v", card, err)
 	}

@@ -1,11 +1,13 @@
 package modem
 
 import (
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"strings"
+	"unicode/utf8"
 )
 
 // An IMSI is the subscriber's number of a SIM (ITU-T E.212): a country code
@@ -67,14 +69,63 @@ func (i IMSI) Equal(other IMSI) bool { return i.Digits() == other.Digits() }
 // when they stand alone; fewer could be anything.
 const leastSecret = 6
 
+// secret is the number, or the part of it that tells subscribers apart.
+func (i IMSI) secret() string {
+	secret := i.Digits()
+	if subscriber := secret[len(i.MCC())+len(i.MNC()):]; len(subscriber) >= leastSecret {
+		return subscriber
+	}
+	return secret
+}
+
 // In says whether a text holds the number, or the part of it that tells
 // subscribers apart.
 func (i IMSI) In(text string) bool {
-	secret := i.Digits()
-	if subscriber := secret[len(i.MCC())+len(i.MNC()):]; len(subscriber) >= leastSecret {
-		secret = subscriber
-	}
+	secret := i.secret()
 	return secret != "" && strings.Contains(text, secret)
+}
+
+// Redact takes the number out of a text that somebody else wrote, also where
+// its digits stand apart.
+func (i IMSI) Redact(text string) string {
+	secret := i.secret()
+	for at := 0; at < len(text) && secret != ""; at++ {
+		if n := spelled(text[at:], secret); n > 0 {
+			text = text[:at] + redactedIMSI + text[at+n:]
+			at += len(redactedIMSI) - 1
+		}
+	}
+	return text
+}
+
+// spelled is how much of the text's beginning spells the digits, with one other
+// character between two of them at most; 0: it does not.
+func spelled(text, digits string) int {
+	at := 0
+	for n := range len(digits) {
+		if r, size := utf8.DecodeRuneInString(text[at:]); n > 0 && (r < '0' || r > '9') {
+			at += size
+		}
+		if at == len(text) || text[at] != digits[n] {
+			return 0
+		}
+		at++
+	}
+	return at
+}
+
+// redactHex does so in a text of hex digits, where the number may be spelled in
+// ASCII or in half octets, either of them first.
+func (i IMSI) redactHex(text string) string {
+	raw, _ := hex.DecodeString(text) // what is none holds none
+	swapped := []byte(text)
+	for n := 1; n < len(swapped); n += 2 {
+		swapped[n-1], swapped[n] = swapped[n], swapped[n-1]
+	}
+	if i.In(text) || i.In(string(raw)) || i.In(string(swapped)) {
+		return redactedIMSI
+	}
+	return text
 }
 
 // hide empties texts that hold the number, as a modem's may that gives late

@@ -106,3 +106,41 @@ func TestParsePIN(t *testing.T) {
 		}
 	}
 }
+
+// TestRedact: the number goes wherever its digits follow each other, with one
+// other character between two of them at most; other numbers stay.
+func TestRedact(t *testing.T) {
+	imsi, err := modem.ParseIMSI("262019876543217", 2)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for text, want := range map[string]string{
+		"":                                "",
+		"Balance: 9876543210":             "Balance: 9876543210",
+		"IMSI 262019876543217":            "IMSI 26201imsi(redacted)",
+		"262-01-9876543217, 9876 543 217": "262-01-imsi(redacted), imsi(redacted)",
+		"9\u00a08\u00a07\u00a06\u00a05\u00a04\u00a03\u00a02\u00a01\u00a07": "imsi(redacted)",
+		"9..876543217":  "9..876543217",
+		"987654321":     "987654321",
+		"9876543217":    "imsi(redacted)",
+		"9879876543217": "987imsi(redacted)",
+	} {
+		if got := imsi.Redact(text); got != want {
+			t.Errorf("%q: %q, want %q", text, got, want)
+		}
+		if got := (modem.IMSI{}).Redact(text); got != text {
+			t.Errorf("no number, %q: %q", text, got)
+		}
+	}
+	for text, want := range map[string]string{
+		"49303d39383736353433323137": "imsi(redacted)", // ASCII
+		"9876543217ff":               "imsi(redacted)", // half octets
+		"8967452371":                 "imsi(redacted)", // swapped
+		"deadbeef":                   "deadbeef",
+	} {
+		m := modem.Message{Binary: true, Text: text, From: "9876543217"}
+		if m.Redact(imsi); m.Text != want || m.From != "imsi(redacted)" {
+			t.Errorf("%s: %+v", text, m)
+		}
+	}
+}

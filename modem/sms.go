@@ -30,12 +30,30 @@ type Message struct {
 	Read    bool
 }
 
+// Redact takes an IMSI out of the message.
+func (m *Message) Redact(i IMSI) {
+	m.From = i.Redact(m.From)
+	if m.Binary {
+		m.Text = i.redactHex(m.Text)
+	} else {
+		m.Text = i.Redact(m.Text)
+	}
+}
+
 // Messages reads the short messages in the modem's store, by their time. The
-// modem marks them as read. What was sent from it is left out.
+// modem marks them as read. What was sent from it is left out, and so is the
+// IMSI where a message holds it.
 func (m *Modem) Messages(ctx context.Context) (messages []Message, err error) {
 	err = m.do(ctx, func() error {
+		id, err := m.identity(ctx) // whose number a text may hold
+		if err != nil {
+			return err
+		}
 		list, err := m.listSMS(ctx)
 		messages = joinParts(list)
+		for i := range messages {
+			messages[i].Redact(id.IMSI)
+		}
 		return err
 	})
 	if err != nil {

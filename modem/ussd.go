@@ -29,7 +29,8 @@ var (
 )
 
 // USSD sends a code such as *100#, or the answer to a menu, and waits for what
-// the network says, a minute at most. Neither is logged.
+// the network says, a minute at most. Neither is logged; the IMSI is left out of
+// the answer.
 func (m *Modem) USSD(ctx context.Context, code string) (reply USSDReply, err error) {
 	plain, ok := gsm7Encode(code)
 	if !ok || len(plain) == 0 || len(plain) > 182 || strings.ContainsAny(code, "\"\r\n\x1a") {
@@ -55,7 +56,8 @@ func (m *Modem) CancelUSSD(ctx context.Context) error {
 }
 
 func (m *Modem) ussd(ctx context.Context, code string, plain []byte) (USSDReply, error) {
-	if err := m.readDevice(ctx); err != nil {
+	id, err := m.identity(ctx) // whose number the answer may hold
+	if err != nil {
 		return USSDReply{}, err
 	}
 	packed := m.device.dialect().packed
@@ -79,6 +81,7 @@ func (m *Modem) ussd(ctx context.Context, code string, plain []byte) (USSDReply,
 		return USSDReply{}, err
 	}
 	reply, err := m.awaitUSSD(ctx, heard, packed)
+	reply.Text = id.IMSI.Redact(reply.Text)
 	if err != nil && !errors.Is(err, ErrGone) && !errors.Is(err, ErrReleased) {
 		_, _ = m.command(context.WithoutCancel(ctx), "+CUSD=2") // the next one shall not meet this one's answer
 	}

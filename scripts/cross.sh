@@ -24,13 +24,16 @@ mips64_ | mips64le_) export GOMIPS64="$variant" ;;
 	;;
 esac
 export CGO_ENABLED=0 GOOS="$os" GOARCH="$arch"
+case "$arch" in mips | mipsle) ldflags="$ldflags -R 0x4000" ;; esac
 
 # Inlining everywhere makes the program 0.6 MB larger. Only the packet path, the
 # cryptography, the checks of vouchers and what all of them call have it: without,
 # a handshake's curves take five times as long, while routers' processors carry
-# traffic as fast as with all of it (docs/decisions/0011-agent-size.md).
+# traffic as fast as with all of it (docs/decisions/0011-agent-size.md). Segments
+# are rounded to 16 KiB, the largest page of any MIPS router that is built for,
+# and not to the 64 KiB that the architecture allows.
 inline=-gcflags=all=-l
-for p in runtime internal/runtime/... internal/bytealg internal/byteorder internal/race internal/sync \
+for p in internal/runtime/... internal/bytealg internal/byteorder internal/race internal/sync \
 	bufio bytes cmp encoding/binary hash/crc32 io math math/bits slices sync sync/atomic unicode/utf8 \
 	crypto/cipher crypto/subtle crypto/internal/fips140/... crypto/internal/fips140deps/... \
 	golang.org/x/crypto/... vendor/golang.org/x/crypto/... \
@@ -38,6 +41,11 @@ for p in runtime internal/runtime/... internal/bytealg internal/byteorder intern
 	github.com/apernet/quic-go/... github.com/xtaci/kcp-go/v5 github.com/decred/dcrd/... \
 	github.com/depinsim/x402/channel github.com/depinsim/x402/meter github.com/depinsim/x402/tunnel/...; do
 	inline="$inline -gcflags=$p="
+done
+# Of those, what a handshake does not wait for.
+for p in crypto/internal/fips140/ecdsa crypto/internal/fips140/rsa crypto/internal/fips140/edwards25519 \
+	crypto/internal/fips140/ed25519 crypto/internal/fips140/drbg github.com/depinsim/x402/tunnel/relay; do
+	inline="$inline -gcflags=$p=-l"
 done
 # shellcheck disable=SC2086 # a list of words
 "${GO:-go}" build $inline -tags router -trimpath -buildvcs=false -ldflags "$ldflags" -o "dist/$target/" ./cmd/x402-agent

@@ -233,6 +233,9 @@ func (s *Seller) acceptable(h agent.Hello) *agent.Notice {
 
 // refuses is why nobody is served, or nil.
 func (s *Seller) refuses() *agent.Notice {
+	if n := s.aloft(); n != nil {
+		return n
+	}
 	if n := s.sim.refuses(); n != nil {
 		return n
 	}

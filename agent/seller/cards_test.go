@@ -205,7 +205,7 @@ func TestSIMSwap(t *testing.T) {
 		offered(true)
 		swap(second)
 		offered(false)
-		if got, err := s.acceptSIM(t.Context()); err != nil || !got.Sold || got.ICCID != second.ICCID {
+		if got, err := s.acceptSIM(t.Context(), ""); err != nil || !got.Sold || got.ICCID != second.ICCID {
 			t.Errorf("%+v %v", got, err)
 		}
 		offered(true)
@@ -250,7 +250,7 @@ func TestWithheldAtStart(t *testing.T) {
 		if n := again.sim.refuses(); !again.sim.withheld() || again.signedOffer() != nil || n == nil {
 			t.Errorf("%+v", n)
 		}
-		if _, err := again.acceptSIM(t.Context()); err == nil {
+		if _, err := again.acceptSIM(t.Context(), ""); err == nil {
 			t.Error("a SIM was accepted that nobody has read")
 		}
 	})

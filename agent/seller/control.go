@@ -9,6 +9,7 @@ import (
 	"io"
 	"io/fs"
 	"net"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -40,9 +41,9 @@ func (c Config) ControlPath() string {
 	return filepath.Join(c.StateDir, controlFile)
 }
 
-// On the control socket a client sends one line, a command: status, sessions,
-// earnings, settle, rotate, sim, sim-accept, or plan set-used and a number of
-// bytes; then perhaps key=value and the name of one SIM, between spaces. The agent answers with one JSON object, an answer, and
+// On the control socket a client sends one line: a command (see obey), then
+// perhaps key=value, where the value is as in a URL's query, and the name of one
+// SIM, between spaces. The agent answers with one JSON object, an answer, and
 // closes the connection. net/http would be 0.15 MB on the router.
 
 // An answer is what a command came to: a result, or why there is none.
@@ -55,7 +56,7 @@ const (
 	controlConns = 16              // at once; more wait
 	controlTime  = 5 * time.Second // to send a command, and to take its answer
 	controlPause = 100 * time.Millisecond
-	maxCommand   = 128
+	maxCommand   = 8 << 10 // eight short messages fit
 	maxAnswer    = 4 << 20 // a thousand channels' numbers fit
 )
 
@@ -119,17 +120,9 @@ func (h *hub) command(ctx context.Context, conn net.Conn) {
 // obey carries a command out.
 func (h *hub) obey(ctx context.Context, command string) (any, error) {
 	name, sim, args := parseCommand(command)
-	used, isPlan := strings.CutPrefix(command, setUsed)
-	if isPlan {
-		used, sim, _ = strings.Cut(used, " ")
-	}
 	lines, err := h.named(sim)
 	if err != nil {
 		return nil, err
-	}
-	meant := lines // by a command to one
-	if sim == "" {
-		meant = unretired(lines)
 	}
 	switch name {
 	case "status":
@@ -140,25 +133,33 @@ func (h *hub) obey(ctx context.Context, command string) (any, error) {
 		return earningsOf(lines), nil
 	case "settle":
 		return settleLines(ctx, lines)
-	case "sim":
-		if len(meant) != 1 {
-			return nil, errWhichSIM
-		}
-		return meant[0].cards.known(), nil
-	case "sim-accept":
-		if len(meant) != 1 {
-			return nil, errWhichSIM
-		}
-		return meant[0].acceptSIM(ctx)
-	case "rotate":
-		return rotateLine(ctx, meant, args)
+	case "sim", "sim-accept", "set-used", "rotate", "signal", "airplane", "mode", "bands", "reset",
+		"sms-list", "sms-send", "sms-delete", "ussd", "ussd-cancel":
+	default:
+		return nil, fmt.Errorf("no command %.40q: this agent is of another version", name)
 	}
-	if isPlan && len(meant) == 1 {
-		return meant[0].setUsed(used)
-	} else if isPlan {
+	if sim == "" {
+		lines = unretired(lines)
+	}
+	if len(lines) != 1 {
 		return nil, errWhichSIM
 	}
-	return nil, fmt.Errorf("no command %q: this agent is of another version", name)
+	return lines[0].obey(ctx, name, args)
+}
+
+// obey carries out a command to one SIM.
+func (l *line) obey(ctx context.Context, name string, args map[string]string) (any, error) {
+	switch name {
+	case "sim":
+		return l.cards.known(), nil
+	case "sim-accept":
+		return l.acceptSIM(ctx, args["used"])
+	case "set-used":
+		return l.setUsed(args["bytes"])
+	case "rotate":
+		return l.rotateOnce(ctx, args["hold"])
+	}
+	return l.tellModem(ctx, name, args)
 }
 
 // unretired leaves out the lines that only claim what they are owed: nobody who
@@ -166,8 +167,6 @@ func (h *hub) obey(ctx context.Context, command string) (any, error) {
 func unretired(lines []*line) []*line {
 	return slices.DeleteFunc(slices.Clone(lines), func(l *line) bool { return l.cfg.Retired })
 }
-
-const setUsed = "plan set-used "
 
 var errWhichSIM = errors.New("which SIM? There are several: name one with --sim")
 
@@ -177,6 +176,9 @@ func parseCommand(text string) (name, sim string, args map[string]string) {
 	args = map[string]string{}
 	for word := range strings.FieldsSeq(rest) {
 		if key, value, is := strings.Cut(word, "="); is {
+			if plain, err := url.QueryUnescape(value); err == nil {
+				value = plain
+			}
 			args[key] = value
 		} else {
 			sim = word
@@ -188,18 +190,14 @@ func parseCommand(text string) (name, sim string, args map[string]string) {
 // maxHold is how long a modem may be kept off the network.
 const maxHold = 10 * time.Minute
 
-func rotateLine(ctx context.Context, lines []*line, args map[string]string) (Rotation, error) {
-	if len(lines) != 1 {
-		return Rotation{}, errWhichSIM
-	}
+func (s *Seller) rotateOnce(ctx context.Context, text string) (r Rotation, err error) {
 	var hold time.Duration
-	if text := args["hold"]; text != "" {
-		var err error
+	if text != "" {
 		if hold, err = time.ParseDuration(text); err != nil || hold <= 0 || hold > maxHold {
-			return Rotation{}, fmt.Errorf("hold %.20q: want a time up to %v, such as 4s", text, maxHold)
+			return r, fmt.Errorf("hold %.20q: want a time up to %v, such as 4s", text, maxHold)
 		}
 	}
-	return lines[0].rotateNow(ctx, hold, "command"), nil
+	return s.rotateNow(ctx, hold, "command"), nil
 }
 
 // settleLines settles all at once.
@@ -235,7 +233,7 @@ func (s *Seller) settleNow(ctx context.Context) settleResult {
 }
 
 // setUsed takes over what the owner says is used of the plan, in bytes.
-func (s *Seller) setUsed(text string) (any, error) {
+func (s *Seller) setUsed(text string) (*PlanStatus, error) {
 	if s.ration == nil {
 		return nil, errors.New("there is no plan: the config file has no section [plan]")
 	}
@@ -287,10 +285,16 @@ func DialControl(path string) *Control { return &Control{path: path} }
 // Of returns the control of one SIM of the agent, by its name; "" is all.
 func (c *Control) Of(sim string) *Control { return &Control{c.path, sim} }
 
-// Get asks for status, sessions, earnings or sim and decodes the answer into v, a
-// *Status, *[]SessionStatus, *Earnings or *Cards. It is ErrNotRunning when there is
-// nobody to ask.
-func (c *Control) Get(ctx context.Context, name string, v any) error { return c.call(ctx, name, v) }
+// Get gives a command and decodes the answer into v: a *Status for status, a
+// *[]SessionStatus for sessions, an *Earnings, *Cards, or what the command's
+// function here returns. args are keys and values in turn. It is ErrNotRunning
+// when there is nobody to ask.
+func (c *Control) Get(ctx context.Context, name string, v any, args ...string) error {
+	for i := 1; i < len(args); i += 2 {
+		name += " " + args[i-1] + "=" + url.QueryEscape(args[i])
+	}
+	return c.call(ctx, name, v)
+}
 
 // Settle claims and settles now.
 func (c *Control) Settle(ctx context.Context) (s Settlement, err error) {
@@ -300,24 +304,25 @@ func (c *Control) Settle(ctx context.Context) (s Settlement, err error) {
 
 // SetUsed says how many bytes of the plan are used now.
 func (c *Control) SetUsed(ctx context.Context, bytes uint64) (p PlanStatus, err error) {
-	err = c.call(ctx, setUsed+strconv.FormatUint(bytes, 10), &p)
+	err = c.Get(ctx, "set-used", &p, "bytes", strconv.FormatUint(bytes, 10))
 	return p, err
 }
 
-// AcceptSIM has the SIM sold that is in the modem now.
-func (c *Control) AcceptSIM(ctx context.Context) (card Card, err error) {
-	err = c.call(ctx, "sim-accept", &card)
-	return card, err
+// AcceptSIM has the SIM sold that is in the modem now. used, if it is not "", is
+// how many bytes of its plan are used.
+func (c *Control) AcceptSIM(ctx context.Context, used string) (a Acceptance, err error) {
+	err = c.Get(ctx, "sim-accept", &a, "used", used)
+	return a, err
 }
 
 // Rotate has the address changed and says what came of it. It takes as long as
 // that takes; hold is how long to be off the network, 0 as the config says.
 func (c *Control) Rotate(ctx context.Context, hold time.Duration) (r Rotation, err error) {
-	command := "rotate"
+	text := ""
 	if hold > 0 {
-		command += " hold=" + hold.String()
+		text = hold.String()
 	}
-	err = c.call(ctx, command, &r)
+	err = c.Get(ctx, "rotate", &r, "hold", text)
 	return r, err
 }
 
@@ -335,6 +340,7 @@ func (c *Control) call(ctx context.Context, name string, v any) error {
 	stop := context.AfterFunc(ctx, func() { _ = conn.Close() })
 	defer stop()
 	b, err := exchange(conn, strings.TrimSpace(name+" "+c.sim))
+	name, _, _ = strings.Cut(name, " ") // the rest may be private
 	switch {
 	case ctx.Err() != nil:
 		return fmt.Errorf("%s: given up: %w", name, context.Cause(ctx))
@@ -356,10 +362,11 @@ func (c *Control) call(ctx context.Context, name string, v any) error {
 
 // patienceFor is how long an answer may take.
 func patienceFor(command string) time.Duration {
-	if strings.HasPrefix(command, "rotate") {
-		return time.Hour // of which most is never used: the agent has its own bounds
+	switch name, _, _ := strings.Cut(command, " "); name {
+	case "status", "sessions", "earnings", "settle", "sim", "sim-accept", "set-used":
+		return 2 * settleTimeout
 	}
-	return 2 * settleTimeout
+	return time.Hour // of which most is never used: the agent has its own bounds
 }
 
 // exchange sends one line and reads all that comes.

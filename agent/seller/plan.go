@@ -205,9 +205,7 @@ func (s *Seller) lookAtPlan(ctx context.Context, now time.Time) {
 	}
 	if d.Price != before.Price {
 		s.log.Info("the price follows the plan", "percent", d.Price)
-		if err := s.publish(ctx); err != nil {
-			s.log.Error("publish the offer", "err", err)
-		}
+		s.republish(ctx)
 	}
 	hold := planHold
 	if !d.Until.IsZero() && r.clock().Add(planSoon).After(d.Until) {

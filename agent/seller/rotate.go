@@ -54,13 +54,6 @@ type RotationStatus struct {
 	Failed  uint64    `json:"failed"`
 }
 
-// A rotateRequest asks the rotating goroutine for a rotation now.
-type rotateRequest struct {
-	hold time.Duration
-	by   string
-	done chan<- Rotation // holds one
-}
-
 // A turnstile holds up flows that begin while the address changes: they would
 // leave by one that is about to go.
 type turnstile struct {
@@ -124,44 +117,24 @@ func (t *turnstile) DialUDP(ctx context.Context, host string, port uint16) (net.
 }
 
 var (
-	errNoModem = errors.New("there is no modem that could be told")
-	errUnseen  = errors.New("no relay says which address this agent has: whether it changed could not be told")
-	errSame    = errors.New("the carrier gave the same address again")
+	errUnseen = errors.New("no relay says which address this agent has: whether it changed could not be told")
+	errSame   = errors.New("the carrier gave the same address again")
 )
 
-// rotateLoop rotates on request and by the clock, one after the other.
-func (s *Seller) rotateLoop(ctx context.Context) error {
-	every := s.cfg.Rotate.Every
-	var due <-chan time.Time // never, without a time
-	for {
-		if every > 0 {
-			due = time.After(every)
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case r := <-s.rotations:
-			r.done <- s.rotate(ctx, r.hold, r.by)
-		case <-due:
-			s.rotate(ctx, 0, "timer")
-		}
-	}
-}
-
-// rotateNow has the loop rotate and waits for what comes of it.
+// rotateNow has radioLoop rotate and waits for what comes of it.
 func (s *Seller) rotateNow(ctx context.Context, hold time.Duration, by string) Rotation {
 	done := make(chan Rotation, 1)
-	select {
-	case s.rotations <- rotateRequest{hold, by, done}:
-	case <-ctx.Done():
-		return Rotation{By: by, Error: errStops.Error()}
+	err := s.onRadio(ctx, func(ctx context.Context) error {
+		if s.flight.on() {
+			return errAirplane
+		}
+		done <- s.rotate(ctx, hold, by)
+		return nil
+	})
+	if err != nil {
+		return Rotation{By: by, Error: err.Error()}
 	}
-	select {
-	case r := <-done:
-		return r
-	case <-ctx.Done(): // it goes on, and is logged
-		return Rotation{By: by, Error: errStops.Error()}
-	}
+	return <-done
 }
 
 // rotate gives the address back until there is another one, and says what came
@@ -238,9 +211,9 @@ func (s *Seller) tryRotations(ctx context.Context, hold time.Duration, r *Rotati
 // release has the modem give its address back. A modem whose port goes with its
 // radio has done so, too.
 func (s *Seller) release(ctx context.Context, hold time.Duration) error {
-	m := s.sim.modem()
-	if m == nil {
-		return errNoModem
+	m, err := s.modemNow()
+	if err != nil {
+		return err
 	}
 	ctx, cancel := context.WithTimeout(ctx, rotateLimit+hold)
 	defer cancel()

@@ -123,7 +123,7 @@ func TestTurnstile(t *testing.T) {
 // TestRotateBlind: without a relay that has seen the agent, or without a modem, the
 // address is not given up.
 func TestRotateBlind(t *testing.T) {
-	s := &Seller{log: slog.New(slog.DiscardHandler), rotations: make(chan rotateRequest)}
+	s := &Seller{log: slog.New(slog.DiscardHandler), radio: make(chan func(context.Context))}
 	if r := s.rotate(t.Context(), 0, "command"); r.Changed || r.Error != errUnseen.Error() || s.rotated.Failed != 1 || s.turnstile.isShut() {
 		t.Errorf("%+v", r)
 	}

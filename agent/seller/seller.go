@@ -75,7 +75,8 @@ type Seller struct {
 
 	recovery  *modem.Recovery // watchSIM's; nil: the modem is left as it is
 	turnstile turnstile
-	rotations chan rotateRequest // served by rotateLoop; unbuffered
+	flight    flight
+	radio     chan func(context.Context) // done by radioLoop; unbuffered
 
 	unused chan struct{} // one token: a token is void and has a deposit left
 
@@ -105,7 +106,7 @@ func open(c Config) (*Seller, error) {
 	s := &Seller{
 		cfg: c, log: c.Logger, fac: c.Facilitator, dialer: c.Dialer,
 		started: time.Now(), sessions: make(map[channel.ID]*session), settle: make(chan settleRequest), due: make(chan struct{}, 1),
-		serves: func() {}, rotations: make(chan rotateRequest), tunnels: make(map[*tunnel.Session]bool), unused: make(chan struct{}, 1), uses: make(map[channel.ID]*tokenUse), usedAt: make(map[channel.ID]time.Time), passed: make(map[string]int),
+		serves: func() {}, radio: make(chan func(context.Context)), tunnels: make(map[*tunnel.Session]bool), unused: make(chan struct{}, 1), uses: make(map[channel.ID]*tokenUse), usedAt: make(map[channel.ID]time.Time), passed: make(map[string]int),
 	}
 	if s.domain, err = c.Payment.Domain(); err != nil {
 		return nil, err
@@ -145,6 +146,7 @@ func open(c Config) (*Seller, error) {
 	if s.cards, err = openCards(filepath.Join(c.StateDir, cardsFile), s.key.Derive("x402 sim v1"), c.SellNewSIM); err != nil {
 		return nil, errors.Join(err, s.journal.Close())
 	}
+	s.sim.wake, s.sim.history = make(chan struct{}, 1), modem.NewHistory(maxSamples)
 	if s.sim.wanted = c.Modem != nil; s.sim.wanted {
 		s.sim.card = s.cards.last() // what was withheld stays so until the SIM is read
 	}
@@ -215,11 +217,12 @@ func (s *Seller) run(ctx context.Context) error {
 	g.Go(func() error { return s.watchSIM(gctx) })
 	g.Go(func() error { return s.settleLoop(gctx) })
 	g.Go(func() error { return s.tokenLoop(gctx) })
-	g.Go(func() error { return s.rotateLoop(gctx) })
+	g.Go(func() error { return s.radioLoop(gctx) })
 	g.Go(func() error { return r.run(gctx, sctx) })
 	r.sessions.Go(func() error { return s.planLoop(sctx) }) // flows that drain need it
 	err = g.Wait()
 
+	s.landAtLast(context.WithoutCancel(ctx))
 	s.stop()
 	s.stopUses()
 	endSessions()
@@ -263,9 +266,9 @@ func (s *Seller) stop() {
 }
 
 // publish signs the present offer and hands it to the relays. While the SIM is
-// withheld there is none, and the one before is withdrawn.
+// withheld or the radio is off there is none, and the one before is withdrawn.
 func (s *Seller) publish(ctx context.Context) error {
-	if s.sim.withheld() {
+	if s.sim.withheld() || s.flight.on() {
 		return s.withdraw(ctx)
 	}
 	hash, err := quic.KeyHash(&s.tls.PublicKey)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
@@ -25,6 +26,12 @@ type simWatch struct {
 	readAt   time.Time // when status was read; zero: never
 	err      error     // of the last try, nil after a success
 	card     Card      // in the modem, before it was read the last that was; zero: none
+
+	// former are the numbers of cards that were here before, which are kept to be
+	// left out of what is shown.
+	former  []modem.IMSI
+	wake    chan struct{}  // one token: look now
+	history *modem.History // has a lock of its own
 }
 
 const (
@@ -32,6 +39,7 @@ const (
 	simRetryMin = 2 * time.Second // after a failure
 	simRetryMax = time.Minute
 	simGrace    = 2 * time.Minute // how long a lost modem is sold on
+	maxFormer   = 16
 )
 
 // watchSIM keeps the SIM's state up to date until ctx ends. A modem that is
@@ -58,6 +66,7 @@ func (s *Seller) watchSIM(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-news: // it may be there now
+		case <-s.sim.wake:
 		case <-time.After(retry + rand.N(retry/4)):
 		}
 		retry = min(2*retry, simRetryMax)
@@ -102,6 +111,7 @@ func (s *Seller) readSIM(ctx context.Context) (read bool, err error) {
 			return read, nil
 		case <-m.Done():
 			return read, modem.ErrGone
+		case <-s.sim.wake:
 		case <-time.After(simEvery):
 		}
 	}
@@ -135,9 +145,7 @@ func (s *Seller) takeSIM(ctx context.Context, id modem.Identity, st modem.Status
 	}
 	s.useSIM(card.Fingerprint)
 	if changed || other {
-		if err := s.publish(ctx); err != nil {
-			s.log.Error("publish the offer", "err", err)
-		}
+		s.republish(ctx)
 	}
 }
 
@@ -150,17 +158,32 @@ func (s *Seller) cutUses() {
 	}
 }
 
-// acceptSIM has the SIM sold that is in the modem now.
-func (s *Seller) acceptSIM(ctx context.Context) (Card, error) {
-	card, err := s.cards.accept(s.sim.fingerprint())
-	if err != nil {
-		return Card{}, err
+// An Acceptance is a SIM that is sold now.
+type Acceptance struct {
+	Card
+	Plan *PlanStatus `json:"plan,omitempty"` // nil: none is kept
+}
+
+// acceptSIM has the SIM sold that is in the modem now, of whose plan so many
+// bytes are used if the owner says so.
+func (s *Seller) acceptSIM(ctx context.Context, used string) (a Acceptance, err error) {
+	if used != "" && s.ration == nil { // before anything is sold
+		_, err = s.setUsed(used)
+		return a, err
 	}
-	if s.sim.accept(card) {
-		s.log.Info("the owner sells the SIM", "mcc", card.MCC, "mnc", card.MNC)
-		return card, s.publish(ctx)
+	if a.Card, err = s.cards.accept(s.sim.fingerprint()); err != nil {
+		return a, err
 	}
-	return card, nil
+	if s.sim.accept(a.Card) {
+		s.log.Info("the owner sells the SIM", "mcc", a.MCC, "mnc", a.MNC)
+		err = s.publish(ctx)
+	}
+	if used != "" && err == nil {
+		a.Plan, err = s.setUsed(used)
+	} else {
+		a.Plan = s.planStatus()
+	}
+	return a, err
 }
 
 // locate says where the line's modem is. It is the line's until leave is called.
@@ -207,11 +230,18 @@ func (w *simWatch) opened(m *modem.Modem) {
 	w.open = m
 }
 
-// modem is the one to talk to, nil if there is none.
-func (w *simWatch) modem() *modem.Modem {
+// look has the modem looked at now. It does not block.
+func (w *simWatch) look() {
+	select {
+	case w.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (w *simWatch) formerIMSIs() []modem.IMSI {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.open
+	return slices.Clone(w.former)
 }
 
 func (w *simWatch) lastPort() string {
@@ -225,8 +255,13 @@ func (w *simWatch) take(id modem.Identity, st modem.Status, c Card) bool {
 	before := w.offered()
 	w.mu.Lock()
 	first := w.readAt.IsZero() || w.card.Sold != c.Sold
+	if old := w.identity.IMSI; !old.IsZero() && !old.Equal(id.IMSI) {
+		w.former = append(w.former, old)
+		w.former = w.former[max(len(w.former)-maxFormer, 0):]
+	}
 	w.identity, w.status, w.readAt, w.err, w.card = id, st, time.Now(), nil, c
 	w.mu.Unlock()
+	w.history.Add(w.readAt, st) // watchSIM's alone to write
 	return first || before != w.offered()
 }
 

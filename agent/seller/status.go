@@ -44,6 +44,7 @@ type Status struct {
 	FlashWrites FlashWrites     `json:"flash"`
 	Rotation    RotationStatus  `json:"rotation"`
 	Recovery    *RecoveryStatus `json:"recovery,omitempty"`
+	Airplane    AirplaneStatus  `json:"airplane"`
 }
 
 // ModemStatus is what the modem last said. The IMSI is not part of it.
@@ -165,7 +166,7 @@ func (s *Seller) status() Status {
 	if n := s.refuses(); n != nil {
 		st.Refusing = n.Text
 	}
-	st.Recovery = s.recoveryStatus()
+	st.Recovery, st.Airplane = s.recoveryStatus(), s.flight.status()
 	if s.cfg.Retired {
 		st.Refusing = "it is not in the config file any more; what it earned is claimed"
 	}

@@ -45,6 +45,8 @@ func (s *Seller) problems(st Status) []Problem {
 	unsettled, addr := s.unsettled, s.addr
 	s.mu.Unlock()
 	switch {
+	case s.flight.on():
+		add("you have switched the radio off, and nothing is sold", s.command("modem airplane off"))
 	case simErr != nil:
 		add(simErr.Error(), modemAdvice(simErr))
 	case s.sim.withheld():
@@ -60,7 +62,7 @@ func (s *Seller) problems(st Status) []Problem {
 	if st.Recovery != nil && st.Recovery.Stopped {
 		add(fmt.Sprintf("the modem (%s) did not come back by %d steps; it is tried again in a day", st.Recovery.Trouble, st.Recovery.Today), "take its power away and give it back; set [recovery] so that the agent can")
 	}
-	if read && simErr == nil {
+	if read && simErr == nil && !s.flight.on() {
 		found = append(found, radioProblems(sim)...)
 	}
 	if s.way != nil && st.Interface == "" && simErr == nil && !s.cfg.Retired {

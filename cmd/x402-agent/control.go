@@ -9,9 +9,11 @@ import (
 	"io"
 	"io/fs"
 	"runtime"
+	"strconv"
 	"strings"
 
 	"github.com/depinsim/x402/agent/seller"
+	"github.com/depinsim/x402/meter/plan"
 )
 
 // talk reads the flags of a command that talks to a running agent.
@@ -55,8 +57,7 @@ type view struct {
 	render func() string
 }
 
-// show asks for what the command's name says and prints the answer: as it came
-// for --json, else what v makes of it.
+// show asks for what the command's name says and prints the answer.
 func (p program) show(ctx context.Context, f *flags, args []string, v view) error {
 	c, asJSON, err := talk(f, args)
 	if err != nil {
@@ -66,6 +67,11 @@ func (p program) show(ctx context.Context, f *flags, args []string, v view) erro
 	if err := c.Get(ctx, f.Name(), &raw); err != nil {
 		return err
 	}
+	return p.print(raw, asJSON, v)
+}
+
+// print prints an answer: as it came for --json, else what v makes of it.
+func (p program) print(raw json.RawMessage, asJSON bool, v view) error {
 	if asJSON {
 		var b bytes.Buffer
 		if err := json.Indent(&b, raw, "", "  "); err != nil {
@@ -75,19 +81,22 @@ func (p program) show(ctx context.Context, f *flags, args []string, v view) erro
 		return err
 	}
 	if err := json.Unmarshal(raw, v.v); err != nil {
-		return fmt.Errorf("%s: %w", f.Name(), err)
+		return fmt.Errorf("the agent's answer: %w", err)
 	}
-	_, err = io.WriteString(p.out, v.render())
+	_, err := io.WriteString(p.out, v.render())
 	return err
 }
 
 func (p program) plan(ctx context.Context, f *flags, args []string) error {
-	if len(args) > 0 && args[0] == "set-used" {
-		return p.setUsed(ctx, f, args[1:])
-	}
+	f.most = 2
 	c, asJSON, err := talk(f, args)
-	if err != nil {
+	switch {
+	case err != nil:
 		return err
+	case f.word(0) == "set-used":
+		return p.setUsed(ctx, f, c, asJSON)
+	case f.word(0) != "":
+		return usage("plan: unexpected argument %q", f.words[0])
 	}
 	var st seller.Status
 	if err := c.Get(ctx, "status", &st); err != nil {
@@ -105,17 +114,10 @@ func (p program) plan(ctx context.Context, f *flags, args []string) error {
 // errNoPlan says that the agent keeps no plan.
 var errNoPlan = errors.New("the agent keeps no plan: the config file has no section [plan]")
 
-func (p program) setUsed(ctx context.Context, f *flags, args []string) error {
-	var size string
-	// The size may stand before the flags or behind them.
-	if len(args) > 0 && !strings.HasPrefix(args[0], "-") {
-		size, args = args[0], args[1:]
-	} else if n := len(args) - 1; n > 0 {
-		size, args = args[n], args[:n]
-	}
-	c, asJSON, err := talk(f, args)
-	if err != nil {
-		return err
+func (p program) setUsed(ctx context.Context, f *flags, c *seller.Control, asJSON bool) error {
+	size := f.word(1)
+	if size == "" {
+		return usage("plan set-used: how much? Say what the carrier shows as used, such as '12.3 GB'")
 	}
 	bytes, err := seller.ParseSize(size)
 	if err != nil {
@@ -166,22 +168,51 @@ func (p program) settle(ctx context.Context, f *flags, args []string) error {
 
 // sim shows the SIMs, or has the present one sold.
 func (p program) sim(ctx context.Context, f *flags, args []string) error {
-	if len(args) == 0 || args[0] != "accept" {
-		var all seller.Cards
-		return p.show(ctx, f, args, view{&all, func() string { return renderCards(all) }})
+	used := f.String("used", "", "")
+	f.most = 1
+	c, asJSON, err := talk(f, args)
+	switch {
+	case err != nil:
+		return err
+	case f.word(0) == "accept":
+		return p.acceptSIM(ctx, c, *used, asJSON)
+	case f.word(0) != "":
+		return usage("sim: unexpected argument %q", f.words[0])
+	case *used != "":
+		return usage("--used: what is used is said with sim accept, or with plan set-used")
 	}
-	c, asJSON, err := talk(f, args[1:])
-	if err != nil {
+	var raw json.RawMessage
+	if err := c.Get(ctx, "sim", &raw); err != nil {
 		return err
 	}
-	card, err := c.AcceptSIM(ctx)
+	var all seller.Cards
+	return p.print(raw, asJSON, view{&all, func() string { return renderCards(all) }})
+}
+
+func (p program) acceptSIM(ctx context.Context, c *seller.Control, used string, asJSON bool) error {
+	if used != "" {
+		bytes, err := seller.ParseSize(used)
+		if err != nil {
+			return usage("--used: %.40q: %s", used, err)
+		}
+		used = strconv.FormatUint(bytes, 10)
+	}
+	a, err := c.AcceptSIM(ctx, used)
 	if err != nil {
 		return err
 	}
 	if asJSON {
-		return p.printJSON(card)
+		return p.printJSON(a)
 	}
-	_, err = fmt.Fprintf(p.out, "the SIM of %s-%s is sold\n", card.MCC, card.MNC)
+	text := fmt.Sprintf("the SIM of %s-%s is sold\n", a.MCC, a.MNC)
+	if a.Plan != nil && plan.Reason(a.Plan.Why) == plan.ReasonSIM {
+		text = fmt.Sprintf("the SIM of %s-%s may be sold, and is when it is known what is used of its plan:\nx402-agent plan set-used '12.3 GB'\n", a.MCC, a.MNC)
+	} else if a.Plan != nil {
+		var b strings.Builder
+		renderPlan(lines(&b), a.Plan)
+		text += b.String()
+	}
+	_, err = io.WriteString(p.out, text)
 	return err
 }
 

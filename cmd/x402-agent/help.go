@@ -26,6 +26,9 @@ COMMANDS
     settle      claim what buyers paid, now
     sim         show the SIMs that were in the modem, and sell the one that is
     rotate      have the line's public address changed
+    modem       airplane mode, technologies, bands, restart, signal
+    sms         list, send and delete short messages
+    ussd        send a code such as *100#, and show the answer
     purge       remove keys and vouchers, for good
     version     print the version, like --version
     help        explain a command: x402-agent help run
@@ -162,10 +165,12 @@ const (
                       Default /etc/x402/agent.toml.
     --control FILE    The control socket, instead of --config.
 `
-	answerFlags = `    --json            Print JSON: amounts in atomic units (1 USD is 1000000),
+	answerFlags = resultFlags + lastFlag
+	resultFlags = `    --json            Print JSON: amounts in atomic units (1 USD is 1000000),
                       sizes in bytes and times in seconds.
     --sim NAME        Only this SIM, of several in one agent.
-    --help            Show this text.
+`
+	lastFlag = `    --help            Show this text.
 
 FILES
     Only the agent's user, and root, may use the control socket.
@@ -265,10 +270,17 @@ DESCRIPTION
     back. Each SIM is asked about once. modem.new_sim in the config file may say
     that every SIM is sold.
 
+    With [plan] in the config file a new SIM is sold when it is also known what
+    is used of its plan: say so with --used, or by x402-agent plan set-used.
+
     SIMs are told apart by a fingerprint of their number (IMSI) under this
     device's key. It says nothing to others and does not leave the device.
-` + controlHelp + `    x402-agent sim
-    x402-agent sim accept
+
+FLAGS
+` + socketFlags + resultFlags + `    --used SIZE       With accept: what the carrier shows as used of the new
+                      SIM's plan, such as "12.3 GB".
+` + lastFlag + `    x402-agent sim
+    x402-agent sim accept --used "0 GB"
 `
 
 const rotateHelp = `NAME

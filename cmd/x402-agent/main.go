@@ -34,10 +34,11 @@ type (
 func (e usageError) Unwrap() error  { return e.error }
 func (e configError) Unwrap() error { return e.error }
 
-func main() { os.Exit(program{out: os.Stdout, err: os.Stderr}.main()) }
+func main() { os.Exit(program{in: os.Stdin, out: os.Stdout, err: os.Stderr}.main()) }
 
 // A program is what a command line works with.
 type program struct {
+	in       io.Reader
 	out, err io.Writer
 	// lookup replaces the device's resolver in tests.
 	lookup func(ctx context.Context, network, host string) ([]netip.Addr, error)
@@ -68,6 +69,9 @@ func (p program) commands() []command {
 		{"settle", settleHelp, p.settle},
 		{"sim", simHelp, p.sim},
 		{"rotate", rotateHelp, p.rotate},
+		{"modem", modemHelp, p.modem},
+		{"sms", smsHelp, p.sms},
+		{"ussd", ussdHelp, p.ussd},
 		{"purge", purgeHelp, p.purge},
 		{"version", versionHelp, p.version},
 	}

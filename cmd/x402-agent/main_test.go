@@ -17,6 +17,7 @@ import (
 	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -39,7 +40,7 @@ import (
 // names without a network.
 func TestMain(m *testing.M) {
 	testscript.Main(m, map[string]func(){"x402-agent": func() {
-		p := program{out: os.Stdout, err: os.Stderr, lookup: func(context.Context, string, string) ([]netip.Addr, error) {
+		p := program{in: os.Stdin, out: os.Stdout, err: os.Stderr, lookup: func(context.Context, string, string) ([]netip.Addr, error) {
 			return []netip.Addr{netip.MustParseAddr("192.0.0.170")}, nil
 		}}
 		os.Exit(p.main())
@@ -221,20 +222,33 @@ func scriptWaitFor(ts *testscript.TestScript, _ bool, args []string) {
 	})
 }
 
+// inbox are the short messages in the modem's store: one to look at, and one
+// that holds the card's number.
+var inbox = []string{
+	"07911326040000F0040B911346610089F60000208062917314080CC8F71D14969741F977FD07",
+	"0791947101670000040C91947117320596000842118251325180360059006F0075007200200049004D00530049003A00200032003600320030003100200031003200330034003500360037003800390030",
+}
+
 // scriptModem is `modem LINK [SETTING]`: a modem on a pseudo-terminal until the
-// script ends. A setting is nosim or pin=DIGITS.
+// script ends. A setting is nosim, pin=DIGITS or profile=MAKER.
 func scriptModem(ts *testscript.TestScript, _ bool, args []string) {
 	cfg := modemtest.Config{Card: modemtest.Card{IMSI: "262011234567890"}, Operator: modemtest.Operator{Name: "Testnet", PLMN: "26201"}}
 	if pin, ok := strings.CutPrefix(args[len(args)-1], "pin="); ok {
 		cfg.PIN = pin
 	}
+	if maker, ok := strings.CutPrefix(args[len(args)-1], "profile="); ok {
+		cfg.Profile = maker
+	}
 	cfg.NoSIM = slices.Contains(args, "nosim")
+	cfg.USSD = map[string]string{"*100#": `0,"Balance: 5.00 EUR",15`, "*101#": `0,"IMSI 262-01-1234567890",15`, "*102#": "1,\"1 Buy\n2 Exit\",15", "2": `0,"Bye",15`}
 	sim, err := modemtest.New(cfg)
 	ts.Check(err)
+	sim.Deliver(inbox...)
 	ctx, cancel := context.WithCancel(context.Background())
 	var g errgroup.Group
-	ready := make(chan struct{}) // closed by RunPTY when the terminal is there
-	g.Go(func() error { return sim.RunPTY(ctx, ts.MkAbs(args[0]), func(string) { close(ready) }) })
+	ready := make(chan struct{}) // closed by RunPTY when the terminal is there first
+	there := sync.OnceFunc(func() { close(ready) })
+	g.Go(func() error { return sim.RunPTY(ctx, ts.MkAbs(args[0]), func(string) { there() }) })
 	ts.Defer(func() {
 		cancel()
 		ts.Check(g.Wait())
@@ -313,13 +327,14 @@ func TestHelp(t *testing.T) {
 	talking := []string{"config", "control", "json", "sim"}
 	want := map[string][]string{
 		"run": {"config", "ready-file"}, "check": {"config", "json", "offline"}, "purge": {"config", "lose-unclaimed"}, "modems": {"json"}, "status": talking, "sessions": talking,
-		"earnings": talking, "plan": talking, "settle": talking, "rotate": append([]string{"config", "control", "hold"}, talking[2:]...), "sim": talking, "version": {"json"},
+		"earnings": talking, "plan": talking, "settle": talking, "rotate": append([]string{"config", "control", "hold"}, talking[2:]...), "sim": append(slices.Clone(talking), "used"),
+		"modem": talking, "sms": talking, "ussd": append([]string{"cancel"}, talking...), "version": {"json"},
 	}
 	explained := regexp.MustCompile(`(?m)^    --([a-z-]+) `)
 	p := program{out: io.Discard}
 	for _, c := range p.commands() {
 		var flagNames []string
-		f := &flags{flag.NewFlagSet(c.name, flag.ContinueOnError)}
+		f := &flags{FlagSet: flag.NewFlagSet(c.name, flag.ContinueOnError)}
 		f.SetOutput(io.Discard)
 		if err := c.run(t.Context(), f, []string{"--help"}); !errors.Is(err, flag.ErrHelp) {
 			t.Errorf("%s: %v", c.name, err)

@@ -6,7 +6,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"text/tabwriter"
+	"unicode/utf8"
 
 	"github.com/depinsim/x402/agent"
 	"github.com/depinsim/x402/agent/seller"
@@ -250,17 +250,23 @@ func renderEarnings(e seller.Earnings) string {
 
 // table lines up cells, all to the right.
 func table(rows [][]string) string {
-	var b strings.Builder
-	w := tabwriter.NewWriter(&b, 0, 0, 2, ' ', tabwriter.AlignRight)
+	widths := make([]int, len(rows[0]))
 	for _, row := range rows {
-		fmt.Fprintln(w, strings.Join(row, "\t")+"\t")
+		for i, cell := range row {
+			widths[i] = max(widths[i], utf8.RuneCountInString(cell))
+		}
 	}
-	w.Flush() // a Builder takes all
-	lines := strings.Split(b.String(), "\n")
-	for i, line := range lines {
-		lines[i] = strings.TrimPrefix(line, "  ")
+	var b strings.Builder
+	for _, row := range rows {
+		for i, cell := range row {
+			if i > 0 {
+				b.WriteString("  ")
+			}
+			b.WriteString(strings.Repeat(" ", widths[i]-utf8.RuneCountInString(cell)) + cell)
+		}
+		b.WriteByte('\n')
 	}
-	return strings.Join(lines, "\n")
+	return b.String()
 }
 
 // short is an address to recognise.
