@@ -20,16 +20,20 @@ type PlanStatus struct {
 
 	Size    uint64 `json:"size"`
 	Reserve uint64 `json:"reserve"`
-	Used    uint64 `json:"used"` // all of what follows, and a margin
-	// Entered is what the owner said was used; the shares below are of what
-	// passed the interface in this period and add up to that.
-	Entered   uint64 `json:"entered"`
+	Used    uint64 `json:"used"` // the sum of what follows, without Entered
+	// Household, Sales and Overhead are the shares of what passed the interface in
+	// this period.
 	Household uint64 `json:"household"`
 	Sales     uint64 `json:"sales"`
 	Overhead  uint64 `json:"overhead"`
 	// Uncounted may have passed when nothing counted: at a power cut, or when
 	// the modem was pulled.
 	Uncounted uint64 `json:"uncounted"`
+	Margin    uint64 `json:"margin"` // that the owner has added
+	// Entered is what the owner said was used, 0 if he did not, and Correction what
+	// that added to what had been counted, or took away.
+	Entered    uint64 `json:"entered"`
+	Correction int64  `json:"correction"`
 
 	Left      uint64 `json:"left"`      // may be sold until the reset
 	Today     uint64 `json:"today"`     // may be sold today
@@ -65,6 +69,8 @@ func (s *Seller) planStatus() *PlanStatus {
 		Used: d.Used, Entered: st.Entered, Household: st.Household, Sales: st.Sales, Overhead: st.Overhead, Uncounted: st.Unseen,
 		Left: d.Left, Today: d.Today, SoldToday: st.Day.Sold, Forecast: -1, Clock: "unknown", Zone: "UTC",
 	}
+	p.Margin = st.Margin(r.cfg.Config)
+	p.Correction = int64(p.Used - p.Household - p.Sales - p.Overhead - p.Uncounted - p.Margin)
 	if r.cfg.Zone != nil {
 		p.Zone = r.cfg.Zone.String()
 	}

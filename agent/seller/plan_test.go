@@ -340,7 +340,7 @@ func TestPlanNotices(t *testing.T) {
 		if st := s.planStatus(); st.Why != "spent" || st.Used != 1e9 || st.Household != 1e9 || st.Clock != "ntp" {
 			t.Errorf("%+v", st)
 		}
-		if p, err := s.setUsed("100000000"); err != nil || p.Used != 1e8 {
+		if p, err := s.setUsed("100000000"); err != nil || p.Used != 1e8 || p.Entered != 1e8 || p.Household != 1e9 || p.Correction != -9e8 {
 			t.Errorf("%+v, %v", p, err)
 		}
 		time.Sleep(relistEvery)

@@ -19,13 +19,21 @@ func renderPlan(line func(label, text string), p *seller.PlanStatus) {
 	}
 	line("plan", used)
 	parts := fmt.Sprintf("%s by the household, %s by sales, %s overhead", size(p.Household), size(p.Sales), size(p.Overhead))
-	if p.Entered > 0 {
-		parts += fmt.Sprintf(", %s before", size(p.Entered))
-	}
 	if p.Uncounted > 0 {
 		parts += fmt.Sprintf(", at most %s uncounted", size(p.Uncounted))
 	}
+	if p.Margin > 0 {
+		parts += fmt.Sprintf(", %s margin", size(p.Margin))
+	}
 	line("", parts)
+	switch c := p.Correction; {
+	case c > 0 && p.Entered == 0:
+		line("", size(uint64(c))+" of the period before, until it is sure that it is over")
+	case c > 0:
+		line("", "entered: "+size(uint64(c))+" more than was counted")
+	case c < 0:
+		line("", "entered: "+size(uint64(-c))+" less than was counted")
+	}
 	left := fmt.Sprintf("%s may be sold, %s of it today (%s so far)", size(p.Left), size(p.Today), size(p.SoldToday))
 	if p.Reserve > 0 {
 		left += fmt.Sprintf("; %s are reserved", size(p.Reserve))

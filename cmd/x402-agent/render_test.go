@@ -71,7 +71,7 @@ func words(s string) [][]string {
 func TestRenderPlan(t *testing.T) {
 	st := fixedStatus()
 	st.Plan = &seller.PlanStatus{
-		Interface: "wwan0", Size: 20_000_000_000, Reserve: 5_000_000_000, Used: 12_345_678_901, Entered: 1_000_000_000,
+		Interface: "wwan0", Size: 20_000_000_000, Reserve: 5_000_000_000, Used: 12_345_678_901, Entered: 1_000_000_000, Margin: 345_678_901, Correction: 1_000_000_000,
 		Household: 5_600_000_000, Sales: 5_000_000_000, Overhead: 300_000_000, Uncounted: 100_000_000, Left: 2_654_321_099, Today: 500_000_000,
 		SoldToday: 400_000_000, Price: 125, Reset: 1_796_083_200, Forecast: 4_200_000_000, Zone: "CET-1CEST,M3.5.0,M10.5.0/3",
 		Why: "daily", Until: 1_795_906_800,
@@ -80,8 +80,9 @@ func TestRenderPlan(t *testing.T) {
 	_, got, _ = strings.Cut(got, "-95 dBm RSRP)\n")
 	got, _, _ = strings.Cut(got, "price     ")
 	const want = `plan      12.3 GB of 20.0 GB used on wwan0, until 1 Dec 01:00 CET
-          5.6 GB by the household, 5.0 GB by sales, 300 MB overhead, 1.0 GB
-          before, at most 100 MB uncounted
+          5.6 GB by the household, 5.0 GB by sales, 300 MB overhead, at most 100
+          MB uncounted, 345 MB margin
+          entered: 1.0 GB more than was counted
           2.6 GB may be sold, 500 MB of it today (400 MB so far); 5.0 GB are
           reserved; the price is at 125%
           the household will use about 4.2 GB more until the reset
@@ -133,7 +134,7 @@ func TestRenderWidth(t *testing.T) {
 		s.Flows, s.Up, s.Down, s.Rate, s.Owed, s.Paid = 10_000, 99_999_999_999, 99_999_999_999, 99_999_999, much, much
 	}
 	st.Plan = &seller.PlanStatus{
-		Interface: "wwan0", Size: 1 << 60, Reserve: 1 << 59, Used: 1 << 60, Entered: 1 << 60, Household: 1 << 60, Sales: 1 << 60, Overhead: 1 << 60,
+		Interface: "wwan0", Size: 1 << 60, Reserve: 1 << 59, Used: 1 << 60, Entered: 1 << 60, Correction: -1 << 60, Household: 1 << 60, Sales: 1 << 60, Overhead: 1 << 60, Margin: 1 << 60,
 		Uncounted: 1 << 60, Left: 1 << 60, Today: 1 << 60, SoldToday: 1 << 60, Price: 10_000, Reset: 1 << 33, Forecast: 1 << 60, Zone: "x", Why: "clock", Until: 1 << 33,
 	}
 	e := &st.Earnings

@@ -106,9 +106,12 @@ type learning struct {
 // NewState is the state of a SIM that was never seen.
 func NewState() State { return State{Ratio: firstRatio} }
 
+// Margin is what the owner adds to what was charged since he said what is used.
+func (s State) Margin(c Config) uint64 { return s.Since/100*c.Margin + s.Since%100*c.Margin/100 }
+
 // Used is what counts against the plan in the period.
 func (s State) Used(c Config) uint64 {
-	used := plus(plus(s.Entered, s.Since), s.Since/100*c.Margin+s.Since%100*c.Margin/100)
+	used := plus(plus(s.Entered, s.Since), s.Margin(c))
 	if s.Trial && s.Lived < probation {
 		used = plus(used, s.Before)
 	}
