@@ -125,6 +125,7 @@ type rawRotate struct {
 	Every string `toml:"every" want:"a time from '1m' to '720h'"`
 	Hold  string `toml:"hold" want:"a time from '1s' to '10m'"`
 	Tries int64  `toml:"tries" want:"a number from 1 to 10"`
+	Echo  string `toml:"echo" want:"a URL that answers with the address it is asked from"`
 
 	Price   string `toml:"price" want:"USD in quotes, such as '0.02'"`
 	Between string `toml:"between" want:"a time from '10s' to '720h'"`

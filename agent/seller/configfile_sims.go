@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/url"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -62,13 +63,21 @@ func (r *fileReader) readRotate() {
 	r.duration("rotate.every", raw.Every, time.Minute, 720*time.Hour, func(d time.Duration) { p.Every = d })
 	r.duration("rotate.hold", raw.Hold, time.Second, maxHold, func(d time.Duration) { p.Hold = d })
 	r.duration("rotate.between", raw.Between, 10*time.Second, 720*time.Hour, func(d time.Duration) { p.Between = d })
+	r.take("rotate.echo", func() error {
+		u, err := url.Parse(raw.Echo)
+		if err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Hostname() == "" || u.User != nil {
+			return fmt.Errorf("%.60q", raw.Echo)
+		}
+		p.Echo = raw.Echo
+		return nil
+	})
 	if r.defined("rotate.price") {
 		p.Price = new(channel.Amount)
 		r.usd("rotate.price", raw.Price, p.Price, 0)
 	}
 	r.number("rotate.tries", raw.Tries, 1, 10, func(n int64) { p.Tries = int(n) })
-	if c := &r.file.Config; p.Every > 0 && (c.Modem == nil || len(c.Relays) == 0) && len(r.raw.SIM) == 0 {
-		r.complain("rotate.every: it needs a modem, and a relay that sees the address: set modem.port and relays")
+	if c := &r.file.Config; p.Every > 0 && (c.Modem == nil || len(c.Relays) == 0 && p.Echo == "") && len(r.raw.SIM) == 0 {
+		r.complain("rotate.every: it needs a modem, and somebody who sees the address: set modem.port, and relays or rotate.echo")
 	}
 }
 

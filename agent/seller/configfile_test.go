@@ -393,7 +393,7 @@ func TestShippedFile(t *testing.T) {
 	}
 
 	// Settings whose value in the file is an example.
-	examples := regexp.MustCompile(`(?m)^(pin|pin_file|imei|up|down|allow_tcp|allow_udp|interface|flows|mbits|hold|tries|price|between|power_command|power_file|gpio_chip|gpio_line|power_off) = .*\n`)
+	examples := regexp.MustCompile(`(?m)^(pin|pin_file|imei|up|down|allow_tcp|allow_udp|interface|flows|mbits|hold|tries|echo|price|between|power_command|power_file|gpio_chip|gpio_line|power_off) = .*\n`)
 	all := setting.ReplaceAll(shipped, []byte("$1"))
 	all = bytes.Replace(all, []byte("every = \"1h\"\n"), nil, 1)
 	named := map[string]bool{"rotate.every": true}

@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/depinsim/x402/channel"
+	"github.com/depinsim/x402/channel/facilitator"
 	"github.com/depinsim/x402/modem"
 	"github.com/depinsim/x402/tunnel"
 )
@@ -19,6 +21,9 @@ type RotatePolicy struct {
 	Every time.Duration // by itself; 0: never
 	Hold  time.Duration // off the network; 0: modem.HoldTime
 	Tries int           // when the address is the same again, each away for longer; 0: 3
+	// Echo is a URL that answers with the address that it is asked from. "": the
+	// relays say it.
+	Echo string
 	// Price is what buyers pay for one that they ask for. Nil: they may not.
 	Price   *channel.Amount
 	Between time.Duration // the least between two that others ask for; 0: 10 min
@@ -33,6 +38,9 @@ const (
 	seenTime  = 45 * time.Second
 	seenEvery = 5 * time.Second
 	seenTick  = 100 * time.Millisecond
+	// echoTime is how long an echo may take, echoPause what is between two tries.
+	echoTime  = 10 * time.Second
+	echoPause = time.Second
 )
 
 // A Rotation is what giving the address back came to.
@@ -180,9 +188,9 @@ func (s *Seller) tryRotations(ctx context.Context, hold time.Duration, r *Rotati
 	if hold == 0 {
 		hold = modem.HoldTime
 	}
-	old := s.seen(time.Time{})
-	if len(old) == 0 {
-		return errUnseen
+	old, err := s.seenBefore(ctx)
+	if err != nil {
+		return err
 	}
 	for _, a := range old {
 		r.Old = a
@@ -238,11 +246,83 @@ func (s *Seller) seen(after time.Time) map[*relayLink]netip.Addr {
 	return at
 }
 
-// awaitSeen waits until one of the relays that have seen the agent before sees
-// it on a new connection, and says where.
+// seenBefore is where the agent is seen now: by the relays, or by nil, the echo.
+func (s *Seller) seenBefore(ctx context.Context) (map[*relayLink]netip.Addr, error) {
+	if s.cfg.Rotate.Echo == "" {
+		old := s.seen(time.Time{})
+		if len(old) == 0 {
+			return nil, errUnseen
+		}
+		return old, nil
+	}
+	at, err := s.echo(ctx, "4")
+	if err != nil {
+		var err6 error
+		if at, err6 = s.echo(ctx, "6"); err6 != nil {
+			return nil, err
+		}
+	}
+	return map[*relayLink]netip.Addr{nil: at}, nil
+}
+
+// echo asks the echo, by the way that buyers' flows go.
+func (s *Seller) echo(ctx context.Context, family string) (netip.Addr, error) {
+	ctx, cancel := context.WithTimeout(ctx, echoTime)
+	defer cancel()
+	out := newOutlet(s.way)
+	out.dialer.Resolver = out.resolver()
+	b, err := facilitator.Fetch(ctx, out.dialer, family, s.cfg.Rotate.Echo)
+	if err == nil {
+		if at := addressIn(string(b)); at.IsValid() {
+			return at, nil
+		}
+		err = errors.New("there is no address in its answer")
+	}
+	return netip.Addr{}, fmt.Errorf("rotate.echo: %w", err)
+}
+
+// addressIn is the first address in an echo's answer: plain, or in JSON.
+func addressIn(text string) netip.Addr {
+	for word := range strings.FieldsFuncSeq(text, func(r rune) bool { return !strings.ContainsRune("0123456789abcdefABCDEF:.", r) }) {
+		if at, err := netip.ParseAddr(strings.Trim(word, ".")); err == nil {
+			return at.Unmap()
+		}
+	}
+	return netip.Addr{}
+}
+
+// awaitEcho waits for the echo to answer. Its family stays: a line has an
+// address of each.
+func (s *Seller) awaitEcho(ctx context.Context, old netip.Addr) (netip.Addr, error) {
+	for _, l := range s.relays {
+		l.renews()
+	}
+	family := "6"
+	if old.Is4() {
+		family = "4"
+	}
+	for {
+		at, err := s.echo(ctx, family)
+		if err == nil {
+			return at, nil
+		}
+		select {
+		case <-time.After(echoPause):
+		case <-ctx.Done():
+			return at, fmt.Errorf("after it: %w", err)
+		}
+	}
+}
+
+// awaitSeen waits until the echo answers, or until one of the relays that have
+// seen the agent before sees it on a new connection, and says where.
 func (s *Seller) awaitSeen(ctx context.Context, old map[*relayLink]netip.Addr) (*relayLink, netip.Addr, error) {
 	ctx, cancel := context.WithTimeout(ctx, seenTime)
 	defer cancel()
+	if before, is := old[nil]; is {
+		at, err := s.awaitEcho(ctx, before)
+		return nil, at, err
+	}
 	back := time.Now()
 	tick := time.NewTicker(seenTick)
 	defer tick.Stop()

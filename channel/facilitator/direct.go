@@ -24,11 +24,31 @@ const (
 )
 
 // direct is an Exchanger of HTTP/1.1 (RFC 9112): one connection a request.
-type direct struct{ tls *tls.Config }
+type direct struct {
+	tls    *tls.Config
+	dialer net.Dialer
+	family string // "4", "6" or ""
+}
 
 func newDirect() *direct {
 	// A resumed handshake is 1 kB of the SIM's plan, a full one up to 5.
-	return &direct{&tls.Config{ClientSessionCache: tls.NewLRUClientSessionCache(1), NextProtos: []string{"http/1.1"}}}
+	return &direct{
+		tls:    &tls.Config{ClientSessionCache: tls.NewLRUClientSessionCache(1), NextProtos: []string{"http/1.1"}},
+		dialer: net.Dialer{KeepAlive: -1},
+	}
+}
+
+// Fetch gets what is at an http or https URL by a connection of its own: that of
+// dialer, over IPv4 or IPv6 as family, "4" or "6", says. A status that is not 200
+// is an error.
+func Fetch(ctx context.Context, dialer net.Dialer, family, url string) ([]byte, error) {
+	d := newDirect()
+	d.dialer, d.family = dialer, family
+	a, err := d.Exchange(ctx, "GET", url, nil)
+	if err == nil && a.Status != 200 {
+		err = fmt.Errorf("status %d", a.Status)
+	}
+	return a.Body, err
 }
 
 // Exchange sends a request and reads the answer. It takes as long as ctx lasts,
@@ -56,17 +76,16 @@ func (d *direct) dial(ctx context.Context, u *url.URL) (net.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTime)
 	defer cancel()
 	port := u.Port()
-	dialer := &net.Dialer{KeepAlive: -1}
 	if u.Scheme == "https" {
 		if port == "" {
 			port = "443"
 		}
-		return (&tls.Dialer{NetDialer: dialer, Config: d.tls}).DialContext(ctx, "tcp", net.JoinHostPort(u.Hostname(), port))
+		return (&tls.Dialer{NetDialer: &d.dialer, Config: d.tls}).DialContext(ctx, "tcp"+d.family, net.JoinHostPort(u.Hostname(), port))
 	}
 	if port == "" {
 		port = "80"
 	}
-	return dialer.DialContext(ctx, "tcp", net.JoinHostPort(u.Hostname(), port))
+	return d.dialer.DialContext(ctx, "tcp"+d.family, net.JoinHostPort(u.Hostname(), port))
 }
 
 // requestText is a request as it is sent (RFC 9112 §3). A URL that was parsed

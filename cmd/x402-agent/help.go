@@ -291,9 +291,9 @@ SYNOPSIS
 
 DESCRIPTION
     Takes the modem off its network for a moment, so that the carrier gives it
-    another address, and looks from a relay whether it did. If not, it tries
-    again, off for longer, as [rotate] in the config file says. Prints the old
-    address and the new one.
+    another address, and looks from outside whether it did: a relay says so, or
+    the echo of [rotate] in the config file. If not, it tries again, off for
+    longer. Prints the old address and the new one.
 
     Buyers stay connected, on the same session and channel: what they open
     meanwhile waits, what they were fetching is cut off when the address has

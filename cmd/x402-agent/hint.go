@@ -28,7 +28,7 @@ func hint(err error) string {
 	case errors.Is(err, errNotRotated):
 		return "try a longer --hold; some carriers keep the address for hours, or for good"
 	case errors.Is(err, errNotTried):
-		return "it takes a modem, and a relay that sees the address: [modem] and relays in the config file; `x402-agent status` shows what is wrong with them"
+		return "it takes a modem, and somebody who sees the address: [modem], and relays or rotate.echo in the config file; `x402-agent status` shows what is wrong with them"
 	case errors.Is(err, seller.ErrNotRunning):
 		return "is the agent running? Start it with `x402-agent run`, or name its socket with --control"
 	case errors.Is(err, channel.ErrInUse):
