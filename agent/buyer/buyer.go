@@ -47,6 +47,8 @@ type Config struct {
 	// RotatePrice the most that one may cost. 0: never.
 	RotateEvery time.Duration
 	RotatePrice channel.Amount
+	// Rotations are orders for another address; nil: there are none.
+	Rotations <-chan RotationOrder
 	// Keep leaves the deposit in the channel at the end, for the next run.
 	Keep bool
 

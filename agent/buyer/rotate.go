@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/depinsim/x402/agent"
+	"github.com/depinsim/x402/channel"
 )
 
 // Another address is asked for by a capsule, behind a voucher that covers its
@@ -35,7 +36,14 @@ func (x *session) rotateIfDue(now time.Time) error {
 	case *price > b.cfg.RotatePrice:
 		return x.notRotated(fmt.Sprintf("the agent asks %s USD for another address, at most %s are allowed", price.USD(), b.cfg.RotatePrice.USD()))
 	}
-	x.purse.pending = *price
+	return x.askRotation(now, *price)
+}
+
+// askRotation asks for another address at a price, which is owed from now on
+// until the agent says what came of it.
+func (x *session) askRotation(now time.Time, price channel.Amount) error {
+	b := x.b
+	x.purse.pending = price
 	if err := b.remember(x.memory()); err != nil {
 		return &overError{err}
 	}
@@ -43,7 +51,40 @@ func (x *session) rotateIfDue(now time.Time) error {
 		return err
 	}
 	b.rotateAt = now.Add(rotateAnswer)
-	return x.ctl.Send(agent.CapsuleRotate, encode(agent.RotateRequest{Price: *price}))
+	return x.ctl.Send(agent.CapsuleRotate, encode(agent.RotateRequest{Price: price}))
+}
+
+// obey carries out an order for another address, or says why not.
+func (x *session) obey(now time.Time, o RotationOrder) error {
+	p := &x.purse
+	report := RotationReport{Asks: x.rotate}
+	owed, err := p.tally.Owed()
+	switch {
+	case !p.known || !x.leaveBy.IsZero():
+		report.Error = "there is no session with the agent now: try again in a moment"
+	case x.rotate == nil:
+		report.Error = "the agent does not change its address for buyers"
+	case o.Most == nil:
+	case x.ordered != nil || p.pending > 0:
+		report.Error = "the address is changing already"
+	case *x.rotate > *o.Most:
+		report.Error = fmt.Sprintf("the agent asks %s USD for another address, at most %s are allowed", x.rotate.USD(), o.Most.USD())
+	case err != nil || satSum(max(owed, p.signed), *x.rotate) > p.most:
+		report.Error = fmt.Sprintf("the budget has less than %s USD left, which the agent asks for another address", x.rotate.USD())
+	default:
+		x.ordered = o.Done
+		return x.askRotation(now, *x.rotate)
+	}
+	o.Done <- report
+	return nil
+}
+
+// answerOrder tells who gave the order what came of it.
+func (x *session) answerOrder(r agent.Rotated) {
+	if x.ordered != nil {
+		x.ordered <- RotationReport{Rotated: r, Asks: x.rotate}
+		x.ordered = nil
+	}
 }
 
 func (x *session) notRotated(why string) error {
@@ -59,6 +100,7 @@ func (x *session) rotatedNow(r agent.Rotated) error {
 		return &overError{fmt.Errorf("%w: it asks %s USD for another address, %s were agreed", errOvercount, r.Price.USD(), p.pending.USD())}
 	}
 	p.pending = 0
+	x.answerOrder(r)
 	b.rotateAt = time.Now().Add(b.cfg.RotateEvery)
 	if !r.Changed {
 		b.rotateAt = time.Now().Add(max(b.cfg.RotateEvery, rotateAgain))

@@ -46,10 +46,11 @@ type session struct {
 	sampled time.Time
 	sample  uint64
 	rate    uint64
-	rotate  *channel.Amount // what another address costs; nil: there is none
-	upgrade chan struct{}   // closed when QUIC gets through; nil: it is used
-	leaving agent.Notice    // the agent's, that it stops: the session drains and pays; zero: it does not
-	leaveBy time.Time       // when it leaves at the latest
+	rotate  *channel.Amount       // what another address costs; nil: there is none
+	ordered chan<- RotationReport // who waits for one that was ordered; nil: nobody
+	upgrade chan struct{}         // closed when QUIC gets through; nil: it is used
+	leaving agent.Notice          // the agent's, that it stops: the session drains and pays; zero: it does not
+	leaveBy time.Time             // when it leaves at the latest
 }
 
 const (
@@ -131,6 +132,7 @@ func (b *Buyer) session(ctx context.Context, stopProxies func()) error {
 		stopProxies()
 		err = x.finish(context.WithoutCancel(ctx), received, err)
 	}
+	x.answerOrder(agent.Rotated{Error: "the session ended before the agent answered: the address may have changed"})
 	reason, text := closeReason(err)
 	_ = conn.Close(reason, text) // it may have ended already
 	x.keep(err)
@@ -209,6 +211,10 @@ func (x *session) run(ctx context.Context, received <-chan error) error {
 			}
 		case l := <-x.b.looked:
 			if err := x.heard(l); err != nil {
+				return err
+			}
+		case o := <-x.b.cfg.Rotations:
+			if err := x.obey(time.Now(), o); err != nil {
 				return err
 			}
 		case err := <-received:

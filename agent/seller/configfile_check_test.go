@@ -279,7 +279,7 @@ func TestCheckRunning(t *testing.T) {
 	}
 	defer os.RemoveAll(dir)
 	b.file.Config.Control = filepath.Join(dir, "c")
-	ln, err := listenPrivate(b.file.Config.Control)
+	ln, err := agent.ListenPrivate(b.file.Config.Control)
 	if err != nil {
 		t.Fatal(err)
 	}

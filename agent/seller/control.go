@@ -250,25 +250,6 @@ func (s *Seller) setUsed(text string) (*PlanStatus, error) {
 
 var errStops = errors.New("the agent stops")
 
-// listenPrivate makes a unix socket, in place of one that was left at path. It
-// is never open to others, not even before its mode is set: it is made under
-// another name first.
-func listenPrivate(path string) (net.Listener, error) {
-	tmp := path + ".new"
-	if err := os.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, err
-	}
-	ln, err := net.ListenUnix("unix", &net.UnixAddr{Name: tmp, Net: "unix"})
-	if err != nil {
-		return nil, err
-	}
-	ln.SetUnlinkOnClose(false)
-	if err := errors.Join(os.Chmod(tmp, 0o600), os.Rename(tmp, path)); err != nil {
-		return nil, errors.Join(err, ln.Close())
-	}
-	return ln, nil
-}
-
 // A Settlement is what settling on request came to.
 type Settlement struct {
 	Claimed  channel.Amount `json:"claimed"`  // over all channels

@@ -14,6 +14,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/depinsim/x402/agent"
 )
 
 // say hands lines to an agent's control and returns what it answered.
@@ -72,7 +74,7 @@ func TestControlBroken(t *testing.T) {
 	if _, err := control.Settle(t.Context()); !errors.Is(err, ErrNotRunning) {
 		t.Errorf("no socket: %v", err)
 	}
-	ln, err := listenPrivate(path)
+	ln, err := agent.ListenPrivate(path)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/depinsim/x402/agent"
 	"github.com/depinsim/x402/modem"
 )
 
@@ -203,7 +204,7 @@ func (h *hub) named(name string) ([]*line, error) {
 }
 
 func (h *hub) run(ctx context.Context) error {
-	control, err := listenPrivate(h.cfg.ControlPath())
+	control, err := agent.ListenPrivate(h.cfg.ControlPath())
 	if err != nil {
 		return fmt.Errorf("control socket: %w", err)
 	}

@@ -401,6 +401,8 @@ func (p *purchase) buy(ctx context.Context, key *channel.Key, store channel.Stor
 	if cfg.Tolls, err = p.tollConfig(); err != nil {
 		return err
 	}
+	control, orders := p.listenControl(cfg.Logger)
+	cfg.Rotations = orders
 	bctx, stop := context.WithCancel(ctx)
 	defer stop()
 	context.AfterFunc(ctx, func() { v.Write([]byte(p.farewell())) })
@@ -410,6 +412,7 @@ func (p *purchase) buy(ctx context.Context, key *channel.Key, store channel.Stor
 		defer stop() // without a view, by a ready file that cannot be written, it ends in order
 		return v.run(vctx)
 	})
+	g.Go(func() error { return control(vctx) })
 	result, err := buyer.Run(bctx, cfg)
 	hide()
 	return p.conclude(result, v.now, errors.Join(err, g.Wait()))

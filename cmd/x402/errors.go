@@ -76,6 +76,8 @@ func hint(err error) string {
 		return "someone else answers, or the relay has a new key: ask its operator for its present name"
 	case errors.Is(err, channel.ErrInUse):
 		return "one x402 command at a time uses a state folder; wait for the other to end, or name another with --state"
+	case errors.Is(err, buyer.ErrNotRunning):
+		return "x402 connect has to run on that state folder; name another with --state"
 	case errors.Is(err, buyer.ErrWalletExists):
 		return "choose another file, or move that one away"
 	case errors.Is(err, buyer.ErrWrongPassphrase):

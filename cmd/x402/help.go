@@ -15,6 +15,7 @@ DESCRIPTION
 
 COMMANDS
     connect     buy from an agent
+    rotate      have the agent that is bought from change its public address
     offers      list the agents that relays know
     relay       the relays where they are looked for
     token       buy bytes for a program that speaks to agents by itself
@@ -37,6 +38,7 @@ FILES
         relays                           where offers are looked for
         networks                         which transport got through where
         tickets/                         what lets connect come back at once; secret
+        control.sock                     how rotate reaches a connect that runs
 
 EXIT STATUS
     0 done, 1 failed while running, 2 wrong flags.

@@ -14,6 +14,7 @@ import (
 func TestHelp(t *testing.T) {
 	commands := map[string][]string{ // and the files that define flags for them
 		"connect":         {"connect.go", "connect_exit.go", "relay.go"},
+		"rotate":          {"rotate.go"},
 		"offers":          {"offers.go", "relay.go"},
 		"relay":           nil,
 		"token":           {"token.go", "relay.go"},
@@ -78,7 +79,7 @@ func TestExplainedFlags(t *testing.T) {
 	explained := regexp.MustCompile(`(?m)^    (--[a-z-]+) ([A-Z]+)?`)
 	t.Setenv("HOME", t.TempDir())
 	for _, name := range []string{
-		"connect", "offers", "relay list", "token", "pay", "wallet new", "wallet import", "wallet backup", "wallet show", "wallet fund", "wallet refund", "wallet withdraw",
+		"connect", "rotate", "offers", "relay list", "token", "pay", "wallet new", "wallet import", "wallet backup", "wallet show", "wallet fund", "wallet refund", "wallet withdraw",
 	} {
 		var help bytes.Buffer
 		execute(t.Context(), append(strings.Fields(name), "--help"), &help, io.Discard)

@@ -97,6 +97,9 @@ func (p places) facilitators() buyer.KnownFacilitators {
 	return buyer.KnownFacilitators{Path: filepath.Join(filepath.Dir(p.wallet), "facilitators")}
 }
 
+// control is the socket of the buyer that runs on the state folder.
+func (p places) control() string { return filepath.Join(p.state, "control.sock") }
+
 // openStore opens the channels' records, and with them the right to change
 // anything in the state folder.
 func (p places) openStore() (*bolt.Store, error) {

@@ -36,6 +36,7 @@ type command struct {
 func commands() []command {
 	return []command{
 		{"connect", connect},
+		{"rotate", rotate},
 		{"offers", offers},
 		{"relay", relayCommand},
 		{"token", token},
