@@ -44,7 +44,9 @@ for p in internal/runtime/... internal/bytealg internal/byteorder internal/race 
 done
 # Of those, what a handshake does not wait for.
 for p in crypto/internal/fips140/ecdsa crypto/internal/fips140/rsa crypto/internal/fips140/edwards25519 \
-	crypto/internal/fips140/ed25519 crypto/internal/fips140/drbg github.com/depinsim/x402/tunnel/relay; do
+	crypto/internal/fips140/ed25519 crypto/internal/fips140/drbg \
+	github.com/apernet/quic-go/qlog/... github.com/apernet/quic-go/qlogwriter/... \
+	github.com/depinsim/x402/tunnel/relay; do
 	inline="$inline -gcflags=$p=-l"
 done
 # shellcheck disable=SC2086 # a list of words

@@ -12,13 +12,10 @@ package h2
 import (
 	"context"
 	"crypto/ecdsa"
-	"crypto/rand"
 	"crypto/sha256"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
-	"math/big"
 	"net"
 	"net/url"
 	"sync"
@@ -156,21 +153,7 @@ type ServerConfig struct {
 
 // Certificate returns the certificate of an agent with this key.
 func Certificate(key *ecdsa.PrivateKey) (tls.Certificate, error) {
-	if key == nil {
-		return tls.Certificate{}, errors.New("no key")
-	}
-	template := x509.Certificate{
-		SerialNumber: big.NewInt(1),
-		NotBefore:    time.Unix(0, 0),
-		NotAfter:     time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC), // RFC 5280 §4.1.2.5: no end
-		DNSNames:     []string{serverName},
-		KeyUsage:     x509.KeyUsageDigitalSignature,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, &template, &template, &key.PublicKey, key)
-	if err != nil {
-		return tls.Certificate{}, err
-	}
-	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, nil
+	return tunnel.Certificate(key, serverName)
 }
 
 // A ServerConn is the agent's end of a connection.

@@ -12,10 +12,8 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
-	"math/big"
 	"net"
 	"time"
 
@@ -33,11 +31,11 @@ func GenerateKey() (*ecdsa.PrivateKey, error) {
 
 // KeyHash is the SHA-256 hash of the key's SubjectPublicKeyInfo (RFC 7469 §2.4).
 func KeyHash(pub *ecdsa.PublicKey) ([32]byte, error) {
-	der, err := x509.MarshalPKIXPublicKey(pub)
+	info, err := tunnel.PublicKeyInfo(pub)
 	if err != nil {
 		return [32]byte{}, err
 	}
-	return sha256.Sum256(der), nil
+	return sha256.Sum256(info), nil
 }
 
 // KeepAlive is how often an idle connection sends a packet: within the 30 s
@@ -250,21 +248,7 @@ func (l *Listener) Close() error {
 }
 
 func certificate(key *ecdsa.PrivateKey) (tls.Certificate, error) {
-	if key == nil {
-		return tls.Certificate{}, errors.New("no key")
-	}
-	template := x509.Certificate{
-		SerialNumber: big.NewInt(1),
-		NotBefore:    time.Unix(0, 0),
-		NotAfter:     time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC), // RFC 5280 §4.1.2.5: no end
-		DNSNames:     []string{serverName},
-		KeyUsage:     x509.KeyUsageDigitalSignature,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, &template, &template, &key.PublicKey, key)
-	if err != nil {
-		return tls.Certificate{}, err
-	}
-	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, nil
+	return tunnel.Certificate(key, serverName)
 }
 
 // nextProto is HTTP/3's name in TLS (RFC 9114 §3.1).
