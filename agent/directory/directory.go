@@ -17,6 +17,7 @@ package directory
 
 import (
 	"bytes"
+	"context"
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
@@ -60,6 +61,8 @@ type Directory struct {
 	most int
 	toll json.RawMessage
 	salt uint64 // of the order in which /discovery/resources lists
+	// rotate passes a rotation link on to its agent; nil: nobody does.
+	rotate func(ctx context.Context, agent relay.Address, link string) ([]byte, error)
 
 	mu       sync.RWMutex
 	entries  map[channel.Address]*entry

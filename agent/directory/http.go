@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/depinsim/x402/agent"
@@ -22,6 +23,10 @@ const discoveryPath = "/discovery/resources"
 
 // ServeHTTP answers queries.
 func (d *Directory) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if link, is := strings.CutPrefix(r.URL.Path, agent.LinkPath); is {
+		d.serveLink(w, r, link)
+		return
+	}
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
 		w.Header().Set("Allow", "GET, HEAD")
 		refuse(w, http.StatusMethodNotAllowed, "ask with GET")

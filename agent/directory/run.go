@@ -95,6 +95,7 @@ func (c Config) open(ctx context.Context) (r relayed, err error) {
 	if r.Server, err = server.Listen(ctx, sc); err != nil {
 		return r, errors.Join(err, r.metrics.Close(), r.close())
 	}
+	r.Directory.rotate = r.Server.Rotate // nobody has come yet
 	return r, nil
 }
 

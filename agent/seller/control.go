@@ -133,7 +133,7 @@ func (h *hub) obey(ctx context.Context, command string) (any, error) {
 		return earningsOf(lines), nil
 	case "settle":
 		return settleLines(ctx, lines)
-	case "sim", "sim-accept", "set-used", "rotate", "signal", "airplane", "mode", "bands", "reset",
+	case "sim", "sim-accept", "set-used", "rotate", "link-make", "links", "link-revoke", "signal", "airplane", "mode", "bands", "reset",
 		"sms-list", "sms-send", "sms-delete", "ussd", "ussd-cancel":
 	default:
 		return nil, fmt.Errorf("no command %.40q: this agent is of another version", name)
@@ -158,6 +158,14 @@ func (l *line) obey(ctx context.Context, name string, args map[string]string) (a
 		return l.setUsed(args["bytes"])
 	case "rotate":
 		return l.rotateOnce(ctx, args["hold"])
+	case "link-make":
+		return l.makeLink(args)
+	case "links":
+		l.links.mu.Lock()
+		defer l.links.mu.Unlock()
+		return l.links.good(), nil
+	case "link-revoke":
+		return l.links.revoke(args["id"])
 	}
 	return l.tellModem(ctx, name, args)
 }

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/netip"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/depinsim/x402/tunnel/h2"
@@ -26,11 +27,14 @@ type relayLink struct {
 	doubt chan struct{}
 	// renew likewise: our own address is another one, by our own doing.
 	renew chan struct{}
+	// rotating says that a rotation by link is under way.
+	rotating atomic.Bool
 
 	mu     sync.Mutex
 	agent  *relay.Agent // nil: not connected
 	err    error        // why not
 	since  time.Time
+	linked time.Time                        // when a rotation link was used last
 	places map[sessionID]context.CancelFunc // held there, each for one buyer; the function gives it up
 }
 
@@ -311,6 +315,7 @@ func (l *relayLink) dial(ctx, sctx context.Context, patience time.Duration) (*re
 		Offer:   s.listedOffer(),
 		Session: func(a relay.Allotment) { l.allot(sctx, a) },
 		Ended:   l.end,
+		Rotate:  func(id sessionID, link string) { l.rotate(sctx, id, link) },
 	}
 	dctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()

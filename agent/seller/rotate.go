@@ -53,6 +53,8 @@ type Rotation struct {
 	Took    int64      `json:"took"` // milliseconds, all tries together
 	By      string     `json:"by"`   // "command", "timer", "buyer" or "link"
 	Error   string     `json:"error,omitempty"`
+
+	back time.Time // on the network, after the last try
 }
 
 // RotationStatus is what rotations have come to since the start.
@@ -200,6 +202,7 @@ func (s *Seller) tryRotations(ctx context.Context, hold time.Duration, r *Rotati
 		if err := s.release(ctx, hold); err != nil {
 			return err
 		}
+		r.back = time.Now()
 		link, now, err := s.awaitSeen(ctx, old)
 		if err != nil {
 			return err

@@ -1,6 +1,7 @@
 package seller
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -15,22 +16,23 @@ import (
 // The price is part of the session's base once the change was proven, and not
 // before: a rotation in vain costs nothing, and what was paid for it is credit.
 
-// rotateBetween is the least time between two rotations that are not the owner's.
+// rotateBetween is the least time between two rotations that are not the owner's,
+// unless he says another.
 const rotateBetween = 10 * time.Minute
+
+func (s *Seller) rotateBetween() time.Duration {
+	return cmp.Or(s.cfg.Rotate.Between, rotateBetween)
+}
 
 // claimRotation takes the one that others than the owner may have now, or says
 // why there is none.
 func (s *Seller) claimRotation(now time.Time) error {
-	between := s.cfg.Rotate.Between
-	if between == 0 {
-		between = rotateBetween
-	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if left := s.rotateFrom.Sub(now); left > 0 {
 		return fmt.Errorf("the address was asked for a moment ago: again in %v", left.Round(time.Second))
 	}
-	s.rotateFrom = now.Add(between)
+	s.rotateFrom = now.Add(s.rotateBetween())
 	return nil
 }
 

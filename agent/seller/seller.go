@@ -70,6 +70,7 @@ type Seller struct {
 	sim     simWatch
 	ration  *ration // nil: the SIM's plan is not kept
 	cards   *cards
+	links   *links
 	looks   looks
 	serves  func() // buyers are served; again does nothing
 
@@ -144,6 +145,9 @@ func open(c Config) (*Seller, error) {
 		return nil, errors.Join(err, s.journal.Close())
 	}
 	if s.cards, err = openCards(filepath.Join(c.StateDir, cardsFile), s.key.Derive("x402 sim v1"), c.SellNewSIM); err != nil {
+		return nil, errors.Join(err, s.journal.Close())
+	}
+	if s.links, err = openLinks(filepath.Join(c.StateDir, linksFile)); err != nil {
 		return nil, errors.Join(err, s.journal.Close())
 	}
 	s.sim.wake, s.sim.history = make(chan struct{}, 1), modem.NewHistory(maxSamples)

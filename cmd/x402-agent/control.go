@@ -224,12 +224,19 @@ var errNotTried = errors.New("nothing was done about the address")
 
 func (p program) rotate(ctx context.Context, f *flags, args []string) error {
 	hold := f.Duration("hold", 0, "")
+	var l linkFlags
+	l.add(f)
 	c, asJSON, err := talk(f, args)
 	if err != nil {
 		return err
 	}
 	if *hold < 0 {
 		return usage("--hold: %v is negative", *hold)
+	}
+	if o, is, err := l.order(); err != nil {
+		return err
+	} else if is {
+		return p.give(ctx, c, asJSON, o)
 	}
 	r, err := c.Rotate(ctx, *hold)
 	if err != nil {

@@ -45,6 +45,7 @@ FILES
                               the modem
     STATE_DIR/sims.json       the SIMs that were in the modem, without their
                               numbers, and which of them you sell
+    STATE_DIR/links.json      which rotation links are good, without the links
     STATE_DIR/offer.json      the signed offer, for buyers
     STATE_DIR/sims/NAME/      the same of one of several SIMs
     STATE_DIR/control.sock    for the commands above; its owner commands the
@@ -166,9 +167,11 @@ const (
     --control FILE    The control socket, instead of --config.
 `
 	answerFlags = resultFlags + lastFlag
-	resultFlags = `    --json            Print JSON: amounts in atomic units (1 USD is 1000000),
+	resultFlags = jsonFlag + simFlag
+	jsonFlag    = `    --json            Print JSON: amounts in atomic units (1 USD is 1000000),
                       sizes in bytes and times in seconds.
-    --sim NAME        Only this SIM, of several in one agent.
+`
+	simFlag = `    --sim NAME        Only this SIM, of several in one agent.
 `
 	lastFlag = `    --help            Show this text.
 
@@ -288,6 +291,8 @@ const rotateHelp = `NAME
 
 SYNOPSIS
     x402-agent rotate [flags]
+    x402-agent rotate --link [--expires TIME] [--uses N] [flags]
+    x402-agent rotate --links | --revoke ID|all [flags]
 
 DESCRIPTION
     Takes the modem off its network for a moment, so that the carrier gives it
@@ -299,10 +304,22 @@ DESCRIPTION
     meanwhile waits, what they were fetching is cut off when the address has
     changed.
 
+    With --link it prints a link for each of your relays. Who opens it sees a
+    button that does the same; curl -X POST answers in JSON. Give it only to
+    whom you trust with that: it needs no password, and the relay sees it when
+    it is used. It is good for a time and a number of uses, no more than one in
+    the time that rotate.between says, and until you revoke it.
+
 FLAGS
-` + socketFlags + `    --hold TIME       How long to be off the network. Default: as in the config.
-` + answerFlags + `    x402-agent rotate
+` + socketFlags + `    --expires TIME    How long the link is good, such as 12h. Default: 30d.
+    --hold TIME       How long to be off the network. Default: as in the config.
+` + jsonFlag + `    --link            Make a link.
+    --links           List the links that are good.
+    --revoke ID       End the link that --links names so, or all.
+` + simFlag + `    --uses N          How often the link may be used. Default: 100.
+` + lastFlag + `    x402-agent rotate
     x402-agent rotate --hold 10s --sim two
+    x402-agent rotate --link --expires 7d --uses 20
 `
 
 const purgeHelp = `NAME

@@ -327,7 +327,7 @@ func TestHelp(t *testing.T) {
 	talking := []string{"config", "control", "json", "sim"}
 	want := map[string][]string{
 		"run": {"config", "ready-file"}, "check": {"config", "json", "offline"}, "purge": {"config", "lose-unclaimed"}, "modems": {"json"}, "status": talking, "sessions": talking,
-		"earnings": talking, "plan": talking, "settle": talking, "rotate": append([]string{"config", "control", "hold"}, talking[2:]...), "sim": append(slices.Clone(talking), "used"),
+		"earnings": talking, "plan": talking, "settle": talking, "rotate": {"config", "control", "expires", "hold", "json", "link", "links", "revoke", "sim", "uses"}, "sim": append(slices.Clone(talking), "used"),
 		"modem": talking, "sms": talking, "ussd": append([]string{"cancel"}, talking...), "version": {"json"},
 	}
 	explained := regexp.MustCompile(`(?m)^    --([a-z-]+) `)

@@ -65,7 +65,10 @@ type AgentConfig struct {
 	// call at a time, and must not block.
 	Session func(Allotment)
 	Ended   func(SessionID)
-	Logger  *slog.Logger
+	// Rotate is told of a rotation link that somebody uses, likewise. Nil: links
+	// are not for this agent.
+	Rotate func(id SessionID, link string)
+	Logger *slog.Logger
 }
 
 // How long an agent's dialling, hello and one write may take.
@@ -219,6 +222,12 @@ func (a *Agent) End(ctx context.Context, id SessionID) error {
 	return a.send(ctx, Message{Type: TypeEnd, Allotment: &Allotment{ID: id}})
 }
 
+// Rotated tells the relay what came of a rotation link, as JSON. The request may
+// have come by another connection.
+func (a *Agent) Rotated(ctx context.Context, id SessionID, result []byte) error {
+	return a.send(ctx, Message{Type: TypeRotated, Allotment: &Allotment{ID: id}, Rotated: result})
+}
+
 func (a *Agent) send(ctx context.Context, m Message) error {
 	select {
 	case <-a.done:
@@ -322,6 +331,10 @@ func (a *Agent) take(m Message) error {
 			return fmt.Errorf("relay: %w", err)
 		}
 		a.config.Session(*m.Allotment)
+	case TypeRotate:
+		if m.Allotment != nil && a.config.Rotate != nil {
+			a.config.Rotate(m.Allotment.ID, m.Link)
+		}
 	case TypeEnd:
 		if m.Allotment != nil && a.config.Ended != nil {
 			a.config.Ended(m.Allotment.ID)

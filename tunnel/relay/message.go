@@ -22,6 +22,8 @@ const (
 	TypePing    = "ping"    // agent; over TCP the relay returns it
 	TypeNotice  = "notice"  // relay: Code, Text
 	TypeDrain   = "drain"   // relay: it is about to stop
+	TypeRotate  = "rotate"  // relay: ID of a request, Link
+	TypeRotated = "rotated" // agent: that ID, Rotated
 )
 
 // Codes of notices.
@@ -66,6 +68,8 @@ type Message struct {
 	Observed  netip.AddrPort  `json:"observed,omitzero"`
 	Code      string          `json:"code,omitempty"`
 	Text      string          `json:"text,omitempty"`
+	Link      string          `json:"link,omitempty"`
+	Rotated   json.RawMessage `json:"rotated,omitempty"`
 	*Allotment
 }
 

@@ -25,6 +25,8 @@ func (s *Server) newHTTP() *http.Server {
 	mux.HandleFunc("GET /healthz", s.serveHealth)
 	mux.Handle("GET /v1/offers", s.limited(s.requests, s.config.Directory))
 	mux.Handle("GET /discovery/resources", s.limited(s.requests, s.config.Directory))
+	mux.Handle("GET /v1/rotate/{link}", s.limited(s.requests, s.config.Directory))
+	mux.Handle("POST /v1/rotate/{link}", s.limited(s.requests, s.limited(s.sessions, s.config.Directory)))
 	if t := s.config.Toll; t != nil {
 		mux.Handle("GET /v1/relay", s.limited(s.requests, t))
 		mux.Handle("POST /v1/account", s.limited(s.requests, s.limited(s.sessions, t)))

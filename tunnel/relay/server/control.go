@@ -297,6 +297,8 @@ func (s *Server) read(m *member, c *caller) error {
 				text := err.Error()
 				m.send(relay.Message{Type: relay.TypeNotice, Code: relay.CodeOffer, Text: text[:min(len(text), maxNotice)]})
 			}
+		case relay.TypeRotated:
+			s.rotations.take(m.agent, msg)
 		case relay.TypeEnd:
 			if msg.Allotment == nil {
 				continue

@@ -43,7 +43,8 @@ type Directory interface {
 	// Seen says that an agent gave a sign of life, or that its connection has
 	// ended.
 	Seen(agent [20]byte, connected bool)
-	// ServeHTTP answers queries at /v1/offers and /discovery/resources.
+	// ServeHTTP answers queries at /v1/offers and /discovery/resources, and
+	// rotation links at /v1/rotate/. It has more time for these.
 	http.Handler
 }
 
@@ -142,8 +143,10 @@ type Server struct {
 	table   *table
 	members members
 	splices splices
-	http    *http.Server
-	web     *handed // connections for http
+	// rotations are links under way.
+	rotations rotations
+	http      *http.Server
+	web       *handed // connections for http
 
 	agents, conns              *crowd
 	requests, sessions, hellos *limiter
@@ -182,8 +185,8 @@ func Listen(ctx context.Context, c Config) (*Server, error) {
 	l := c.Limits.withDefaults()
 	s := &Server{
 		config: c, log: c.Logger, limits: l, table: newTable(l),
-		members: members{by: map[relay.Address]*member{}},
-		agents:  newCrowd(l.SourceAgents, l.Agents), conns: newCrowd(l.SourceConnections, l.Connections),
+		members: members{by: map[relay.Address]*member{}}, rotations: rotations{by: map[relay.Address]*rotation{}},
+		agents: newCrowd(l.SourceAgents, l.Agents), conns: newCrowd(l.SourceConnections, l.Connections),
 		requests: newLimiter(l.Requests), sessions: newLimiter(l.SessionRequests), hellos: newLimiter(l.Hellos), payments: newLimiter(paymentRate()),
 		callers: newLimiter(l.Hellos), proven: newLimiter(l.Hellos), dials: newLimiter(l.Handshakes),
 		attempts: make(chan struct{}, handshakes),
