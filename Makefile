@@ -118,7 +118,7 @@ soak: deps build ## the long run: race tests 20 times, 100 kills, 5,000 agents, 
 
 .PHONY: deps
 deps:
-	@scripts/deps.sh xz qemu-mipsel-static curl git ip nft dbus-daemon node npm busybox shellcheck openssl \
+	@scripts/deps.sh xz qemu-mipsel-static curl git ip nft dbus-daemon node npm chromium busybox shellcheck openssl \
 		dpkg lintian man fish zsh gpgv systemd-analyze systemd-nspawn ansible-playbook
 
 .PHONY: fmt
