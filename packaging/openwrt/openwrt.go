@@ -17,6 +17,7 @@ import (
 	"github.com/depinsim/x402/packaging"
 	"github.com/depinsim/x402/packaging/apk"
 	"github.com/depinsim/x402/packaging/ipk"
+	luci "github.com/depinsim/x402/packaging/openwrt/luci-app-x402"
 )
 
 //go:embed files scripts
@@ -78,6 +79,25 @@ func Agent(v Version, arch string, at time.Time, program []byte) (Package, error
 		*into = string(text)
 	}
 	return p, nil
+}
+
+// LuCI is the package of the agent's pages in OpenWrt's web interface.
+func LuCI(v Version, at time.Time) (Package, error) {
+	p := Package{
+		Name: "luci-app-x402", Version: v, Arch: AnyArch, Depends: []string{"luci-base", "x402-agent"},
+		Description: "x402-agent in LuCI: set-up, status, policy and log",
+		Installed:   luci.Installed, Remove: luci.Removed, Time: at,
+	}
+	files, err := luci.Files()
+	for name, data := range files {
+		f := packaging.File{Path: name, Mode: 0o644, Data: data}
+		if luci.Executable(name) {
+			f.Mode = 0o755
+		}
+		p.Files = append(p.Files, f)
+	}
+	p.Files.Sort()
+	return p, err
 }
 
 // mode is that of a file by its place: an embedded one has none.

@@ -98,10 +98,25 @@ func TestContents(t *testing.T) {
 
 // TestAnyArch is what packages without programs are called.
 func TestAnyArch(t *testing.T) {
-	p := small(t)
-	p.Name, p.Arch, p.User, p.ConfFiles = "luci-app-x402", AnyArch, "", nil
+	p, err := LuCI(Version{base: "1.0.0"}, time.Unix(1_790_000_000, 0))
+	if err != nil {
+		t.Fatal(err)
+	}
 	if i, a := p.IPK(), p.APK(); i.Arch != "all" || a.Arch != "noarch" || a.Check() != nil || i.Check() != nil {
 		t.Error(i.Arch, a.Arch, i.Check(), a.Check())
+	}
+	b, _, err := p.WriteIPK()
+	if err != nil {
+		t.Fatal(err)
+	}
+	i, err := ipk.Read(bytes.NewReader(b))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, mode := range map[string]fs.FileMode{"usr/libexec/x402-lookup": 0o755, "www/luci-static/resources/view/x402/setup.js": 0o644} {
+		if f := i.Files.Find(name); f == nil || f.Mode != mode {
+			t.Errorf("%s: %v, want mode %v", name, f, mode)
+		}
 	}
 }
 

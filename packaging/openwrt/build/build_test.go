@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -60,10 +61,11 @@ func files(t *testing.T, dir string) (names []string) {
 
 func TestFeeds(t *testing.T) {
 	common := []string{
-		"apk/mipsel_24kc/packages.adb", "apk/mipsel_24kc/x402-agent-1.0.0_rc1-r1.apk",
-		"opkg/mipsel_24kc/Packages", "opkg/mipsel_24kc/Packages.gz", "opkg/mipsel_24kc/x402-agent_1.0.0~rc1-r1_mipsel_24kc.ipk",
+		"apk/mipsel_24kc/luci-app-x402-1.0.0_rc1-r1.apk", "apk/mipsel_24kc/packages.adb", "apk/mipsel_24kc/x402-agent-1.0.0_rc1-r1.apk",
+		"opkg/mipsel_24kc/Packages", "opkg/mipsel_24kc/Packages.gz",
+		"opkg/mipsel_24kc/luci-app-x402_1.0.0~rc1-r1_all.ipk", "opkg/mipsel_24kc/x402-agent_1.0.0~rc1-r1_mipsel_24kc.ipk",
 	}
-	signed := []string{common[0], common[1], "apk/x402.pem", "opkg/0102030405060708", common[2], common[3], "opkg/mipsel_24kc/Packages.sig", common[4]}
+	signed := slices.Concat(common[:3], []string{"apk/x402.pem", "opkg/0102030405060708"}, common[3:5], []string{"opkg/mipsel_24kc/Packages.sig"}, common[5:])
 	for name, want := range map[string][]string{"unsigned": common, "signed": signed} {
 		t.Run(name, func(t *testing.T) {
 			j := newJob(t, name == "signed")

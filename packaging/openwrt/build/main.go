@@ -1,5 +1,5 @@
 // Command build makes x402-agent's packages for OpenWrt from the programs that
-// scripts/cross.sh built, and a feed of each architecture.
+// scripts/cross.sh built, and a feed of each architecture with them and the pages.
 //
 //	build [flags] ARCH...
 //
@@ -131,21 +131,34 @@ func (j job) arch(arch string) (sizes [2]int, err error) {
 	if err != nil {
 		return sizes, err
 	}
-	if sizes[0], err = j.opkg(p); err == nil {
-		sizes[1], err = j.apkTools(p)
+	pages, err := openwrt.LuCI(j.version, j.time)
+	if err != nil {
+		return sizes, err
+	}
+	feed := []openwrt.Package{p, pages}
+	if sizes[0], err = j.opkg(arch, feed); err == nil {
+		sizes[1], err = j.apkTools(arch, feed)
 	}
 	return sizes, err
 }
 
-func (j job) opkg(p openwrt.Package) (int, error) {
-	b, entry, err := p.WriteIPK()
-	if err != nil {
-		return 0, err
+// opkg makes an architecture's feed for opkg and returns the size of the first
+// package in it.
+func (j job) opkg(arch string, feed []openwrt.Package) (size int, err error) {
+	files := map[string][]byte{}
+	var entries []ipk.Entry
+	for _, p := range feed {
+		b, entry, err := p.WriteIPK()
+		if err != nil {
+			return 0, err
+		}
+		if _, err := ipk.Read(bytes.NewReader(b)); err != nil {
+			return 0, err
+		}
+		files[entry.Filename] = b
+		entries = append(entries, entry)
 	}
-	if _, err := ipk.Read(bytes.NewReader(b)); err != nil {
-		return 0, err
-	}
-	index := ipk.Index([]ipk.Entry{entry})
+	index := ipk.Index(entries)
 	var packed bytes.Buffer
 	z := gzip.NewWriter(&packed)
 	if _, err := z.Write(index); err != nil {
@@ -154,7 +167,7 @@ func (j job) opkg(p openwrt.Package) (int, error) {
 	if err := z.Close(); err != nil {
 		return 0, err
 	}
-	files := map[string][]byte{entry.Filename: b, "Packages": index, "Packages.gz": packed.Bytes()}
+	files["Packages"], files["Packages.gz"] = index, packed.Bytes()
 	if j.usign != nil {
 		sig := j.usign.Sign(index)
 		if err := j.usign.Public().Verify(index, sig); err != nil {
@@ -162,31 +175,40 @@ func (j job) opkg(p openwrt.Package) (int, error) {
 		}
 		files["Packages.sig"] = sig
 	}
-	return len(b), j.write("opkg", p.Arch, files)
+	return len(files[entries[0].Filename]), j.write("opkg", arch, files)
 }
 
-func (j job) apkTools(p openwrt.Package) (int, error) {
+// apkTools makes an architecture's feed for apk and returns the size of the first
+// package in it.
+func (j job) apkTools(arch string, feed []openwrt.Package) (size int, err error) {
 	var keys []apk.Key
 	var by *apk.PublicKey
 	if j.apk != nil {
 		public := j.apk.Public()
 		keys, by = []apk.Key{*j.apk}, &public
 	}
-	b, entry, err := p.WriteAPK(keys...)
-	if err != nil {
-		return 0, err
-	}
-	if _, err := apk.Read(bytes.NewReader(b), by); err != nil {
-		return 0, err
+	files := map[string][]byte{}
+	var entries []apk.Entry
+	for _, p := range feed {
+		b, entry, err := p.WriteAPK(keys...)
+		if err != nil {
+			return 0, err
+		}
+		if _, err := apk.Read(bytes.NewReader(b), by); err != nil {
+			return 0, err
+		}
+		files[p.APK().Filename()] = b
+		entries = append(entries, entry)
 	}
 	var index bytes.Buffer
-	if err := apk.WriteIndex(&index, "x402", []apk.Entry{entry}, keys...); err != nil {
+	if err := apk.WriteIndex(&index, "x402", entries, keys...); err != nil {
 		return 0, err
 	}
 	if _, _, err := apk.ReadIndex(bytes.NewReader(index.Bytes()), by); err != nil {
 		return 0, err
 	}
-	return len(b), j.write("apk", p.Arch, map[string][]byte{p.APK().Filename(): b, "packages.adb": index.Bytes()})
+	files["packages.adb"] = index.Bytes()
+	return len(files[feed[0].APK().Filename()]), j.write("apk", arch, files)
 }
 
 // write replaces a feed's folder.

@@ -29,7 +29,7 @@ func Compile(all []Message) []byte {
 			add(hash(m.ID), 1, m.Text)
 		}
 	}
-	slices.SortFunc(rows, func(a, b row) int { return cmp.Compare(a.key, b.key) })
+	slices.SortStableFunc(rows, func(a, b row) int { return cmp.Compare(a.key, b.key) })
 	begin := uint32(len(b))
 	for _, r := range rows {
 		for _, n := range []uint32{r.key, r.kind, r.at, r.size} {

@@ -14,14 +14,19 @@ import (
 //go:embed htdocs root po
 var embedded embed.FS
 
-// Installed is what a package does after its files are there and after they are
-// gone: LuCI forgets its menu, and rpcd reads its rights again.
-const Installed = `[ -n "$IPKG_INSTROOT" ] || {
+// Installed is what a package does after its files have come: LuCI forgets its
+// menu, and rpcd reads the rights. Removed is what it does before they go.
+const (
+	Installed = `[ -n "$IPKG_INSTROOT" ] || {
 	rm -rf /tmp/luci-indexcache* /tmp/luci-modulecache
 	/etc/init.d/rpcd reload 2>/dev/null
 }
 exit 0
 `
+	Removed = `[ -n "$IPKG_INSTROOT" ] || rm -rf /tmp/luci-indexcache* /tmp/luci-modulecache
+exit 0
+`
+)
 
 // catalogs are the names that LuCI has for the languages of po's folders.
 var catalogs = map[string]string{"de": "de", "es": "es", "zh_Hans": "zh-cn"}

@@ -296,7 +296,8 @@ func TestFiles(t *testing.T) {
 	}
 }
 
-// TestOptions holds the settings that the pages write to those of agent.toml.
+// TestOptions holds the settings that the pages write to those of agent.toml, and
+// to those that the service takes.
 func TestOptions(t *testing.T) {
 	b, err := os.ReadFile("../../agent.toml")
 	if err != nil {
@@ -316,6 +317,13 @@ func TestOptions(t *testing.T) {
 			known[table+"."+m[2]] = true
 		}
 	}
+	service, err := os.ReadFile("../files/usr/share/x402-agent/agent.sh")
+	if err != nil {
+		t.Fatal(err)
+	}
+	maps.DeleteFunc(known, func(key string, _ bool) bool {
+		return !strings.Contains(string(service), key+" ") && !strings.Contains(string(service), key+")")
+	})
 	policy, err := os.ReadFile("htdocs/luci-static/resources/view/x402/policy.js")
 	if err != nil {
 		t.Fatal(err)
@@ -328,7 +336,7 @@ func TestOptions(t *testing.T) {
 		}
 		found++
 		if key := section + "." + m[2] + m[3] + m[4]; !known[key] {
-			t.Errorf("policy.js: there is no %s in agent.toml", key)
+			t.Errorf("policy.js: there is no %s", key)
 		}
 	}
 	if found < 20 {
@@ -340,7 +348,7 @@ func TestOptions(t *testing.T) {
 	}
 	for _, m := range regexp.MustCompile(`\b[gs]et\('(\w+)', '(\w+)'`).FindAllStringSubmatch(string(begin), -1) {
 		if !known[m[1]+"."+m[2]] {
-			t.Errorf("start.js: there is no %s.%s in agent.toml", m[1], m[2])
+			t.Errorf("start.js: there is no %s.%s", m[1], m[2])
 		}
 	}
 }
