@@ -155,8 +155,12 @@ func (t Token) ReceiveDigest(a Authorization) Hash { return t.authorization(rece
 // (EIP-3009 transferWithAuthorization).
 func (t Token) TransferDigest(a Authorization) Hash { return t.authorization(transferType, a) }
 
+// Separator returns the hash of the domain, which a token's contract tells as
+// DOMAIN_SEPARATOR (EIP-2612).
+func (t Token) Separator() Hash { return separator(t.Name, t.Version, t.ChainID, t.Address) }
+
 func (t Token) authorization(typ Hash, a Authorization) Hash {
-	return typedHash(separator(t.Name, t.Version, t.ChainID, t.Address),
+	return typedHash(t.Separator(),
 		hashStruct(typ, addressWord(a.From), addressWord(a.To), uintWord(uint64(a.Value)),
 			uintWord(a.ValidAfter), uintWord(a.ValidBefore), a.Nonce))
 }

@@ -45,7 +45,7 @@ func (op Issue) encode(e *encoder) {
 func (op Issue) touch(_ Params, t *Touch) { t.Accounts = append(t.Accounts, op.To) }
 
 func (op Issue) apply(s *State, _ uint64) (amount, fee channel.Amount, err error) {
-	if err := checkOrder(op.To, op.Amount, op.Memo); err != nil {
+	if err := s.Params.checkOrder(op.To, op.Amount, op.Memo); err != nil {
 		return 0, 0, err
 	}
 	if err := add(&s.Totals.Issued, op.Amount); err != nil {
@@ -66,7 +66,7 @@ func (op Redeem) encode(e *encoder) {
 func (op Redeem) touch(_ Params, t *Touch) { t.Accounts = append(t.Accounts, op.From) }
 
 func (op Redeem) apply(s *State, _ uint64) (amount, fee channel.Amount, err error) {
-	if err := checkOrder(op.From, op.Amount, op.Memo); err != nil {
+	if err := s.Params.checkOrder(op.From, op.Amount, op.Memo); err != nil {
 		return 0, 0, err
 	}
 	if have := s.Accounts[op.From]; have < op.Amount {
@@ -78,9 +78,9 @@ func (op Redeem) apply(s *State, _ uint64) (amount, fee channel.Amount, err erro
 	return op.Amount, 0, s.debit(op.From, op.Amount)
 }
 
-func checkOrder(a channel.Address, amount channel.Amount, memo string) error {
+func (p Params) checkOrder(a channel.Address, amount channel.Amount, memo string) error {
 	switch {
-	case !owned(a):
+	case !p.owned(a):
 		return refuse(x402.ErrAddress, "nobody owns account %s", a)
 	case amount == 0:
 		return refuse(x402.ErrAmount, "amount is zero")
@@ -91,8 +91,8 @@ func checkOrder(a channel.Address, amount channel.Amount, memo string) error {
 }
 
 // owned reports whether credit sent to a could ever be spent.
-func owned(a channel.Address) bool {
-	return !a.IsZero() && a != channel.SettlementContract() && a != channel.ERC3009Collector()
+func (p Params) owned(a channel.Address) bool {
+	return !a.IsZero() && a != p.Domain().Contract && a != p.DepositCollector()
 }
 
 func (Transfer) kind() Kind { return KindTransfer }
@@ -109,7 +109,7 @@ func (op Transfer) touch(_ Params, t *Touch) {
 
 func (op Transfer) apply(s *State, now uint64) (amount, fee channel.Amount, err error) {
 	a := op.Authorization
-	if !owned(a.To) {
+	if !s.Params.owned(a.To) {
 		return 0, 0, refuse(x402.ErrExactRecipient, "nobody owns account %s", a.To)
 	}
 	if a.Value == 0 {

@@ -14,6 +14,18 @@ type Report struct {
 	Accounts  int // records of each kind
 	Receivers int
 	Channels  int
+
+	Chain *ChainReport `json:",omitempty"` // of a home on a chain, which has this instead
+}
+
+// A ChainReport is what a home on a chain has sent.
+type ChainReport struct {
+	Network      string
+	Account      channel.Address // that sent it
+	Transactions int
+	Reverted     int    // of them
+	Waiting      int    // operations that have not ended
+	Gas          uint64 // used, ever
 }
 
 // Replay audits a ledger: live, which holds all its records, must add up, and

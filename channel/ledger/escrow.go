@@ -55,17 +55,19 @@ func (op Deposit) encode(e *encoder) {
 	e.bytes(op.Signature[:])
 }
 
-func (op Deposit) authorization(id channel.ID) channel.Authorization {
-	return x402.ERC3009Authorization{
+func (op Deposit) authorization(p Params, id channel.ID) channel.Authorization {
+	a := x402.ERC3009Authorization{
 		ValidAfter: x402.Decimal(op.ValidAfter), ValidBefore: x402.Decimal(op.ValidBefore), Salt: op.Salt,
 	}.For(id, op.Config.Payer, op.Amount)
+	a.To = p.DepositCollector()
+	return a
 }
 
 func (op Deposit) touch(p Params, t *Touch) {
 	id := p.Domain().ID(op.Config)
 	t.Accounts = append(t.Accounts, op.Config.Payer)
 	t.Channels = append(t.Channels, id)
-	t.Nonces = append(t.Nonces, NonceKey{op.Config.Payer, op.authorization(id).Nonce})
+	t.Nonces = append(t.Nonces, NonceKey{op.Config.Payer, op.authorization(p, id).Nonce})
 }
 
 func (op Deposit) apply(s *State, now uint64) (amount, fee channel.Amount, err error) {
@@ -76,7 +78,7 @@ func (op Deposit) apply(s *State, now uint64) (amount, fee channel.Amount, err e
 		return 0, 0, refuse(x402.ErrDepositPayload, "deposit of zero")
 	}
 	id := s.Params.Domain().ID(op.Config)
-	a := op.authorization(id)
+	a := op.authorization(s.Params, id)
 	err = s.authorize(a, op.Signature, now, authorizeCodes{
 		digest: s.Params.Asset().ReceiveDigest(a),
 		after:  x402.ErrValidAfter, before: x402.ErrValidBefore,
@@ -107,7 +109,7 @@ func checkConfig(p Params, c channel.Config) error {
 	case c.WithdrawDelay < channel.MinWithdrawDelay || c.WithdrawDelay > channel.MaxWithdrawDelay:
 		return refuse(x402.ErrWithdrawDelayRange, "withdraw delay %d s is not between %d and %d",
 			c.WithdrawDelay, channel.MinWithdrawDelay, channel.MaxWithdrawDelay)
-	case !owned(c.Payer), c.PayerAuthorizer.IsZero(), !owned(c.Receiver), c.ReceiverAuthorizer.IsZero():
+	case !p.owned(c.Payer), c.PayerAuthorizer.IsZero(), !p.owned(c.Receiver), c.ReceiverAuthorizer.IsZero():
 		return refuse(x402.ErrDepositPayload, "channel needs a payer, a receiver and an authorizer of each")
 	}
 	return nil
@@ -196,13 +198,11 @@ func (op InitiateWithdraw) apply(s *State, now uint64) (amount, fee channel.Amou
 	err = checkWithdraw(s.Params, ch, op.Signature, x402.Withdraw{
 		Step: x402.WithdrawInitiate, Channel: id, Amount: op.Amount, Nonce: x402.Decimal(op.Nonce),
 	})
-	switch {
-	case err != nil:
+	if err == nil {
+		err = ch.MayInitiate(op.Amount)
+	}
+	if err != nil {
 		return 0, 0, err
-	case ch.WithdrawAt != 0:
-		return 0, 0, refuse(x402.ErrWithdrawPending, "a withdrawal is pending since %d", ch.WithdrawAt)
-	case op.Amount == 0 || op.Amount > ch.Balance-ch.Claimed:
-		return 0, 0, refuse(x402.ErrWithdrawAmount, "withdrawal of %s, the channel has %s unclaimed", op.Amount, ch.Balance-ch.Claimed)
 	}
 	ch.WithdrawNonce++
 	ch.WithdrawAmount, ch.WithdrawAt = op.Amount, now
@@ -229,13 +229,11 @@ func (op FinalizeWithdraw) apply(s *State, now uint64) (amount, fee channel.Amou
 	err = checkWithdraw(s.Params, ch, op.Signature, x402.Withdraw{
 		Step: x402.WithdrawFinalize, Channel: id, Nonce: x402.Decimal(op.Nonce),
 	})
-	switch {
-	case err != nil:
+	if err == nil {
+		err = ch.MayFinalize(now)
+	}
+	if err != nil {
 		return 0, 0, err
-	case ch.WithdrawAt == 0:
-		return 0, 0, refuse(x402.ErrWithdrawNotPending, "no withdrawal is pending")
-	case now < ch.FinalizeAfter():
-		return 0, 0, refuse(x402.ErrWithdrawDelay, "the withdrawal can be finalized at %d, it is %d", ch.FinalizeAfter(), now)
 	}
 	amount = min(ch.WithdrawAmount, ch.Balance-ch.Claimed)
 	ch.WithdrawAmount, ch.WithdrawAt = 0, 0
@@ -245,6 +243,30 @@ func (op FinalizeWithdraw) apply(s *State, now uint64) (amount, fee channel.Amou
 		return 0, 0, err
 	}
 	return amount, 0, s.credit(ch.Config.Payer, amount)
+}
+
+// MayInitiate refuses a withdrawal that cannot begin, whoever asks for it.
+func (c Channel) MayInitiate(amount channel.Amount) error {
+	switch {
+	case c == Channel{}:
+		return refuse(x402.ErrChannelNotFound, "no such channel")
+	case c.WithdrawAt != 0:
+		return refuse(x402.ErrWithdrawPending, "a withdrawal is pending since %d", c.WithdrawAt)
+	case amount == 0 || amount > c.Balance-c.Claimed:
+		return refuse(x402.ErrWithdrawAmount, "withdrawal of %s, the channel has %s unclaimed", amount, c.Balance-c.Claimed)
+	}
+	return nil
+}
+
+// MayFinalize refuses to end a withdrawal that cannot end yet.
+func (c Channel) MayFinalize(now uint64) error {
+	switch {
+	case c.WithdrawAt == 0:
+		return refuse(x402.ErrWithdrawNotPending, "no withdrawal is pending")
+	case now < c.FinalizeAfter():
+		return refuse(x402.ErrWithdrawDelay, "the withdrawal can be finalized at %d, it is %d", c.FinalizeAfter(), now)
+	}
+	return nil
 }
 
 func checkWithdraw(p Params, ch Channel, sig channel.Signature, w x402.Withdraw) error {

@@ -19,6 +19,7 @@
 package ledger
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 
@@ -35,11 +36,26 @@ type Params struct {
 	Token         channel.Address // the one asset
 	Name, Version string          // its EIP-712 domain
 	FeeDivisor    uint64          // 0: no fee
+
+	// Where the contracts are; zero: at their canonical addresses.
+	Contract, Collector channel.Address
 }
 
 // Domain is the EIP-712 domain of the ledger's channels.
 func (p Params) Domain() channel.Domain {
-	return channel.Domain{ChainID: p.ChainID, Contract: channel.SettlementContract()}
+	d := channel.Domain{ChainID: p.ChainID, Contract: p.Contract}
+	if d.Contract.IsZero() {
+		d.Contract = channel.SettlementContract()
+	}
+	return d
+}
+
+// DepositCollector is the address to which deposits are authorized.
+func (p Params) DepositCollector() channel.Address {
+	if p.Collector.IsZero() {
+		return channel.ERC3009Collector()
+	}
+	return p.Collector
 }
 
 // Asset is the EIP-712 domain of the ledger's asset.
@@ -134,6 +150,10 @@ type State struct {
 	Nonces    map[NonceKey]bool
 
 	Receipt Receipt // of the transaction that led here
+
+	// Time is the home's clock as of these records, in Unix seconds; 0: it has
+	// none, and its transactions carry whatever their submitter's says.
+	Time uint64
 }
 
 // NewState returns an empty ledger.
@@ -172,6 +192,10 @@ type Receipt struct {
 	Amount channel.Amount // what moved: deposited, claimed, paid out after the fee, …
 	Fee    channel.Amount
 }
+
+// ErrLater is wrapped by an error of a home's Submit that means neither yes nor
+// no: the transaction may be on its way, and the same one submitted again tells.
+var ErrLater = errors.New("not decided yet")
 
 // A RefusedError says why a transaction was not applied. Nothing changed.
 type RefusedError struct {

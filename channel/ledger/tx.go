@@ -53,6 +53,9 @@ type Op interface {
 	apply(s *State, now uint64) (amount, fee channel.Amount, err error)
 }
 
+// Kind is that of its operation.
+func (tx Tx) Kind() Kind { return tx.Op.kind() }
+
 // Touches names the records that Apply needs in its State.
 func (tx Tx) Touches(p Params) Touch {
 	var t Touch

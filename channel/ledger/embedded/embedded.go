@@ -32,11 +32,13 @@ var ErrInUse = errors.New("ledger in use by another process")
 // ErrNoLedger is returned by OpenReadOnly for a directory without a ledger.
 var ErrNoLedger = errors.New("no ledger here")
 
+// DBFile is the database's name in its folder.
+const DBFile = "ledger.db"
+
 const (
 	schema      = 2
 	lockTimeout = time.Second
 
-	dbFile  = "ledger.db"
 	keyFile = "ledger.key"
 
 	// The EIP-712 domain of the asset. Wallets show the name to those who sign:
@@ -92,7 +94,7 @@ func Open(dir string) (*Ledger, error) {
 
 // OpenReadOnly opens an existing ledger for Read and Audit.
 func OpenReadOnly(dir string) (*Ledger, error) {
-	if _, err := os.Stat(filepath.Join(dir, dbFile)); errors.Is(err, fs.ErrNotExist) {
+	if _, err := os.Stat(filepath.Join(dir, DBFile)); errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("%s: %w", dir, ErrNoLedger)
 	}
 	db, err := openDB(dir, true)
@@ -107,7 +109,7 @@ func OpenReadOnly(dir string) (*Ledger, error) {
 }
 
 func openDB(dir string, readOnly bool) (*bolt.DB, error) {
-	db, err := bolt.Open(filepath.Join(dir, dbFile), 0o600, &bolt.Options{
+	db, err := bolt.Open(filepath.Join(dir, DBFile), 0o600, &bolt.Options{
 		Timeout:  lockTimeout,
 		ReadOnly: readOnly,
 		// Rebuilding the free list at start is cheaper than writing it with

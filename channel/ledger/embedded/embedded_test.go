@@ -170,7 +170,7 @@ func TestInterruptedCreation(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	db, err := bolt.Open(filepath.Join(dir, dbFile), 0o600, nil)
+	db, err := bolt.Open(filepath.Join(dir, DBFile), 0o600, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -268,7 +268,7 @@ func TestCancelled(t *testing.T) {
 func TestKeyIsPrivate(t *testing.T) {
 	dir := t.TempDir()
 	l := open(t, dir)
-	for _, name := range []string{keyFile, dbFile} {
+	for _, name := range []string{keyFile, DBFile} {
 		info, err := os.Stat(filepath.Join(dir, name))
 		if err != nil || info.Mode().Perm() != 0o600 {
 			t.Errorf("%s: %v, %v", name, info.Mode(), err)
