@@ -3,6 +3,7 @@ package x402
 import (
 	"bytes"
 	"encoding/base64"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -76,6 +77,26 @@ func DecodeRequired(s string) (PaymentRequired, error) {
 		}
 	}
 	return p, nil
+}
+
+// HexBytes are written as 0x and hexadecimal digits.
+type HexBytes []byte
+
+// MarshalText writes the digits.
+func (h HexBytes) MarshalText() ([]byte, error) { return hex.AppendEncode([]byte("0x"), h), nil }
+
+// UnmarshalText reads them.
+func (h *HexBytes) UnmarshalText(text []byte) error {
+	digits, ok := bytes.CutPrefix(text, []byte("0x"))
+	if !ok {
+		return errors.New("hexadecimal: does not start with 0x")
+	}
+	b, err := hex.AppendDecode(nil, digits)
+	if err != nil {
+		return errors.New("hexadecimal: not even digits 0 to 9 and a to f")
+	}
+	*h = b
+	return nil
 }
 
 // checkJSON walks data once and applies the rules that encoding/json does not.

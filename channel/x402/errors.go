@@ -76,6 +76,12 @@ const (
 	ErrNotFound           = "not_found"
 	ErrUnavailable        = "ledger_unavailable"
 	ErrBusy               = "busy"
+
+	// On a chain of others: what only the operator of a ledger of ours can do,
+	// what its payer must send himself, and what is kept until it is worth its gas.
+	ErrNotOnChain          = "not_on_chain"
+	ErrWithdrawTransaction = "withdraw_needs_transaction"
+	ErrPending             = "settlement_pending"
 )
 
 const batch = "invalid_batch_settlement_evm_"

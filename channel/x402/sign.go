@@ -122,6 +122,11 @@ type Withdraw struct {
 	Amount    channel.Amount    `json:"amount"` // of an initiate; "0" in a finalize
 	Nonce     Decimal           `json:"nonce"`
 	Signature channel.Signature `json:"signature"`
+
+	// On a chain the payer's account sends the withdrawal itself. This is his
+	// transaction, signed, as eth_sendRawTransaction takes it; nonce and signature
+	// above do not matter then.
+	Transaction HexBytes `json:"transaction,omitempty"`
 }
 
 // Digest returns what w.Signature signs on d.
