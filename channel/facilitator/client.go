@@ -38,6 +38,14 @@ func (e *RefusedError) Error() string {
 	return "refused: " + e.Message + " (" + e.Code + ")"
 }
 
+// Pending reports whether err says that a claim or a settlement is kept by the
+// facilitator and sent to the chain when it is worth its gas, or when the payer
+// withdraws. There is nothing more to do about it.
+func Pending(err error) bool {
+	refused, ok := errors.AsType[*RefusedError](err)
+	return ok && refused.Code == x402.ErrPending
+}
+
 // An Answer is what a facilitator answered, of whatever status.
 type Answer struct {
 	Status   int

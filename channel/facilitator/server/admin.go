@@ -79,8 +79,27 @@ func (s *Server) admin() http.Handler {
 			return ledger.Redeem{Ref: o.Ref, From: o.Address, Amount: o.Amount, Memo: o.Memo}
 		})
 	})
+	mux.HandleFunc("POST /flush", s.flush)
 	mux.HandleFunc("GET /audit", s.audit)
 	return mux
+}
+
+// Flushed says how many claims and settlements waited.
+type Flushed struct {
+	Waiting int `json:"waiting"`
+}
+
+func (s *Server) flush(w http.ResponseWriter, r *http.Request) {
+	if s.chain == nil {
+		writeError(w, http.StatusNotFound, x402.ErrNotFound, "nothing ever waits here: claims on this ledger are free")
+		return
+	}
+	n, err := s.chain.Flush(r.Context())
+	if err != nil {
+		writeError(w, http.StatusServiceUnavailable, x402.ErrUnavailable, err.Error())
+		return
+	}
+	writeJSON(w, http.StatusOK, Flushed{n})
 }
 
 func (s *Server) order(w http.ResponseWriter, r *http.Request, op func(Order) ledger.Op) {
@@ -149,6 +168,12 @@ func (o *Operator) Redeem(ctx context.Context, order Order) (r OrderReceipt, err
 func (o *Operator) Audit(ctx context.Context) (r ledger.Report, err error) {
 	err = o.call(ctx, "GET", "/audit", nil, &r)
 	return r, err
+}
+
+// Flush has the facilitator send what waits to be worth its gas.
+func (o *Operator) Flush(ctx context.Context) (f Flushed, err error) {
+	err = o.call(ctx, "POST", "/flush", nil, &f)
+	return f, err
 }
 
 func (o *Operator) call(ctx context.Context, method, path string, in, out any) error {

@@ -109,11 +109,12 @@ func checkExact(p x402.Exact, r x402.Requirements) error {
 
 // simulate applies op to a copy of the present state.
 func (s *Server) simulate(ctx context.Context, op ledger.Op) error {
-	tx := ledger.Tx{Time: now(), Op: op}
+	tx := ledger.Tx{Op: op}
 	st, err := s.ledger.Read(ctx, tx.Touches(s.params))
 	if err != nil {
 		return err
 	}
+	tx.Time = timeOf(st)
 	_, err = ledger.Apply(st, tx)
 	return err
 }

@@ -55,9 +55,20 @@ type Ledger interface {
 	Audit(context.Context) (ledger.Report, error)
 }
 
+// A Chain is what a Ledger is besides whose money is a chain's of others.
+type Chain interface {
+	// Health says why the chain cannot be used at present, or nil.
+	Health() error
+	// Withdraw passes on the payer's own transaction for a step of a withdrawal
+	// from the channel of the configuration, which is zero if it is not known.
+	Withdraw(context.Context, channel.Config, x402.Withdraw) (ledger.Receipt, error)
+	// Flush has what waits to be worth its gas sent now, and says how much waits.
+	Flush(context.Context) (int, error)
+}
+
 // Config configures a Server.
 type Config struct {
-	Ledger Ledger
+	Ledger Ledger          // may be a Chain too
 	Signer channel.Address // announced as the one who submits transactions; zero: nobody
 	Dev    bool            // have a faucet, which gives credit to anyone
 	Logger *slog.Logger    // nil: log nothing
@@ -67,6 +78,7 @@ type Config struct {
 // so those of one channel, run one after the other.
 type Server struct {
 	ledger  Ledger
+	chain   Chain // nil: the ledger is the operator's own
 	params  ledger.Params
 	signer  channel.Address
 	dev     bool
@@ -96,7 +108,8 @@ func New(cfg Config) (*Server, error) {
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
-	s.metrics = newMetrics(s.ledger)
+	s.chain, _ = cfg.Ledger.(Chain)
+	s.metrics = newMetrics(s.ledger, s.chain == nil)
 	s.routes()
 	return s, nil
 }
@@ -157,7 +170,7 @@ func (r *recorder) WriteHeader(status int) {
 
 func (s *Server) supported(w http.ResponseWriter, _ *http.Request) {
 	domain := s.params.Domain()
-	collector := channel.ERC3009Collector()
+	collector := s.params.DepositCollector()
 	extra := &x402.KindExtra{
 		Asset: &s.params.Token, Name: s.params.Name, Version: s.params.Version,
 		Contract: &domain.Contract, Collector: &collector, FeeDivisor: s.params.FeeDivisor,
@@ -185,9 +198,9 @@ func (s *Server) channel(w http.ResponseWriter, r *http.Request) {
 	c, exists := st.Channels[id]
 	info := x402.ChannelInfo{
 		ChannelState: c.Message(id), Exists: exists, WithdrawAmt: c.WithdrawAmount,
-		FinalizeAfter: c.FinalizeAfter(), WithdrawNonce: x402.Decimal(c.WithdrawNonce), Time: now(),
+		FinalizeAfter: c.FinalizeAfter(), WithdrawNonce: x402.Decimal(c.WithdrawNonce), Time: timeOf(st),
 	}
-	if exists {
+	if exists && !c.Config.Payer.IsZero() { // a chain knows the hash only
 		info.Config = &c.Config
 	}
 	writeJSON(w, http.StatusOK, info)
@@ -211,6 +224,10 @@ func (s *Server) account(w http.ResponseWriter, r *http.Request) {
 }
 
 func (s *Server) totals(w http.ResponseWriter, r *http.Request) {
+	if s.chain != nil {
+		writeError(w, http.StatusNotFound, x402.ErrNotOnChain, "nobody counts all that is on "+s.params.Network())
+		return
+	}
 	st, ok := s.read(w, r, ledger.Touch{})
 	if !ok {
 		return
@@ -254,6 +271,9 @@ func (s *Server) health(w http.ResponseWriter, r *http.Request) {
 		h.Height = st.Totals.Height
 		err = st.Totals.Check()
 	}
+	if err == nil && s.chain != nil {
+		err = s.chain.Health()
+	}
 	if f := s.fault.Load(); err == nil && f != nil && time.Since(f.when) < faultTime {
 		err = f.err
 	}
@@ -265,9 +285,14 @@ func (s *Server) health(w http.ResponseWriter, r *http.Request) {
 	writeJSON(w, http.StatusOK, h)
 }
 
-// submit runs op at the present time, and keeps the books of the outcome.
+// submit runs op at the present time.
 func (s *Server) submit(ctx context.Context, op ledger.Op) (ledger.Receipt, error) {
 	r, err := s.ledger.Submit(ctx, ledger.Tx{Time: now(), Op: op})
+	return s.booked(ctx, r, err)
+}
+
+// booked keeps the books of an outcome.
+func (s *Server) booked(ctx context.Context, r ledger.Receipt, err error) (ledger.Receipt, error) {
 	refused, ok := errors.AsType[*ledger.RefusedError](err)
 	switch {
 	case err == nil:
@@ -277,6 +302,8 @@ func (s *Server) submit(ctx context.Context, op ledger.Op) (ledger.Receipt, erro
 	case ok:
 		s.metrics.refused.WithLabelValues(refused.Code).Inc()
 		s.log.Debug("transaction refused", "code", refused.Code, "err", err)
+	case errors.Is(err, ledger.ErrLater):
+		s.log.Debug("transaction not decided yet", "err", err)
 	case ctx.Err() == nil: // not merely a client who left
 		s.fault.Store(&fault{err, time.Now()})
 		s.metrics.failed.Inc()
@@ -285,8 +312,16 @@ func (s *Server) submit(ctx context.Context, op ledger.Op) (ledger.Receipt, erro
 	return r, err
 }
 
-// now is the ledger's clock: Unix seconds, at least 1.
+// now is the clock of a ledger that has none: Unix seconds, at least 1.
 func now() uint64 { return uint64(max(time.Now().Unix(), 1)) }
+
+// timeOf is the ledger's clock at st.
+func timeOf(st ledger.State) uint64 {
+	if st.Time != 0 {
+		return st.Time
+	}
+	return now()
+}
 
 // decode reads the body of a request, or answers why it cannot; fail shapes
 // that answer.

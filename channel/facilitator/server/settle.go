@@ -32,13 +32,13 @@ func (s *Server) settle(w http.ResponseWriter, r *http.Request) {
 	out := x402.SettlementResponse{Payer: payerOf(p), Amount: &receipt.Amount}
 	switch {
 	case p.Deposit != nil:
-		out.Extra = s.stateExtra(r.Context(), p.Deposit.Config)
+		out.Extra = s.stateExtra(r.Context(), s.params.Domain().ID(p.Deposit.Config))
 	case p.Refund != nil:
-		out.Extra = s.stateExtra(r.Context(), p.Refund.Config)
+		out.Extra = s.stateExtra(r.Context(), s.params.Domain().ID(p.Refund.Config))
 	case p.Claim != nil:
 		out.Amount = nil // only the accounting changes
 		if len(p.Claim.Claims) == 1 {
-			out.Extra = s.stateExtra(r.Context(), p.Claim.Claims[0].Voucher.Channel)
+			out.Extra = s.stateExtra(r.Context(), s.params.Domain().ID(p.Claim.Claims[0].Voucher.Channel))
 		}
 	case p.Settle != nil:
 		out.Extra = &x402.SettlementExtra{Fee: &receipt.Fee}
@@ -88,20 +88,29 @@ func (s *Server) withdraw(w http.ResponseWriter, r *http.Request) {
 		s.answerError(w, nil, refusal(x402.ErrChannelNotFound, "no channel "+m.Channel.String()))
 		return
 	}
-	op, err := ledger.WithdrawOf(m, ch.Config)
-	var receipt ledger.Receipt
-	if err == nil {
-		receipt, err = s.submit(r.Context(), op)
-	}
+	receipt, err := s.withdrawFrom(r.Context(), ch.Config, m)
 	if err != nil {
 		s.answerError(w, &ch.Config.Payer, err)
 		return
 	}
-	out := x402.SettlementResponse{Payer: &ch.Config.Payer, Extra: s.stateExtra(r.Context(), ch.Config)}
+	out := x402.SettlementResponse{Payer: &ch.Config.Payer, Extra: s.stateExtra(r.Context(), m.Channel)}
 	if m.Step == x402.WithdrawFinalize {
 		out.Amount = &receipt.Amount
 	}
 	s.answer(w, out, receipt)
+}
+
+// withdrawFrom does one step of a withdrawal, or has the chain do it.
+func (s *Server) withdrawFrom(ctx context.Context, c channel.Config, m x402.Withdraw) (ledger.Receipt, error) {
+	if s.chain != nil {
+		r, err := s.chain.Withdraw(ctx, c, m)
+		return s.booked(ctx, r, err)
+	}
+	op, err := ledger.WithdrawOf(m, c)
+	if err != nil {
+		return ledger.Receipt{}, err
+	}
+	return s.submit(ctx, op)
 }
 
 // faucet answers POST /v1/faucet.
@@ -127,8 +136,7 @@ func (s *Server) faucet(w http.ResponseWriter, r *http.Request) {
 
 // stateExtra is the channel's present state for an answer. An answer is not
 // held back because it cannot be read: the transaction is done.
-func (s *Server) stateExtra(ctx context.Context, c channel.Config) *x402.SettlementExtra {
-	id := s.params.Domain().ID(c)
+func (s *Server) stateExtra(ctx context.Context, id channel.ID) *x402.SettlementExtra {
 	st, err := s.ledger.Read(ctx, ledger.Touch{Channels: []channel.ID{id}})
 	if err != nil {
 		s.log.Error("ledger read", "err", err)
@@ -154,6 +162,10 @@ func (s *Server) answerError(w http.ResponseWriter, payer *channel.Address, err 
 	}
 	out.ErrorReason = x402.ErrUnexpectedSettle
 	out.ErrorMessage = "the ledger cannot be written at present; send the same request again"
+	if errors.Is(err, ledger.ErrLater) {
+		w.Header().Set("Retry-After", "5")
+		out.ErrorMessage = err.Error() + "; send the same request again"
+	}
 	writeJSON(w, http.StatusServiceUnavailable, out)
 }
 
