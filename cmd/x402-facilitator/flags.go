@@ -21,6 +21,7 @@ func (std stdio) commands() []command {
 		{"run", runHelp, std.run},
 		{"issue", issueHelp, std.issue},
 		{"redeem", redeemHelp, std.redeem},
+		{"settle", settleHelp, std.settle},
 		{"audit", auditHelp, std.audit},
 		{"version", versionHelp, std.version},
 	}

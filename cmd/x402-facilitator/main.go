@@ -1,5 +1,6 @@
 // X402-facilitator settles payment channels for buyers and agents: a ledger of
-// its operator's credit behind the x402 facilitator API. See --help.
+// its operator's credit, or an EVM chain, behind the x402 facilitator API. See
+// --help.
 package main
 
 import (
@@ -15,6 +16,7 @@ import (
 
 	"github.com/depinsim/x402/channel/facilitator/server"
 	"github.com/depinsim/x402/channel/ledger/embedded"
+	"github.com/depinsim/x402/channel/ledger/evm"
 )
 
 // version is set by the linker.
@@ -61,7 +63,9 @@ func hint(err error) string {
 		return "x402-facilitator help lists the commands, x402-facilitator help COMMAND its flags"
 	}
 	switch {
-	case errors.Is(err, embedded.ErrInUse):
+	case errors.Is(err, evm.ErrForeign):
+		return "one facilitator at a time may use a key; once the other is stopped for good, run this one with --take-over"
+	case errors.Is(err, embedded.ErrInUse), errors.Is(err, evm.ErrInUse):
 		return "one facilitator at a time may use a directory; stop the other, or choose another --dir"
 	case errors.Is(err, embedded.ErrNoLedger):
 		return "`x402-facilitator run --dir DIR` creates one"

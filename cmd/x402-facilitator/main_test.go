@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -22,6 +23,7 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/depinsim/x402/channel/ledger"
+	"github.com/depinsim/x402/channel/ledger/evm/evmtest"
 )
 
 // TestMain makes x402-facilitator a command on PATH for every test here.
@@ -68,12 +70,17 @@ func TestHelp(t *testing.T) {
 	}
 }
 
+// TestScripts runs the scripts in testdata. $RPC is the URL of a chain's node,
+// $ASSET the token on it; the file url has an address of that node to keep secret.
 func TestScripts(t *testing.T) {
+	chain := evmtest.Simulated(t, evmtest.Config{ID: 31337})
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata",
 		Setup: func(env *testscript.Env) error {
 			env.Values[processKey{}] = new(holder)
-			return nil
+			env.Setenv("RPC", chain.URL)
+			env.Setenv("ASSET", chain.Params().Token.String())
+			return os.WriteFile(filepath.Join(env.WorkDir, "url"), []byte(chain.URL+"/secret\n"), 0o600)
 		},
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"serve": scriptServe, "quit": scriptStop, "post": scriptPost, "get": scriptGet, "mode": scriptMode, "code": scriptCode,

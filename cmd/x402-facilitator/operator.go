@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
+	"path/filepath"
 	"strings"
 	"text/tabwriter"
 
@@ -13,6 +15,7 @@ import (
 	"github.com/depinsim/x402/channel/facilitator/server"
 	"github.com/depinsim/x402/channel/ledger"
 	"github.com/depinsim/x402/channel/ledger/embedded"
+	"github.com/depinsim/x402/channel/ledger/evm"
 )
 
 // orderFlags are the flags of issue and redeem.
@@ -82,6 +85,23 @@ func (f orderFlags) order(side string) (server.Order, error) {
 	return o, nil
 }
 
+// settle has a facilitator on a chain send what waits.
+func (std stdio) settle(ctx context.Context, f *flags, args []string) error {
+	dir := f.String("dir", "", "")
+	if err := f.parse(args); err != nil {
+		return err
+	}
+	if *dir == "" {
+		return usage("settle: --dir is required")
+	}
+	r, err := server.NewOperator(*dir).Flush(ctx)
+	if err != nil {
+		return fmt.Errorf("settle: %w", err)
+	}
+	_, err = fmt.Fprintf(std.out, "sending what waited: %d operations\n", r.Waiting)
+	return err
+}
+
 func (std stdio) audit(ctx context.Context, f *flags, args []string) error {
 	dir := f.String("dir", "", "")
 	if err := f.parse(args); err != nil {
@@ -104,6 +124,9 @@ func audit(ctx context.Context, dir string) (_ ledger.Report, err error) {
 	if !errors.Is(err, server.ErrNotRunning) {
 		return r, err
 	}
+	if _, serr := os.Stat(filepath.Join(dir, evm.DBFile)); serr == nil { // only a node can tell
+		return r, err
+	}
 	l, err := embedded.OpenReadOnly(dir)
 	if err != nil {
 		return ledger.Report{}, err
@@ -113,6 +136,11 @@ func audit(ctx context.Context, dir string) (_ ledger.Report, err error) {
 }
 
 func printReport(w io.Writer, r ledger.Report) error {
+	if c := r.Chain; c != nil {
+		_, err := fmt.Fprintf(w, "account %s on %s sent %d transactions for %d gas, of which %d were reverted; %d operations wait\n"+
+			"ok: every one that has ended is on the chain as the journal says\n", c.Account, c.Network, c.Transactions, c.Gas, c.Reverted, c.Waiting)
+		return err
+	}
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
 	row := func(cells ...string) { fmt.Fprintln(t, strings.Join(cells, "\t")+"\t") }
 	row("issued", r.Totals.Issued.USD()+" USD")
