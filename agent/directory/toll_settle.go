@@ -118,7 +118,12 @@ func (t *Toll) claim(ctx context.Context, states []channel.State) error {
 		rows = append(rows, x402.ClaimOf(state, c))
 		sum += c - state.Claimed
 	}
-	if _, err := t.fac.Claim(ctx, t.cfg.Payment.Network, x402.SignClaim(t.key, t.domain, rows)); err != nil {
+	_, err := t.fac.Claim(ctx, t.cfg.Payment.Network, x402.SignClaim(t.key, t.domain, rows))
+	if facilitator.Pending(err) {
+		t.log.Info("the facilitator keeps a claim until it is worth its gas", "amount", sum, "channels", len(states))
+		return nil
+	}
+	if err != nil {
 		return fmt.Errorf("claim: %w", err)
 	}
 	t.counts.claimed.Add(uint64(sum))
@@ -151,7 +156,7 @@ func (t *Toll) claimEach(ctx context.Context, states []channel.State) (errs erro
 func (t *Toll) payOut(ctx context.Context) error {
 	p := t.cfg.Payment
 	res, err := t.fac.SettleReceiver(ctx, p.Network, p.PayTo, p.Asset)
-	if refused, ok := errors.AsType[*facilitator.RefusedError](err); ok && refused.Code == x402.ErrNothingToSettle {
+	if refused, ok := errors.AsType[*facilitator.RefusedError](err); ok && refused.Code == x402.ErrNothingToSettle || facilitator.Pending(err) {
 		return nil
 	}
 	if err != nil {
@@ -237,16 +242,19 @@ func (t *Toll) closeOut(ctx context.Context, id channel.ID, refund bool) (state 
 	return state, refunded, err
 }
 
-// refund gives back all of the deposit that is not charged.
+// refund gives back all of the deposit that is not charged. A claim that the
+// facilitator keeps goes along: both happen or neither.
 func (t *Toll) refund(ctx context.Context, state channel.State, due channel.Amount) (channel.Amount, error) {
 	left := state.Balance - due
 	voucher, ok := state.Voucher()
 	if !ok {
 		voucher = channel.Voucher{Channel: state.ID}
 	}
-	_, err := t.fac.Refund(ctx, t.cfg.Payment.Network, x402.RefundRequest{
-		Domain: t.domain, Config: state.Config, Voucher: voucher, Amount: left, Nonce: state.RefundNonce,
-	}.Sign(t.key))
+	req := x402.RefundRequest{Domain: t.domain, Config: state.Config, Voucher: voucher, Amount: left, Nonce: state.RefundNonce}
+	if due > state.Claimed {
+		req.Claims = []x402.VoucherClaim{x402.ClaimOf(state, due)}
+	}
+	_, err := t.fac.Refund(ctx, t.cfg.Payment.Network, req.Sign(t.key))
 	if err != nil {
 		return 0, fmt.Errorf("refund: %w", err)
 	}

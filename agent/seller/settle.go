@@ -169,7 +169,12 @@ func (s *Seller) claim(ctx context.Context, states []channel.State) (channel.Amo
 		rows = append(rows, x402.ClaimOf(state, c))
 		sum += c - state.Claimed
 	}
-	if _, err := s.fac.Claim(ctx, s.cfg.Payment.Network, x402.SignClaim(s.key, s.domain, rows)); err != nil {
+	_, err := s.fac.Claim(ctx, s.cfg.Payment.Network, x402.SignClaim(s.key, s.domain, rows))
+	if facilitator.Pending(err) {
+		s.log.Info("the facilitator keeps a claim until it is worth its gas", "amount", sum, "channels", len(states))
+		return 0, nil
+	}
+	if err != nil {
 		return 0, fmt.Errorf("claim: %w", err)
 	}
 	for _, state := range states {
@@ -205,7 +210,7 @@ func (s *Seller) claimEach(ctx context.Context, states []channel.State) (sum cha
 // payOut moves all that was claimed to the payout address.
 func (s *Seller) payOut(ctx context.Context) error {
 	res, err := s.fac.SettleReceiver(ctx, s.cfg.Payment.Network, s.cfg.Payment.PayTo, s.cfg.Payment.Asset)
-	if refused, ok := errors.AsType[*facilitator.RefusedError](err); ok && refused.Code == x402.ErrNothingToSettle {
+	if refused, ok := errors.AsType[*facilitator.RefusedError](err); ok && refused.Code == x402.ErrNothingToSettle || facilitator.Pending(err) {
 		return nil
 	}
 	if err != nil {
@@ -351,17 +356,22 @@ func (s *Seller) closeOut(ctx context.Context, was channel.State, refund bool) (
 	return state, refunded, err
 }
 
-// refund gives back all of the deposit that is not charged.
+// refund gives back all of the deposit that is not charged. A claim that the
+// facilitator keeps goes along: both happen or neither.
 func (s *Seller) refund(ctx context.Context, state channel.State, due channel.Amount) (channel.Amount, error) {
 	left := state.Balance - due
 	voucher, ok := state.Voucher()
 	if !ok {
 		voucher = channel.Voucher{Channel: state.ID}
 	}
-	_, err := s.fac.Refund(ctx, s.cfg.Payment.Network, x402.RefundRequest{
+	req := x402.RefundRequest{
 		Domain: s.domain, Config: state.Config, Voucher: voucher,
 		Amount: left, Nonce: state.RefundNonce,
-	}.Sign(s.key))
+	}
+	if due > state.Claimed {
+		req.Claims = []x402.VoucherClaim{x402.ClaimOf(state, due)}
+	}
+	_, err := s.fac.Refund(ctx, s.cfg.Payment.Network, req.Sign(s.key))
 	if err != nil {
 		return 0, fmt.Errorf("refund: %w", err)
 	}
