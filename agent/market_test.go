@@ -84,11 +84,22 @@ func newMarket(t *testing.T) *market {
 // newMarketOf returns a market whose agent is set up differently.
 func newMarketOf(t *testing.T, change func(*seller.Config)) *market {
 	t.Helper()
+	params := ledger.Params{ChainID: 1<<41 + 7, Token: channel.Address{1, 2, 3}, Name: "USDC", Version: "2", FeeDivisor: ledger.FeeDivisor}
+	m := newMarketOn(t, ledger.NewMemory(params), change)
+	if _, err := m.fac.Faucet(t.Context(), x402.FaucetRequest{Address: m.wallet.Address(), Amount: wealth, Ref: channel.Hash{1}}); err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+// newMarketOn returns a market on a ledger, whose wallet is empty yet.
+func newMarketOn(t *testing.T, l server.Ledger, change func(*seller.Config)) *market {
+	t.Helper()
 	m := &market{
 		t: t, dir: t.TempDir(), payTo: channel.Address{0xaa}, log: slog.New(slog.NewTextHandler(testWriter{t}, nil)),
-		params: ledger.Params{ChainID: 1<<41 + 7, Token: channel.Address{1, 2, 3}, Name: "USDC", Version: "2", FeeDivisor: ledger.FeeDivisor},
+		params: l.Params(),
 	}
-	srv, err := server.New(server.Config{Ledger: ledger.NewMemory(m.params), Dev: true})
+	srv, err := server.New(server.Config{Ledger: l, Dev: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -99,9 +110,6 @@ func newMarketOf(t *testing.T, change func(*seller.Config)) *market {
 		t.Fatal(err)
 	}
 	if m.wallet, err = channel.GenerateKey(); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := m.fac.Faucet(t.Context(), x402.FaucetRequest{Address: m.wallet.Address(), Amount: wealth, Ref: channel.Hash{1}}); err != nil {
 		t.Fatal(err)
 	}
 	socket := listenUDP(t) // held all the time: tests beside this one would be given a port that is free
