@@ -48,6 +48,10 @@ help: ## list the targets
 demo: build ## sell, buy, crash, settle and refund on this machine (BYTES=50MB)
 	@bin/x402 demo --bytes $(BYTES)
 
+.PHONY: demo-evm
+demo-evm: ## the same with a facilitator that settles on a local chain (Anvil, from npm)
+	@CI=true $(GO) test -run DemoOnChain -count=1 -v ./scripts/demo
+
 .PHONY: build
 build: ## build every command for this machine into bin/
 	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags "$(LDFLAGS)" -o bin/ ./cmd/...

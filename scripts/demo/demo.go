@@ -19,6 +19,8 @@ import (
 	"path/filepath"
 	"sync"
 	"time"
+
+	"github.com/depinsim/x402/channel"
 )
 
 // Config says what to run. Zero fields have the defaults named.
@@ -34,6 +36,8 @@ type Config struct {
 	// Keep is a folder for all files, which stays. It must be empty or absent.
 	// Default: a temporary one, which stays only if something goes wrong.
 	Keep string
+	// Chain is where the facilitator settles. Default: on a ledger of its own.
+	Chain *Chain
 	// JSON prints the report as JSON.
 	JSON bool
 	// Verbose shows what the programs log while it happens.
@@ -43,6 +47,12 @@ type Config struct {
 
 	Out io.Writer // for the report
 	Log io.Writer // for what happens meanwhile
+}
+
+// A Chain is an EVM chain for the demo.
+type Chain struct {
+	Flags []string                                                     // of x402-facilitator run, that say which
+	Fund  func(context.Context, channel.Address, channel.Amount) error // gives an account of the token
 }
 
 // MaxBytes bounds the file: what it costs must fit the demo's wallet.

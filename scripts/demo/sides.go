@@ -40,12 +40,17 @@ type buyer struct {
 	passphrase  string // the file that it is in
 	address     channel.Address
 	socks, http string // addresses of the proxies
+	channel     channel.ID
 }
 
 func (d *demo) startFacilitator(ctx context.Context) error {
 	ready := d.path("facilitator.ready")
-	p, err := d.progs.start("facilitator", d.command("x402-facilitator"), "run", "--ledger", "embedded",
-		"--dir", d.path("ledger"), "--listen", "127.0.0.1:0", "--dev", "--ready-file", ready)
+	flags := []string{"--ledger", "embedded", "--dev"}
+	if d.cfg.Chain != nil {
+		flags = append([]string{"--ledger", "evm"}, d.cfg.Chain.Flags...)
+	}
+	p, err := d.progs.start("facilitator", append([]string{d.command("x402-facilitator"), "run",
+		"--dir", d.path("ledger"), "--listen", "127.0.0.1:0", "--ready-file", ready}, flags...)...)
 	if err != nil {
 		return err
 	}
@@ -56,7 +61,11 @@ func (d *demo) startFacilitator(ctx context.Context) error {
 	if d.bank, err = openBank(ctx, p, url); err != nil {
 		return err
 	}
-	d.say.step("facilitator", "keeps the ledger %s, at %s", d.bank.network, url)
+	verb := "keeps the ledger"
+	if d.cfg.Chain != nil {
+		verb = "settles on the chain"
+	}
+	d.say.step("facilitator", "%s %s, at %s", verb, d.bank.network, url)
 	return nil
 }
 
@@ -214,6 +223,13 @@ func (d *demo) makeWallet(ctx context.Context) error {
 		return err
 	}
 	amount := d.budget() + 1_000_000
+	if d.cfg.Chain != nil {
+		if err := d.cfg.Chain.Fund(ctx, b.address, amount); err != nil {
+			return err
+		}
+		d.say.step("wallet", "%s got %s USD of the chain's token", b.address, amount.USD())
+		return nil
+	}
 	if _, err := d.progs.call(ctx, d.command("x402"), "wallet", "fund", "--wallet", b.wallet,
 		"--facilitator", d.bank.url, "--dev", amount.USD()); err != nil {
 		return err
@@ -261,6 +277,7 @@ func (d *demo) endBuyer(ctx context.Context) error {
 	}
 	var last struct {
 		Result struct {
+			Channel  channel.ID     `json:"channel"`
 			Up       uint64         `json:"bytesUp"`
 			Down     uint64         `json:"bytesDown"`
 			Owed     channel.Amount `json:"owed"`
@@ -273,6 +290,7 @@ func (d *demo) endBuyer(ctx context.Context) error {
 		return fmt.Errorf("what x402 connect said last: %w", err)
 	}
 	r := last.Result
+	b.channel = r.Channel
 	d.report.Buyer = Buyer{
 		BytesUp: r.Up, BytesDown: r.Down,
 		Owed: uint64(r.Owed), Signed: uint64(r.Signed), Claimed: uint64(r.Claimed), Refunded: uint64(r.Refunded),
@@ -327,7 +345,13 @@ func (d *demo) readBefore(ctx context.Context) error {
 }
 
 func (d *demo) readAfter(ctx context.Context) error {
-	return d.bank.after(ctx, &d.report.Ledger, d.buyer.address, d.seller.payTo)
+	if err := d.bank.after(ctx, &d.report.Ledger, d.buyer.address, d.seller.payTo); err != nil {
+		return err
+	}
+	if d.cfg.Chain != nil {
+		return d.bank.chainAfter(ctx, &d.report.Ledger, d.buyer.channel)
+	}
+	return d.bank.totalsAfter(ctx, &d.report.Ledger)
 }
 
 func (d *demo) stopRest(ctx context.Context) error {
