@@ -80,9 +80,11 @@ func newHTTPProxy(ctx context.Context, g *gate) *httpProxy {
 	h := &httpProxy{gate: g, flows: make(map[*httpFlow]struct{})}
 	h.transport = &http.Transport{
 		// Not the request's context: the flow serves other requests later.
-		DialContext: func(_ context.Context, _, addr string) (net.Conn, error) {
-			return h.dial(ctx, addr)
+		DialContext: func(request context.Context, _, addr string) (net.Conn, error) {
+			return h.dial(withTunnel(ctx, tunnelOf(request)), addr)
 		},
+		// A flow serves whom it was opened for.
+		DisableKeepAlives:      g.cfg.Login != nil,
 		DisableCompression:     true, // bodies pass as they are
 		MaxIdleConns:           64,
 		MaxIdleConnsPerHost:    8,
@@ -132,9 +134,8 @@ func (h *httpProxy) close() {
 func (h *httpProxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.running.Add(1) // its connection is counted still
 	defer h.running.Done()
-	if !h.authorized(r) {
-		w.Header().Set("Proxy-Authenticate", `Basic realm="x402"`)
-		page(w, http.StatusProxyAuthRequired, "This proxy wants the user and the password that x402 connect was given.")
+	tunnel, ok := h.login(w, r)
+	if !ok {
 		return
 	}
 	t, bad := requestTarget(r)
@@ -142,23 +143,13 @@ func (h *httpProxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case bad != nil:
 		page(w, bad.status, bad.text)
 	case r.Method == http.MethodConnect:
-		h.connect(w, r, t)
+		h.connect(w, r.WithContext(withTunnel(r.Context(), tunnel)), t)
 	default:
 		// A nil value keeps net/http from inventing the field.
 		w.Header()["Date"] = nil
 		w.Header()["Content-Type"] = nil
-		h.reverse.ServeHTTP(w, r)
+		h.reverse.ServeHTTP(w, r.WithContext(withTunnel(r.Context(), tunnel)))
 	}
-}
-
-func (h *httpProxy) authorized(r *http.Request) bool {
-	if !h.gate.cfg.wantsPassword() {
-		return true
-	}
-	// The field has the form that BasicAuth reads from Authorization.
-	basic := http.Request{Header: http.Header{"Authorization": r.Header["Proxy-Authorization"]}}
-	user, password, ok := basic.BasicAuth()
-	return ok && h.gate.cfg.allows(user, password)
 }
 
 // A badRequest is a request that no proxy could serve.
@@ -236,7 +227,7 @@ func page(w http.ResponseWriter, status int, text string) {
 // connect serves CONNECT (RFC 9110 section 9.3.6).
 func (h *httpProxy) connect(w http.ResponseWriter, r *http.Request, t target) {
 	ctx := r.Context()
-	flow, end, err := h.gate.dial(ctx, h.gate.cfg.Tunnel.DialTCP, t)
+	flow, end, err := h.gate.dial(ctx, tunnelOf(ctx).DialTCP, t)
 	if err != nil {
 		h.refuse(w, t.String(), err)
 		return
@@ -273,7 +264,7 @@ func (h *httpProxy) dial(ctx context.Context, addr string) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	conn, end, err := h.gate.dial(ctx, h.gate.cfg.Tunnel.DialTCP, t)
+	conn, end, err := h.gate.dial(ctx, tunnelOf(ctx).DialTCP, t)
 	if err != nil {
 		return nil, err
 	}

@@ -30,6 +30,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"time"
 )
 
@@ -44,7 +45,7 @@ type Tunnel interface {
 	DialUDP(ctx context.Context, host string, port uint16) (net.Conn, error)
 }
 
-// Config says how to serve. Tunnel is required; zero fields have the defaults
+// Config says how to serve. Tunnel or Login is required; zero fields have the defaults
 // named here.
 type Config struct {
 	Tunnel Tunnel
@@ -55,6 +56,11 @@ type Config struct {
 	// User and Password, both or neither, are what a program must present:
 	// by RFC 1929 over SOCKS5, as Basic authorization over HTTP.
 	User, Password string
+	// Login, instead of Tunnel, User and Password, says which tunnel a program
+	// uses, by what it presents and the address that it comes from. Its error is
+	// told if it is a *RefusedError; any other only that the login is wrong. Over
+	// HTTP it is asked for each request, and flows are not kept for the next.
+	Login func(ctx context.Context, from netip.Addr, user, password string) (Tunnel, error)
 
 	Logger *slog.Logger // nil: no log
 
@@ -89,12 +95,15 @@ func (c Config) CheckListener(addr net.Addr) error {
 	return &OpenListenerError{Addr: addr}
 }
 
-func (c Config) wantsPassword() bool { return c.User != "" }
+func (c Config) wantsPassword() bool { return c.User != "" || c.Login != nil }
 
 // fill checks c and returns it with its defaults.
 func (c Config) fill() (Config, error) {
-	if c.Tunnel == nil {
+	if c.Tunnel == nil && c.Login == nil {
 		return c, errors.New("proxy: Tunnel is not set")
+	}
+	if c.Login != nil && (c.Tunnel != nil || c.User != "" || c.Password != "") {
+		return c, errors.New("proxy: Login stands for Tunnel, user and password")
 	}
 	if (c.User == "") != (c.Password == "") {
 		return c, errors.New("proxy: set both user and password, or neither")

@@ -39,6 +39,9 @@ var refusals = []refusal{
 // explain returns the refusal that err amounts to. A kind that it does not
 // know counts as an ended connection.
 func explain(err error) refusal {
+	if told, ok := errors.AsType[*RefusedError](err); ok {
+		return told.refusal()
+	}
 	kind := errorKind(err)
 	for _, r := range refusals {
 		if r.kind == kind {

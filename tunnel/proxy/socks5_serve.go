@@ -2,8 +2,6 @@ package proxy
 
 import (
 	"context"
-	"crypto/sha256"
-	"crypto/subtle"
 	"errors"
 	"net"
 	"net/netip"
@@ -48,13 +46,14 @@ type socksConn struct {
 	net.Conn
 	gate   *gate
 	listen listenFunc
+	tunnel Tunnel // known after the handshake
 }
 
 func (s *socksConn) serve(ctx context.Context) {
 	defer s.Close()
 	log := s.gate.cfg.Logger
 	s.SetDeadline(time.Now().Add(s.gate.cfg.HandshakeTimeout)) // a failure shows in the next read
-	command, address, err := s.handshake()
+	command, address, err := s.handshake(ctx)
 	if err != nil {
 		if errors.Is(err, errAddressType) {
 			s.reply(replyNoAddressType, netip.AddrPort{})
@@ -76,11 +75,12 @@ func (s *socksConn) serve(ctx context.Context) {
 }
 
 // handshake goes through greeting, password and request.
-func (s *socksConn) handshake() (command byte, address []byte, err error) {
+func (s *socksConn) handshake(ctx context.Context) (command byte, address []byte, err error) {
 	methods, err := readGreeting(s)
 	if err != nil {
 		return 0, nil, err
 	}
+	s.tunnel = s.gate.cfg.Tunnel
 	method := chooseMethod(methods, s.gate.cfg.wantsPassword())
 	if _, err := s.Write([]byte{socksVersion, method}); err != nil {
 		return 0, nil, err
@@ -89,35 +89,25 @@ func (s *socksConn) handshake() (command byte, address []byte, err error) {
 	case methodRefused:
 		return 0, nil, errors.New("no acceptable authentication method")
 	case methodPassword:
-		if err := s.checkPassword(); err != nil {
+		if err := s.login(ctx); err != nil {
 			return 0, nil, err
 		}
 	}
 	return readRequest(s)
 }
 
-func (s *socksConn) checkPassword() error {
+// login finds whose tunnel the client uses.
+func (s *socksConn) login(ctx context.Context) error {
 	user, password, err := readPassword(s)
 	if err != nil {
 		return err
 	}
-	if !s.gate.cfg.allows(user, password) {
+	if s.tunnel, err = s.gate.cfg.enter(ctx, s.RemoteAddr(), user, password); err != nil {
 		s.Write([]byte{passwordVersion, 1}) // the connection ends in any case
-		return errors.New("wrong user or password")
+		return err
 	}
 	_, err = s.Write([]byte{passwordVersion, 0})
 	return err
-}
-
-// allows compares in constant time; hashing hides the lengths too.
-func (c Config) allows(user, password string) bool {
-	if !c.wantsPassword() {
-		return true
-	}
-	got, want := sha256.Sum256([]byte(user)), sha256.Sum256([]byte(c.User))
-	ok := subtle.ConstantTimeCompare(got[:], want[:])
-	got, want = sha256.Sum256([]byte(password)), sha256.Sum256([]byte(c.Password))
-	return ok&subtle.ConstantTimeCompare(got[:], want[:]) == 1
 }
 
 func (s *socksConn) reply(code byte, bound netip.AddrPort) error {
@@ -133,7 +123,7 @@ func (s *socksConn) connect(ctx context.Context, address []byte) error {
 	}
 	// From here on DialTimeout counts: the client's part is done.
 	s.SetDeadline(time.Time{})
-	flow, end, err := s.gate.dial(ctx, s.gate.cfg.Tunnel.DialTCP, t)
+	flow, end, err := s.gate.dial(ctx, s.tunnel.DialTCP, t)
 	if err != nil {
 		s.reply(explain(err).reply, netip.AddrPort{})
 		return err

@@ -49,6 +49,7 @@ var errAssociationEnded = errors.New("the client closed its association")
 // tunnel for each target, until its TCP connection ends.
 type association struct {
 	gate   *gate
+	tunnel Tunnel
 	local  packetConn
 	client netip.AddrPort // whom to serve; port 0 until the first datagram names it; fromClient's
 	turn   atomic.Uint64  // rises with each datagram: which flow was used last
@@ -71,6 +72,7 @@ func (s *socksConn) associate(ctx context.Context, address []byte) error {
 	}
 	a := &association{
 		gate:   s.gate,
+		tunnel: s.tunnel,
 		local:  local,
 		client: announced(peer.AddrPort().Addr().Unmap(), address),
 		flows:  make(map[string]*udpFlow),
@@ -268,7 +270,7 @@ func (f *udpFlow) run(ctx context.Context) {
 	defer f.cancel()
 	defer f.ended.Store(true)
 	g := f.association.gate
-	conn, end, err := g.dial(ctx, g.cfg.Tunnel.DialUDP, f.target)
+	conn, end, err := g.dial(ctx, f.association.tunnel.DialUDP, f.target)
 	if err != nil {
 		g.cfg.Logger.Debug("socks5 flow", "err", err)
 		return
