@@ -75,6 +75,12 @@ func NewClient(conn ClientConn, control *Control, lanes Lanes) *Client {
 // DialTCP opens a TCP flow. It returns before the agent has answered; see
 // [Flow.Established].
 func (c *Client) DialTCP(ctx context.Context, host string, port uint16) (*Flow, error) {
+	return c.DialTCPIn(ctx, host, port, Lanes{})
+}
+
+// DialTCPIn opens one that is counted in lanes of its own, besides the client's.
+// Lanes that are nil count nothing. An error of theirs ends the flow.
+func (c *Client) DialTCPIn(ctx context.Context, host string, port uint16, own Lanes) (*Flow, error) {
 	authority := net.JoinHostPort(host, strconv.Itoa(int(port)))
 	if _, _, err := parseAuthority(authority); err != nil {
 		return nil, err
@@ -84,6 +90,7 @@ func (c *Client) DialTCP(ctx context.Context, host string, port uint16) (*Flow, 
 		return nil, err
 	}
 	f := newFlow(c, req, authority)
+	f.lanes = c.lanes.and(own)
 	c.running.add()
 	c.goroutines.Go(f.pump)
 	return f, nil
@@ -91,6 +98,11 @@ func (c *Client) DialTCP(ctx context.Context, host string, port uint16) (*Flow, 
 
 // DialUDP opens a UDP flow, likewise without waiting.
 func (c *Client) DialUDP(ctx context.Context, host string, port uint16) (*PacketFlow, error) {
+	return c.DialUDPIn(ctx, host, port, Lanes{})
+}
+
+// DialUDPIn is to DialUDP what DialTCPIn is to DialTCP.
+func (c *Client) DialUDPIn(ctx context.Context, host string, port uint16, own Lanes) (*PacketFlow, error) {
 	if _, _, err := checkTarget(host, strconv.Itoa(int(port))); err != nil {
 		return nil, err
 	}
@@ -103,9 +115,41 @@ func (c *Client) DialUDP(ctx context.Context, host string, port uint16) (*Packet
 		return nil, err
 	}
 	f := newPacketFlow(c, req, authority)
+	f.lanes = c.lanes.and(own)
 	c.running.add()
 	c.goroutines.Go(f.pump)
 	return f, nil
+}
+
+// and are lanes in which l counts and own does too, if it is there.
+func (l Lanes) and(own Lanes) Lanes {
+	join := func(a, b Lane) Lane {
+		if b == nil {
+			return a
+		}
+		return bothLanes{a, b}
+	}
+	return Lanes{join(l.UpTCP, own.UpTCP), join(l.DownTCP, own.DownTCP), join(l.UpUDP, own.UpUDP), join(l.DownUDP, own.DownUDP)}
+}
+
+// bothLanes count in two lanes. The own one may hold a flow back for its payer,
+// and is asked first: what a session has reserved must not wait for that.
+type bothLanes struct{ session, own Lane }
+
+func (b bothLanes) Reserve(ctx context.Context, n int) error {
+	if err := b.own.Reserve(ctx, n); err != nil {
+		return err
+	}
+	err := b.session.Reserve(ctx, n)
+	if err != nil {
+		b.own.Deliver(n, 0)
+	}
+	return err
+}
+
+func (b bothLanes) Deliver(reserved, delivered int) {
+	b.session.Deliver(reserved, delivered)
+	b.own.Deliver(reserved, delivered)
 }
 
 // Flows returns how many flows have not yet been read to their end.

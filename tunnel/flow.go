@@ -24,6 +24,7 @@ import (
 // what the agent had sent, so that both sides count the same.
 type Flow struct {
 	client *Client
+	lanes  Lanes
 	req    Request
 	remote flowAddr
 	queue  *queue
@@ -124,7 +125,7 @@ func (f *Flow) pump() {
 
 // receive reads to the end of the flow, which it returns.
 func (f *Flow) receive() error {
-	lane := f.client.lanes.DownTCP
+	lane := f.lanes.DownTCP
 	ctx := f.client.conn.Context()
 	store := &f.client.store
 	var fit fit
@@ -213,7 +214,7 @@ func (f *Flow) Write(b []byte) (int, error) {
 	if f.wrote.Load() {
 		return 0, f.writeError(net.ErrClosed)
 	}
-	lane := f.client.lanes.UpTCP
+	lane := f.lanes.UpTCP
 	total := 0
 	for len(b) > 0 {
 		part := b[:min(len(b), maxBuffer)] // what a small credit can hold

@@ -14,6 +14,7 @@ import (
 // is dropped and not counted.
 type PacketFlow struct {
 	client  *Client
+	lanes   Lanes
 	req     Request
 	remote  flowAddr
 	packets *packets
@@ -81,7 +82,7 @@ func (f *PacketFlow) pump() {
 // receive takes one packet, which it owns from now on.
 func (f *PacketFlow) receive(payload []byte) error {
 	n := len(payload) + PacketOverhead
-	lane := f.client.lanes.DownUDP
+	lane := f.lanes.DownUDP
 	if err := lane.Reserve(f.ctx, n); err != nil {
 		return err
 	}
@@ -115,7 +116,7 @@ func (f *PacketFlow) Write(b []byte) (int, error) {
 		return 0, ErrTooLarge
 	}
 	n := len(b) + PacketOverhead
-	lane := f.client.lanes.UpUDP
+	lane := f.lanes.UpUDP
 	if err := lane.Reserve(f.ctx, n); err != nil {
 		return 0, err
 	}

@@ -57,6 +57,9 @@ type Config struct {
 	SOCKS, HTTP net.Listener
 	// Proxy carries the proxies' settings but for the Tunnel.
 	Proxy proxy.Config
+	// Serve uses the purchase as the local proxies do, until its context ends,
+	// when flows are to end too; nil: only they do. An error ends the purchase.
+	Serve func(context.Context, *Buyer) error
 
 	Logger *slog.Logger
 	// OnStatus is called about four times a second, and at the end, from one
@@ -278,6 +281,9 @@ func (b *Buyer) run(ctx context.Context) (Result, error) {
 	}
 	if b.cfg.HTTP != nil {
 		g.Go(func() error { return proxy.ServeHTTP(pctx, b.cfg.HTTP, pc) })
+	}
+	if b.cfg.Serve != nil {
+		g.Go(func() error { return b.cfg.Serve(pctx, b) })
 	}
 	g.Go(func() error { return b.lookAtExit(pctx) })
 	var result Result

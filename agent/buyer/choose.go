@@ -350,3 +350,6 @@ func (f Found) rank(name string) channel.Amount {
 	}
 	return ^channel.Amount(0)
 }
+
+// Accepts says whether an offer meets all conditions of w.
+func (w Want) Accepts(f Found) bool { return w.misses(f) == "" }

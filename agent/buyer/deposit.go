@@ -209,8 +209,8 @@ func (b *fund) resolve(err error, m memory) error {
 	return b.remember(m)
 }
 
-// errPoor is that of a wallet that holds less than the deposit.
-var errPoor = errors.New("add funds first")
+// ErrPoor is that of a wallet that holds less than the deposit.
+var ErrPoor = errors.New("add funds first")
 
 // answered says whether what came of a deposit is known. A no of something that
 // is no facilitator, by an HTTP status only, or one that does not know itself,
@@ -219,7 +219,7 @@ func answered(err error) bool {
 	if refused, ok := errors.AsType[*facilitator.RefusedError](err); ok {
 		return refused.Code != x402.ErrUnexpectedSettle && !strings.HasPrefix(refused.Code, "http_")
 	}
-	return err == nil || errors.Is(err, errPoor)
+	return err == nil || errors.Is(err, ErrPoor)
 }
 
 // remember stores m and the draft.
@@ -290,7 +290,7 @@ func (b *fund) affords(ctx context.Context, amount channel.Amount) error {
 	}
 	if account.Balance < amount {
 		return fmt.Errorf("the wallet %s holds %s USD on %s and the channel needs %s: %w",
-			b.cfg.Key.Address(), account.Balance.USD(), network, amount.USD(), errPoor)
+			b.cfg.Key.Address(), account.Balance.USD(), network, amount.USD(), ErrPoor)
 	}
 	return nil
 }

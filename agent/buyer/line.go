@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/depinsim/x402/tunnel"
+	"github.com/depinsim/x402/tunnel/proxy"
 )
 
 const (
@@ -19,30 +20,39 @@ const (
 
 // DialTCP opens a flow, as soon as there is a tunnel.
 func (b *Buyer) DialTCP(ctx context.Context, host string, port uint16) (net.Conn, error) {
-	for {
-		l, err := b.current(ctx)
-		if err != nil {
-			return nil, err
-		}
-		f, err := l.client.DialTCP(ctx, host, port)
-		if err == nil {
-			return f, nil
-		}
-		if !l.broken(ctx) {
-			return nil, err
-		}
-		b.drop(l)
-	}
+	return b.Counted(tunnel.Lanes{}).DialTCP(ctx, host, port)
 }
 
 // DialUDP opens a UDP flow, likewise.
 func (b *Buyer) DialUDP(ctx context.Context, host string, port uint16) (net.Conn, error) {
+	return b.Counted(tunnel.Lanes{}).DialUDP(ctx, host, port)
+}
+
+// Counted is the tunnel for flows that are counted in lanes of their own besides
+// the purchase's, such as those of somebody whom it is resold to.
+func (b *Buyer) Counted(own tunnel.Lanes) proxy.Tunnel { return counted{b, own} }
+
+type counted struct {
+	b   *Buyer
+	own tunnel.Lanes
+}
+
+func (c counted) DialTCP(ctx context.Context, host string, port uint16) (net.Conn, error) {
+	return c.b.flow(ctx, func(t *tunnel.Client) (net.Conn, error) { return t.DialTCPIn(ctx, host, port, c.own) })
+}
+
+func (c counted) DialUDP(ctx context.Context, host string, port uint16) (net.Conn, error) {
+	return c.b.flow(ctx, func(t *tunnel.Client) (net.Conn, error) { return t.DialUDPIn(ctx, host, port, c.own) })
+}
+
+// flow opens a flow, on another line if the first turns out to be broken.
+func (b *Buyer) flow(ctx context.Context, dial func(*tunnel.Client) (net.Conn, error)) (net.Conn, error) {
 	for {
 		l, err := b.current(ctx)
 		if err != nil {
 			return nil, err
 		}
-		f, err := l.client.DialUDP(ctx, host, port)
+		f, err := dial(l.client)
 		if err == nil {
 			return f, nil
 		}
