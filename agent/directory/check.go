@@ -64,6 +64,9 @@ func Check(ctx context.Context, f ConfigFile, err error) []Finding {
 	if c.Toll.Price > 0 {
 		found = append(append(found, c.checkState()), c.checkFacilitator(ctx)...)
 	}
+	if c.Gateway.Wallet != "" {
+		found = append(found, c.checkGateway(ctx)...)
+	}
 	if len(c.Networks) > 0 {
 		found = append(found, c.checkNetworks(time.Now()))
 	}

@@ -84,8 +84,8 @@ func TestConfigShipped(t *testing.T) {
 		c.Ports != (server.Ports{First: 20000, Last: 29999}) || len(c.Public) != 2 || c.CertFile == "" || c.KeyFile == "" {
 		t.Errorf("%+v", c)
 	}
-	if plain.Config.Toll.Price != 0 {
-		t.Error("the shipped file charges")
+	if plain.Config.Toll.Price != 0 || plain.Config.Gateway.Wallet != "" {
+		t.Error("the shipped file charges, or has a gateway")
 	}
 	toll := full.Config.Toll
 	if p := toll.Payment; toll.Price != 200_000 || p.PayTo.String() != payTo || p.AssetName != "USDC" || p.Network != "eip155:84532" || toll.StateDir != "/var/lib/x402-relay" {
@@ -107,7 +107,7 @@ func TestConfigShipped(t *testing.T) {
 	}
 	var known []string
 	raw := &rawFile{file: &ConfigFile{}}
-	for _, k := range append(raw.keys(), raw.tollKeys()...) {
+	for _, k := range slices.Concat(raw.keys(), raw.tollKeys(), raw.gatewayKeys()) {
 		known = append(known, k.name)
 	}
 	slices.Sort(documented)

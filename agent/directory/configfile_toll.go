@@ -94,7 +94,7 @@ func (r *rawFile) readToll(given map[string]bool) {
 // adviseToll are warnings about what is right as such.
 func (c Config) adviseToll(given map[string]bool) (warnings []string) {
 	paid := slices.ContainsFunc(tollNeeds, func(name string) bool { return given[name] })
-	if c.Toll.Price == 0 && paid {
+	if c.Toll.Price == 0 && paid && c.Gateway.Wallet == "" {
 		warnings = append(warnings, "price.per_gb: not set, so the relay is free, whatever [payment] says")
 	}
 	if u, err := url.Parse(c.Toll.Payment.Facilitator); err == nil && u.Scheme == "http" && !here(u.Hostname()) {

@@ -52,6 +52,9 @@ type Options struct {
 	// Toll is what the relay asks for passing packets on (toll.Tariff); empty:
 	// nothing.
 	Toll json.RawMessage
+	// Resources are the relay's own that are listed before the offers, as
+	// /discovery/resources has them; nil: it has none. at is the relay's URL.
+	Resources func(ctx context.Context, at string) []json.RawMessage
 }
 
 // A Directory is an index of offers. It is safe for concurrent use. It
@@ -60,6 +63,7 @@ type Directory struct {
 	name relay.Name
 	most int
 	toll json.RawMessage
+	own  func(ctx context.Context, at string) []json.RawMessage
 	salt uint64 // of the order in which /discovery/resources lists
 	// rotate passes a rotation link on to its agent; nil: nobody does.
 	rotate func(ctx context.Context, agent relay.Address, link string) ([]byte, error)
@@ -93,7 +97,7 @@ func New(o Options) *Directory {
 	if o.Offers == 0 {
 		o.Offers = maxOffers
 	}
-	return &Directory{name: o.Name, most: o.Offers, toll: o.Toll, salt: rand.Uint64(), entries: map[channel.Address]*entry{}}
+	return &Directory{name: o.Name, most: o.Offers, toll: o.Toll, own: o.Resources, salt: rand.Uint64(), entries: map[channel.Address]*entry{}}
 }
 
 // Authenticate says whether the signature, over the TLS connection with this

@@ -2,6 +2,8 @@ package directory
 
 import (
 	"cmp"
+	"context"
+	"encoding/json"
 	"errors"
 	"math"
 	"net/url"
@@ -28,7 +30,7 @@ const resourceType = "http"
 // discovery).
 type resourceList struct {
 	Version    int        `json:"x402Version"`
-	Items      []resource `json:"items"`
+	Items      []any      `json:"items"` // resources: our own as they are, then offers
 	Pagination pagination `json:"pagination"`
 }
 
@@ -66,7 +68,7 @@ type metadata struct {
 
 // resources answers GET /discovery/resources. Their order is this Directory's:
 // the same for every page and every client, and nobody's choice.
-func (d *Directory) resources(raw string) ([]byte, error) {
+func (d *Directory) resources(ctx context.Context, raw string) ([]byte, error) {
 	limit, offset, none := defaultResources, 0, false
 	err := parameters(raw, map[string]func(string) error{
 		"type": func(s string) error {
@@ -89,10 +91,19 @@ func (d *Directory) resources(raw string) ([]byte, error) {
 	slices.SortFunc(all, func(a, b placed) int {
 		return cmp.Or(cmp.Compare(a.draw, b.draw), slices.Compare(a.offer.Agent[:], b.offer.Agent[:]))
 	})
-	list := resourceList{Version: x402.Version, Items: []resource{}, Pagination: pagination{limit, offset, len(all)}}
-	from := min(offset, len(all))
-	for _, p := range all[from:min(from+limit, len(all))] {
-		list.Items = append(list.Items, d.resource(p.entry))
+	var own []json.RawMessage
+	if d.own != nil && !none {
+		own = d.own(ctx, "https://"+d.name.Address())
+	}
+	total := len(own) + len(all)
+	list := resourceList{Version: x402.Version, Items: []any{}, Pagination: pagination{limit, offset, total}}
+	from := min(offset, total)
+	for i := from; i < min(from+limit, total); i++ {
+		if i < len(own) {
+			list.Items = append(list.Items, own[i])
+		} else {
+			list.Items = append(list.Items, d.resource(all[i-len(own)].entry))
+		}
 	}
 	return marshal(list), nil
 }

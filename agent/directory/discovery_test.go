@@ -88,6 +88,12 @@ func TestResource(t *testing.T) {
 	}
 }
 
+// A resourcePage is a resourceList of offers, as a client reads it.
+type resourcePage struct {
+	Items      []resource `json:"items"`
+	Pagination pagination `json:"pagination"`
+}
+
 // TestResourcePages reads all by limit and offset, in an order that stays.
 func TestResourcePages(t *testing.T) {
 	d := New(Options{Name: testName()})
@@ -95,7 +101,7 @@ func TestResourcePages(t *testing.T) {
 	list(t, d, agents, nil)
 	read := func(limit int) (order []string) {
 		for offset := 0; ; offset += limit {
-			var l resourceList
+			var l resourcePage
 			w := get(d, fmt.Sprintf("%s?limit=%d&offset=%d", discoveryPath, limit, offset))
 			if err := json.Unmarshal(w.Body.Bytes(), &l); err != nil {
 				t.Fatal(err)
@@ -123,7 +129,7 @@ func TestResourcePages(t *testing.T) {
 		t.Error("the order changed", diff)
 	}
 	for query, items := range map[string]int{"": defaultResources, "type=mcp": 0, "offset=2147483647": 0, "limit=": defaultResources} {
-		var l resourceList
+		var l resourcePage
 		if err := json.Unmarshal(get(d, discoveryPath+"?"+query).Body.Bytes(), &l); err != nil || len(l.Items) != items {
 			t.Errorf("%q: %d items, %v", query, len(l.Items), err)
 		}

@@ -38,7 +38,7 @@ func (d *Directory) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case market.OffersPath:
 		body, err = d.offers(r.URL.RawQuery)
 	case discoveryPath:
-		body, err = d.resources(r.URL.RawQuery)
+		body, err = d.resources(r.Context(), r.URL.RawQuery)
 	default:
 		refuse(w, http.StatusNotFound, "there are "+market.OffersPath+" and "+discoveryPath)
 		return

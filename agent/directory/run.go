@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/depinsim/x402/agent/carrier"
+	"github.com/depinsim/x402/agent/gateway"
 	"github.com/depinsim/x402/tunnel/relay"
 	"github.com/depinsim/x402/tunnel/relay/server"
 )
@@ -46,6 +47,7 @@ type Config struct {
 	Drain   time.Duration // how long sessions go on after the end was asked for
 	Metrics string        // address of the listener for Prometheus; "": none
 	Toll    TollConfig    // what is charged; without a price: nothing
+	Gateway GatewayConfig // what is sold on; without a wallet: nothing
 	Logger  *slog.Logger
 	// Ready is called once agents and buyers can come, with the relay's name and
 	// the address of the metrics, nil if there are none.
@@ -87,6 +89,12 @@ func (c Config) open(ctx context.Context) (r relayed, err error) {
 		}
 		o.Toll, sc.Toll = r.toll.Tariff(), r.toll
 	}
+	if c.Gateway.Wallet != "" {
+		if r.gateway, err = c.openGateway(id, c.Logger); err != nil {
+			return r, errors.Join(err, r.metrics.Close(), r.close())
+		}
+		sc.Gateway, o.Resources = r.gateway, r.gateway.Resources
+	}
 	r.Directory = New(o)
 	if r.files, err = c.openNetworks(r.Directory); err != nil {
 		return r, errors.Join(err, r.metrics.Close(), r.close())
@@ -103,17 +111,11 @@ func (c Config) open(ctx context.Context) (r relayed, err error) {
 type relayed struct {
 	*Directory
 	*server.Server
-	toll      *Toll // nil: the relay is free
+	toll      *Toll            // nil: the relay is free
+	gateway   *gateway.Gateway // nil: there is none
 	metrics   metricsListener
 	addresses []netip.Addr
 	files     *carrier.Files // of the table of networks; nil: none
-}
-
-func (r relayed) close() error {
-	if r.toll == nil {
-		return nil
-	}
-	return r.toll.Close()
 }
 
 // run runs it, until ctx is cancelled and the last session has ended.
@@ -122,7 +124,16 @@ func (c Config) run(ctx context.Context, r relayed) error {
 	d.name.Port = s.Port() // nobody has come yet
 	life, end := context.WithCancel(context.WithoutCancel(ctx))
 	g, gctx := errgroup.WithContext(life)
-	sctx, stop := context.WithCancel(ctx)
+	asked, stop := context.WithCancel(ctx)
+	sctx, drain := asked, stop
+	if r.gateway != nil { // it pays its agents through the relay before that goes
+		sctx, drain = context.WithCancel(context.WithoutCancel(ctx))
+		g.Go(func() error {
+			defer drain()
+			return r.gateway.Run(asked, d.name)
+		})
+	}
+	defer drain()
 	var collectors []prometheus.Collector
 	if r.toll != nil {
 		collectors = r.toll.Collectors()

@@ -23,6 +23,7 @@ func (std stdio) commands() []command {
 		{"run", runHelp, std.run},
 		{"check", checkHelp, std.check},
 		{"name", nameHelp, std.name},
+		{"token", tokenHelp, std.token},
 		{"version", versionHelp, std.version},
 	}
 }

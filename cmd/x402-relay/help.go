@@ -22,10 +22,16 @@ DESCRIPTION
     directory of its own, and claims once a day and at the end. The direct path
     costs nothing.
 
+    A relay may also be a gateway, if the config file names a wallet: it sells
+    credit for its own HTTP and SOCKS5 proxies to any x402 client, and buys from
+    agents what leaves by them. Its customers trust it: it holds their money
+    until they spend it, and sees where they go. See x402-relay help token.
+
 COMMANDS
     run         run the relay until told to stop
     check       look whether all is well, without running
     name        print the relay's name, for agents' config files
+    token       give, list and close credit of a gateway
     version     print the version, like --version
     help        explain a command: x402-relay help run
 
@@ -38,6 +44,10 @@ FILES
     channel.key, channels.db
                             in payment.state_dir, if the relay charges: the key
                             that claims, and the vouchers
+    credit.db, channels.db, sales.db, offers, gateway.sock
+                            in gateway.state_dir, if there is a gateway: what
+                            customers have, the channels with agents, those of
+                            customers, and the socket of x402-relay token
 
 EXIT STATUS
     0 done, 1 failed while running, 2 wrong flags or config.
@@ -66,8 +76,9 @@ DESCRIPTION
     On the one port are, over UDP: agents' control connections (QUIC); over TCP:
     the same for networks that block UDP, sessions of such buyers, and HTTPS with
     GET /v1/offers, POST /v1/sessions, GET /v1/relay (what the relay charges),
-    POST /v1/account (where that is paid), GET /discovery/resources (the offers
-    in the x402 standard's format) and GET /healthz. Sessions over UDP have two
+    POST /v1/account (where that is paid), /v1/credit (what a gateway sells),
+    GET /discovery/resources (that and the offers, in the x402 standard's format)
+    and GET /healthz. Sessions over UDP have two
     ports of their own each.
 
 FLAGS
@@ -154,4 +165,53 @@ EXIT STATUS
 
 EXAMPLES
     x402-relay version
+`
+
+const tokenHelp = `NAME
+    x402-relay token - give, list and close credit of a gateway
+
+SYNOPSIS
+    x402-relay token create --usd AMOUNT --max-price USD [flags]
+    x402-relay token list [--json]
+    x402-relay token close --id ID [--json]
+
+DESCRIPTION
+    Credit is what the proxies of a gateway take, by a user and a password. Most
+    is bought: POST /v1/credit on the relay's HTTPS name, with JSON such as
+    {"bytes":1000000000,"country":"de"}, by an x402 client. With the user and the
+    password GET shows it, POST adds to it, PUT with {"allow":[...]} says from
+    which addresses it may be used, and DELETE has the rest given back. This
+    command is for the operator of a gateway that runs, on its machine.
+
+    create gives somebody credit at the gateway's cost; what is left of that is
+    given back to nobody. The password is shown once. list shows all credit;
+    "unpaid" is a sale whose payment failed. close ends one, and gives what is
+    left back to who bought it.
+
+    Behind the token, the user name says where to leave, for each connection:
+    TOKEN-country-de-carrier-telekom-tech-5g-session-a1-rotate-10. Connections of
+    one session leave by one exit, for as many minutes as rotate says or as long
+    as the session is used; without a session each leaves by an exit of its own.
+
+FLAGS
+    --config FILE      File that the relay runs by. Default /etc/x402/relay.toml.
+    --usd AMOUNT       How much credit, such as 5.00.
+    --max-price USD    The most that a GB of it may cost, the gateway's fee
+                       included. Exits that are dearer are not used.
+    --life TIME        How long it is good. Default 720h.
+    --allow A,B        Addresses and networks that may use it. Default: all.
+    --country CC       Where it leaves if the user name does not say, such as de.
+    --carrier TEXT     Likewise: part of the operator's name, or MCC and MNC.
+    --tech TEXT        Likewise: the technology, such as 5g.
+    --memo TEXT        For whom it is; list shows it.
+    --id ID            Which credit, as list shows it.
+    --json             Print JSON.
+    --help             Show this text.
+
+EXIT STATUS
+    0 done, 1 failed, 2 wrong flags or config.
+
+EXAMPLES
+    x402-relay token create --usd 5.00 --max-price 6.00 --memo "a friend"
+    x402-relay token list
 `

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"syscall"
 
+	"github.com/depinsim/x402/agent/gateway"
 	"github.com/depinsim/x402/channel"
 )
 
@@ -78,7 +79,9 @@ func hint(err error) string {
 	case errors.Is(err, errChecks):
 		return "" // each check says what to do
 	case errors.Is(err, channel.ErrInUse):
-		return "another relay is running with this payment.state_dir; one at a time may use it"
+		return "another relay is running with this payment.state_dir or gateway.state_dir; one at a time may use it"
+	case errors.Is(err, gateway.ErrNotRunning):
+		return "`x402-relay run` with this config file has to be running"
 	case errors.Is(err, syscall.EADDRINUSE):
 		return "another program uses the port; stop it, or set another in the config file"
 	case errors.Is(err, syscall.EADDRNOTAVAIL):

@@ -34,6 +34,9 @@ func (s *Server) newHTTP() *http.Server {
 	} else {
 		mux.Handle("GET /v1/relay", s.limited(s.requests, http.HandlerFunc(serveFree)))
 	}
+	if g := s.config.Gateway; g != nil {
+		mux.Handle("/v1/credit", s.limited(s.requests, g))
+	}
 	mux.Handle("GET "+addressPath, s.limited(s.requests, http.HandlerFunc(serveAddress)))
 	mux.Handle("POST /v1/sessions", s.limited(s.requests, s.limited(s.sessions, http.HandlerFunc(s.serveSessions))))
 	return &http.Server{

@@ -120,6 +120,8 @@ type Config struct {
 	Renewed   func(*tls.ClientHelloInfo) (*tls.Certificate, error)
 	Directory Directory
 	Toll      Toll  // nil: the relay is free
+	// Gateway answers at /v1/credit; nil: there is none.
+	Gateway http.Handler
 	Ports     Ports // of sessions; default: the kernel's choice
 	Limits    Limits
 	// Drain is how long sessions go on after the end was asked for.
