@@ -22,9 +22,10 @@ const (
 	refundTime  = 30 * time.Second // for one call
 	// forgetClosed is how long an account is kept that is over.
 	forgetClosed = 30 * 24 * time.Hour
-	// forgetPending is how long one is kept whose payment failed, or was booked
-	// in the instant of a crash: then the operator finds it in the list.
-	forgetPending = 7 * 24 * time.Hour
+	// forgetPending is how long one is kept whose payment failed. It may have been
+	// made all the same, where the answer was lost or in the instant of a crash:
+	// then the operator finds payer and amount in the list.
+	forgetPending = 48 * time.Hour
 )
 
 // A refund is what is being given back: a transfer from the wallet to the payer,

@@ -22,6 +22,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -64,10 +65,19 @@ type rig struct {
 	name   relay.Name
 	port   uint16              // of all sites
 	agents map[string]*running // by name
+	fault  atomic.Int32        // of the facilitator
 	log    *slog.Logger
 
 	secure, plain, socks string // addresses of the proxies
 }
+
+// Faults of the facilitator: it does nothing, does what it is asked and the answer
+// is lost, or settles nothing.
+const (
+	down     = 1
+	mute     = 2
+	noSettle = 3
+)
 
 // running is something with a Run, until it is stopped.
 type running struct {
@@ -130,7 +140,18 @@ func newRig(t *testing.T, change func(*gateway.Config)) *rig {
 		secure: freePort(t), plain: freePort(t), socks: freePort(t),
 		log: slog.New(slog.NewTextHandler(testWriter{t}, nil)),
 	}
-	hs := httptest.NewServer(must(server.New(server.Config{Ledger: ledger.NewMemory(r.params), Dev: true})))
+	settles := must(server.New(server.Config{Ledger: ledger.NewMemory(r.params), Dev: true}))
+	hs := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		switch fault := r.fault.Load(); {
+		case fault == down, fault == noSettle && q.URL.Path == "/settle":
+			http.Error(w, "down", http.StatusBadGateway)
+		case fault == mute:
+			settles.ServeHTTP(httptest.NewRecorder(), q)
+			http.Error(w, "lost", http.StatusBadGateway)
+		default:
+			settles.ServeHTTP(w, q)
+		}
+	}))
 	t.Cleanup(hs.Close)
 	r.url, r.fac = hs.URL, must(nethttp.New(nethttp.Config{URL: hs.URL}))
 	for i, k := range []*channel.Key{r.wallet, r.buyer} {
@@ -256,6 +277,13 @@ func (r *rig) sell(name, card string, price channel.Amount) {
 	a := r.agents[name]
 	r.t.Cleanup(func() { a.cancel(); <-a.done })
 	r.until("for the agent to be listed", func() bool { return r.offers(card != "") > before })
+}
+
+// restart stops the relay in order and starts it again.
+func (r *rig) restart() {
+	r.t.Helper()
+	r.relay.stop(r.t)
+	r.start()
 }
 
 // offers counts those that are listed, with a SIM or without.

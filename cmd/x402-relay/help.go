@@ -185,8 +185,8 @@ DESCRIPTION
 
     create gives somebody credit at the gateway's cost; what is left of that is
     given back to nobody. The password is shown once. list shows all credit;
-    "unpaid" is a sale whose payment failed. close ends one, and gives what is
-    left back to who bought it.
+    "unpaid" is a sale whose payment failed, or was made and not answered. close
+    ends one, and gives what is left back to who bought it.
 
     Behind the token, the user name says where to leave, for each connection:
     TOKEN-country-de-carrier-telekom-tech-5g-session-a1-rotate-10. Connections of
