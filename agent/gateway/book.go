@@ -267,11 +267,9 @@ func (b *book) change(id accountID, f func(*record) error) (record, error) {
 func (b *book) end(id accountID, f func(*record) error) (record, error) {
 	b.writing.Lock()
 	defer b.writing.Unlock()
-	b.mu.Lock()
-	a := b.open[id]
-	b.mu.Unlock()
-	if a == nil {
-		return b.apply(id, func(r *record) error { r.Closed = true; return f(r) })
+	a, err := b.get(id)
+	if err != nil {
+		return record{}, err
 	}
 	before := a.taken.Or(ended)
 	r, err := b.apply(id, func(r *record) error {
@@ -282,6 +280,20 @@ func (b *book) end(id accountID, f func(*record) error) (record, error) {
 		a.taken.And(^uint64(ended))
 	}
 	return r, err
+}
+
+// get returns an account that is in memory from now on.
+func (b *book) get(id accountID) (*account, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if a := b.open[id]; a != nil {
+		return a, nil
+	}
+	r, err := b.load(id)
+	if err != nil {
+		return nil, err
+	}
+	return b.use(id, r), nil
 }
 
 // apply is change for one who holds writing.

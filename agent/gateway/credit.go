@@ -26,6 +26,9 @@ const (
 	maxBytes   = 1_000_000_000_000
 	maxAllow   = 16
 	maxMemo    = 200
+
+	// answerBy is when an answer has to be written at the latest.
+	answerBy = 90 * time.Second
 )
 
 // An order is the body of POST: how much, and where it is to leave. With a user
@@ -92,6 +95,8 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
+	// The facilitator may take longer than other answers.
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(answerBy)) // else it stays as it is
 	user, password, shown := r.BasicAuth()
 	if r.Method == http.MethodPost && !shown {
 		g.sell(w, r, o)
@@ -105,7 +110,10 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	from, _ := netip.ParseAddrPort(r.RemoteAddr)
-	id, rec, _, err := g.admit(from.Addr().Unmap(), user, password)
+	id, rec, _, err := accountID{}, record{}, choice{}, errNoAccount
+	if shown {
+		id, rec, _, err = g.admit(from.Addr().Unmap(), user, password)
+	}
 	if told, ok := errors.AsType[*proxy.RefusedError](err); ok {
 		refuse(w, told.Status, told.Error())
 		return

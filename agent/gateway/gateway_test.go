@@ -1,12 +1,18 @@
 package gateway_test
 
 import (
+	"encoding/binary"
+	"io"
+	"net"
 	"net/http"
 	"net/netip"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"sync"
 	"testing"
+	"time"
 
 	"github.com/depinsim/x402/agent/gateway"
 )
@@ -206,5 +212,54 @@ func TestFailover(t *testing.T) {
 		if code != 0 || out == first {
 			t.Fatalf("left by %q (%d): %s", out, code, complaint)
 		}
+	}
+}
+
+// TestUDP sends datagrams by SOCKS5, and finds them on the account with what a
+// packet counts besides.
+func TestUDP(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, nil)
+	r.sell("one", "", agentPrice)
+	c := r.give(nil)
+	echo := must(net.ListenPacket("udp", "127.0.0.1:0"))
+	defer echo.Close()
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer echo.Close()
+	wg.Go(func() {
+		buf := make([]byte, 2_000)
+		for {
+			n, from, err := echo.ReadFrom(buf)
+			if err != nil {
+				return
+			}
+			_, _ = echo.WriteTo(buf[:n], from)
+		}
+	})
+	control := must(net.Dial("tcp", r.socks))
+	defer control.Close()
+	must(control.Write([]byte("\x05\x01\x02\x01" + string(rune(len(c.User))) + c.User + string(rune(len(c.Password))) + c.Password + "\x05\x03\x00\x01\x00\x00\x00\x00\x00\x00")))
+	reply := make([]byte, 2+2+10)
+	if _, err := io.ReadFull(control, reply); err != nil || reply[3] != 0 || reply[5] != 0 {
+		t.Fatalf("% x, %v", reply, err)
+	}
+	local := must(net.Dial("udp", net.JoinHostPort("127.0.0.1", strconv.Itoa(int(binary.BigEndian.Uint16(reply[12:]))))))
+	defer local.Close()
+	to := echo.LocalAddr().(*net.UDPAddr).AddrPort()
+	packet := binary.BigEndian.AppendUint16(append([]byte{0, 0, 0, 1}, to.Addr().AsSlice()...), to.Port())
+	packet = append(packet, make([]byte, 1_000)...)
+	if err := local.SetDeadline(time.Now().Add(patience)); err != nil {
+		t.Fatal(err)
+	}
+	const packets = 20
+	for range packets {
+		must(local.Write(packet))
+		if n, err := local.Read(make([]byte, 2_000)); n != len(packet) || err != nil {
+			t.Fatalf("%d bytes, %v", n, err)
+		}
+	}
+	if got, _ := r.api(http.MethodGet, c, ""); got.Up != packets*1_028 || got.Down != packets*1_028 {
+		t.Errorf("%+v", got)
 	}
 }

@@ -175,6 +175,10 @@ func (g *Gateway) topUp(w http.ResponseWriter, r *http.Request, id accountID, re
 		refuse(w, http.StatusForbidden, errEnded.Error()+": buy new credit")
 		return
 	}
+	if rec.Payer.IsZero() {
+		refuse(w, http.StatusConflict, "this credit was given by the operator: buy your own")
+		return
+	}
 	if err := g.funded(r.Context()); err != nil {
 		g.refuseSale(w, err)
 		return

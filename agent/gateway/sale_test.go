@@ -138,8 +138,24 @@ func TestRefusedOrders(t *testing.T) {
 			t.Errorf("%.40s: %d, want %d", body, got, want)
 		}
 	}
-	if len(s.paid) != 1 {
-		t.Errorf("%+v", s.paid)
+	gift := r.give(nil)
+	if _, got := s.buy(`{"bytes":1000000}`, &gift); got != 409 {
+		t.Errorf("more of a gift: %d", got)
+	}
+	bought, _ := s.buy(`{"bytes":1000000}`, nil)
+	r.buyer = must(channel.GenerateKey())
+	must(r.fac.Faucet(t.Context(), x402.FaucetRequest{Address: r.buyer.Address(), Amount: wealth, Ref: channel.Hash{9}}))
+	other := r.shopper(x402.SchemeExact)
+	if _, got := other.buy(`{"bytes":1000000}`, &bought); got != 409 {
+		t.Errorf("more of another's: %d", got)
+	}
+	for range 30 { // asking without a password is no guess
+		if _, got := r.api(http.MethodGet, gateway.Credit{}, ""); got != 401 {
+			t.Fatalf("without a password: %d", got)
+		}
+	}
+	if len(s.paid) != 2 || len(other.paid) != 0 {
+		t.Errorf("%+v %+v", s.paid, other.paid)
 	}
 }
 

@@ -119,11 +119,11 @@ type Config struct {
 	// while the relay runs. Default: Certificate.
 	Renewed   func(*tls.ClientHelloInfo) (*tls.Certificate, error)
 	Directory Directory
-	Toll      Toll  // nil: the relay is free
+	Toll      Toll // nil: the relay is free
 	// Gateway answers at /v1/credit; nil: there is none.
 	Gateway http.Handler
-	Ports     Ports // of sessions; default: the kernel's choice
-	Limits    Limits
+	Ports   Ports // of sessions; default: the kernel's choice
+	Limits  Limits
 	// Drain is how long sessions go on after the end was asked for.
 	Drain  time.Duration
 	Logger *slog.Logger
