@@ -193,25 +193,34 @@ func TestWrongPasswords(t *testing.T) {
 	}
 }
 
-// TestFailover ends an agent under a session; the next connection leaves by
-// another within 10 s, and so do those after it.
+// TestFailover ends an agent under a session, in order and by a silence; the next
+// connection leaves by another within 10 s, and so do those after it.
 func TestFailover(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, nil)
-	r.sell("one", "de", agentPrice)
-	r.sell("two", "de", agentPrice)
-	c := r.give(nil)
-	session := at("https", r.secure, c, "-session-a")
-	first, complaint, code := r.curl(session, r.page("who"))
-	if code != 0 {
-		t.Fatal(complaint)
-	}
-	r.agents[first].stop(t)
-	for range 3 {
-		out, complaint, code := r.curl(session, "--max-time", "10", r.page("who"))
-		if code != 0 || out == first {
-			t.Fatalf("left by %q (%d): %s", out, code, complaint)
-		}
+	for name, end := range map[string]func(*rig, string){
+		"stopped":  func(r *rig, agent string) { r.agents[agent].stop(r.t) },
+		"vanished": func(r *rig, agent string) { r.gone[agent].Store(true) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t, nil)
+			r.sell("one", "de", agentPrice)
+			r.sell("two", "de", agentPrice)
+			c := r.give(nil)
+			session := at("https", r.secure, c, "-session-a")
+			first, complaint, code := r.curl(session, r.page("who"))
+			if code != 0 {
+				t.Fatal(complaint)
+			}
+			t.Cleanup(func() { r.gone[first].Store(false) }) // so that the gateway ends at once
+			end(r, first)
+			for range 3 {
+				out, complaint, code := r.curl(session, "--max-time", "10", r.page("who"))
+				if code != 0 || out == first {
+					t.Fatalf("left by %q (%d): %s", out, code, complaint)
+				}
+			}
+		})
 	}
 }
 

@@ -65,7 +65,8 @@ type rig struct {
 	name   relay.Name
 	port   uint16              // of all sites
 	agents map[string]*running // by name
-	fault  atomic.Int32        // of the facilitator
+	gone   map[string]*atomic.Bool
+	fault  atomic.Int32 // of the facilitator
 	log    *slog.Logger
 
 	secure, plain, socks string // addresses of the proxies
@@ -135,7 +136,7 @@ func (w testWriter) Write(b []byte) (int, error) {
 func newRig(t *testing.T, change func(*gateway.Config)) *rig {
 	t.Helper()
 	r := &rig{
-		t: t, dir: t.TempDir(), agents: map[string]*running{}, wallet: must(channel.GenerateKey()), buyer: must(channel.GenerateKey()),
+		t: t, dir: t.TempDir(), agents: map[string]*running{}, gone: map[string]*atomic.Bool{}, wallet: must(channel.GenerateKey()), buyer: must(channel.GenerateKey()),
 		params: ledger.Params{ChainID: 1<<41 + 7, Token: channel.Address{1, 2, 3}, Name: "USDC", Version: "2", FeeDivisor: ledger.FeeDivisor},
 		secure: freePort(t), plain: freePort(t), socks: freePort(t),
 		log: slog.New(slog.NewTextHandler(testWriter{t}, nil)),
@@ -265,6 +266,12 @@ func (r *rig) sell(name, card string, price channel.Amount) {
 		},
 		Logger: r.log.With("side", name),
 	}
+	gone := new(atomic.Bool)
+	r.gone[name] = gone
+	cfg.Socket = func(ctx context.Context, at string) (net.PacketConn, error) {
+		c, err := new(net.ListenConfig).ListenPacket(ctx, "udp", at)
+		return vanishing{c, gone}, err
+	}
 	cfg.Payment.PayTo = channel.Address{0xaa, name[0], name[1]}
 	if card != "" {
 		sim := must(modemtest.New(modemtest.Config{Card: cards[card]}))
@@ -277,6 +284,28 @@ func (r *rig) sell(name, card string, price channel.Amount) {
 	a := r.agents[name]
 	r.t.Cleanup(func() { a.cancel(); <-a.done })
 	r.until("for the agent to be listed", func() bool { return r.offers(card != "") > before })
+}
+
+// A vanishing socket hears and says nothing once it is gone.
+type vanishing struct {
+	net.PacketConn
+	gone *atomic.Bool
+}
+
+func (v vanishing) ReadFrom(b []byte) (int, net.Addr, error) {
+	for {
+		n, from, err := v.PacketConn.ReadFrom(b)
+		if err != nil || !v.gone.Load() {
+			return n, from, err
+		}
+	}
+}
+
+func (v vanishing) WriteTo(b []byte, to net.Addr) (int, error) {
+	if v.gone.Load() {
+		return len(b), nil
+	}
+	return v.PacketConn.WriteTo(b, to)
 }
 
 // restart stops the relay in order and starts it again.
