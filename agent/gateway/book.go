@@ -30,7 +30,8 @@ const (
 	lockWait = 500 * time.Millisecond
 	// saveEvery is how often counts are stored that have changed.
 	saveEvery = time.Second
-	// forgetAfter is how long an account stays in memory that nobody uses.
+	// forgetAfter is how long an account stays in memory that nobody uses: longer
+	// than the tunnel reads and counts a flow that was closed, which is 30 s.
 	forgetAfter = time.Minute
 )
 
@@ -149,7 +150,8 @@ func (b *book) load(id accountID) (r record, err error) {
 	return r, err
 }
 
-// all calls f with every account, as it is now.
+// all calls f with every account, as it is now. What cannot be read is told in the
+// end, and keeps f from no other.
 func (b *book) all(f func(accountID, record)) error {
 	var ids []accountID
 	err := b.db.View(func(tx *bbolt.Tx) error {
@@ -164,14 +166,16 @@ func (b *book) all(f func(accountID, record)) error {
 	if err != nil {
 		return err
 	}
+	var errs []error
 	for _, id := range ids {
-		r, err := b.read(id)
-		if err != nil {
-			return err
+		switch r, err := b.read(id); {
+		case err == nil:
+			f(id, r)
+		case !errors.Is(err, errNoAccount): // deleted meanwhile
+			errs = append(errs, fmt.Errorf("credit %s: %w", nameOf(id), err))
 		}
-		f(id, r)
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // read returns an account's record with the counts of now.
@@ -208,14 +212,14 @@ func (b *book) enter(id accountID, most int) (*account, error) {
 		}
 		a = b.use(id, r)
 	}
-	r, taken := a.now(), a.taken.Load()
+	r, taken, limit := a.now(), a.taken.Load(), a.limit.Load()
 	// What is under way to a customer who does not read was not reserved: the
 	// less he has left, the fewer flows.
 	few := 4 + int(min(r.bytesLeft()/flowShare, uint64(most)))
 	switch {
 	case taken&ended != 0 || r.expired(time.Now()):
 		return nil, errEnded
-	case bytesAt(a.limit.Load()-min(a.limit.Load(), taken), r.Price) < leastLeft:
+	case bytesAt(limit-min(limit, taken), r.Price) < leastLeft:
 		return nil, errSpent
 	case a.flows >= min(few, most):
 		return nil, errFlows

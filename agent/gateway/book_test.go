@@ -330,6 +330,11 @@ func TestBookRefuses(t *testing.T) {
 			t.Errorf("%s: %v", text, err)
 		}
 	}
+	good, _ := b.mustCreate(t, record{Paid: 1})
+	seen := 0
+	if err := b.all(func(a accountID, _ record) { seen++; id = a }); err == nil || !strings.Contains(err.Error(), nameOf(idOf("x"))) || seen != 1 || id != good {
+		t.Errorf("beside one that cannot be read %d are seen, %v", seen, err)
+	}
 	change(bucketMeta, keySchema, "2")
 	if err := b.db.Close(); err != nil {
 		t.Fatal(err)

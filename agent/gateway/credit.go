@@ -129,7 +129,7 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case http.MethodPut:
 		g.setAllow(w, id, o)
 	case http.MethodDelete:
-		g.serveClose(w, r.Context(), id)
+		g.serveClose(r.Context(), w, id)
 	default:
 		answer(w, http.StatusOK, rec.credit())
 	}
@@ -214,7 +214,7 @@ func (g *Gateway) setAllow(w http.ResponseWriter, id accountID, o order) {
 }
 
 // serveClose gives back what is left.
-func (g *Gateway) serveClose(w http.ResponseWriter, ctx context.Context, id accountID) {
+func (g *Gateway) serveClose(ctx context.Context, w http.ResponseWriter, id accountID) {
 	r, err := g.close(id)
 	if err != nil || r.Refund == nil {
 		g.answerRecord(w, r, err)

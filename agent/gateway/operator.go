@@ -101,7 +101,7 @@ func (g *Gateway) serveOperator(ctx context.Context) error {
 			refuse(w, http.StatusNotFound, err.Error())
 			return
 		}
-		g.serveClose(w, r.Context(), id)
+		g.serveClose(r.Context(), w, id)
 	})
 	s := &http.Server{Handler: mux, ReadHeaderTimeout: 5 * time.Second}
 	var eg errgroup.Group

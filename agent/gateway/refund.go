@@ -111,24 +111,23 @@ func (g *Gateway) sweep(ctx context.Context) error {
 			over = append(over, id)
 		}
 	})
-	if err != nil {
-		return err
-	}
+	errs := []error{err} // of what cannot be read; the others have their rest all the same
 	for id, r := range due {
 		if ctx.Err() != nil {
-			return nil
+			break
 		}
 		if r.Refund == nil {
 			if r, err = g.close(id); err != nil {
-				return err
+				errs = append(errs, err)
+				continue
 			}
 		}
-		if r.Refund == nil {
+		if r.Refund == nil { // nothing is left, or nobody's
 			continue
 		}
 		if _, err := g.giveBack(ctx, id, r); err != nil {
 			g.log.Warn("refund", "err", err)
 		}
 	}
-	return g.book.forget(over)
+	return errors.Join(append(errs, g.book.forget(over))...)
 }

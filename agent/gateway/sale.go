@@ -53,7 +53,7 @@ func (g *Gateway) quote(ctx context.Context, bytes uint64, c choice) (sale, erro
 	if err != nil {
 		return sale{}, err
 	}
-	price := g.exits.price(found[0]).Max() // the cheapest first
+	price := max(g.exits.price(found[0]).Max(), 1) // the cheapest first; 0 would be no ceiling
 	amount, err := priceOf(bytes, price)
 	return sale{bytes, price, amount}, err
 }
