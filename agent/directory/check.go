@@ -201,6 +201,9 @@ func (c Config) checkListen(ctx context.Context) Finding {
 // make it open.
 func (c Config) checkFiles() Finding {
 	need, have := uint64(c.Limits.Files()), server.OpenFiles()
+	if c.Gateway.Wallet != "" {
+		need += uint64(c.Gateway.Gateway.Files())
+	}
 	if have < need {
 		return warning("files", fmt.Sprintf("%d may be open, and the limits need %d", have, need), "raise LimitNOFILE (systemd) or ulimit -n, or lower the limits")
 	}

@@ -22,6 +22,7 @@
 package gateway
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -88,6 +89,12 @@ type Config struct {
 	Logger *slog.Logger
 }
 
+// Defaults that others count by.
+const (
+	defaultExits = 16
+	defaultConns = 4_096
+)
+
 func (c Config) withDefaults() (Config, error) {
 	switch {
 	case c.Key == nil:
@@ -111,7 +118,7 @@ func (c Config) withDefaults() (Config, error) {
 	for _, n := range []struct {
 		value *int
 		zero  int
-	}{{&c.MaxExits, 16}, {&c.Flows, 128}, {&c.Conns, 4_096}, {&c.SourceConns, 256}} {
+	}{{&c.MaxExits, defaultExits}, {&c.Flows, 128}, {&c.Conns, defaultConns}, {&c.SourceConns, 256}} {
 		if *n.value <= 0 {
 			*n.value = n.zero
 		}
@@ -120,6 +127,18 @@ func (c Config) withDefaults() (Config, error) {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
 	return c, c.Payment.Check()
+}
+
+// Files is how many files a gateway has open at most: the proxies' connections,
+// and for each exit, and for the records, a few.
+func (c Config) Files() int {
+	n := 16 + 4*cmp.Or(c.MaxExits, defaultExits)
+	for _, at := range []string{c.Secure, c.HTTP, c.SOCKS} {
+		if at != "" {
+			n += cmp.Or(c.Conns, defaultConns)
+		}
+	}
+	return n
 }
 
 // MaxFee is the most percent that a gateway may keep.
