@@ -333,10 +333,16 @@ func TestRelayOvercounts(t *testing.T) {
 	})
 	h.offer.Relays = []string{liar.String(), other.name.String()}
 	var on screen
-	p := h.through(buyer.QUIC, func(c *buyer.Config) { c.OnStatus = on.show })
-	fetch(t, p.through(), h.site+"/1000000", 1_000_000)
-	if on.now().Relay == other.name.Address() {
-		t.Fatal("the first relay was not used")
+	var p *purchase
+	for tries := 1; ; tries++ { // a busy machine may not deposit and bind within the head start
+		p = h.through(buyer.QUIC, func(c *buyer.Config) { c.OnStatus = on.show })
+		fetch(t, p.through(), h.site+"/1000000", 1_000_000)
+		if on.now().Relay != other.name.Address() {
+			break
+		}
+		if p.stop(t); tries == 5 {
+			t.Fatal("the first relay was not used")
+		}
 	}
 	until(t, "for the relay to be left", func() bool {
 		fetch(t, p.through(), h.site+"/100000", 100_000)

@@ -135,9 +135,12 @@ func TestIdle(t *testing.T) {
 		if out, complaint, code := r.curl(c.Proxies[0], r.page("1000000")); len(out) != 1_000_000 || code != 0 {
 			t.Fatalf("round %d: %d bytes: %s", round, len(out), complaint)
 		}
-		used, _ := r.api(http.MethodGet, c, "")
-		owed := channel.Amount((used.Up+used.Down)*agentPrice/1_000_000_000 + 1)
-		r.until("for the deposit", func() bool { return r.balance(r.wallet) > wealth-owed-2 })
+		var owed channel.Amount
+		r.until("for the deposit", func() bool {
+			used, _ := r.api(http.MethodGet, c, "")
+			owed = channel.Amount((used.Up+used.Down)*agentPrice/1_000_000_000 + 1)
+			return r.balance(r.wallet) > wealth-owed-2
+		})
 		if now := r.balance(r.wallet); now > wealth-owed+2 {
 			t.Errorf("round %d: the wallet has %d, and owed are %d", round, now, owed)
 		}

@@ -114,12 +114,21 @@ func must[T any](v T, err error) T {
 	return v
 }
 
-// freePort is the address of a port that was free a moment ago.
+var ports atomic.Uint32 // that were given
+
+// freePort is the address of a port that stays free: below those that the system
+// gives to others, and given once.
 func freePort(t *testing.T) string {
 	t.Helper()
-	ln := must(net.Listen("tcp", "127.0.0.1:0"))
-	defer ln.Close()
-	return ln.Addr().String()
+	for range 1000 {
+		at := fmt.Sprintf("127.0.0.1:%d", 20_000+(uint32(os.Getpid())*64+ports.Add(1))%10_000)
+		if ln, err := net.Listen("tcp", at); err == nil {
+			ln.Close()
+			return at
+		}
+	}
+	t.Fatal("no free port")
+	return ""
 }
 
 // testWriter writes to a test's log until the test ends.
