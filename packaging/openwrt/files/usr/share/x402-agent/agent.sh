@@ -127,7 +127,7 @@ x402_kind() {
 		price.per_gb | price.up | price.down | payment.facilitator | payment.network | payment.asset | payment.asset_name | \
 		payment.asset_version | payment.pay_to | payment.withdraw_delay | payment.min_deposit | credit.cap | credit.total | \
 		policy.interface | plan.interface | plan.size | plan.timezone | plan.used | plan.used_on | plan.reserve | plan.daily | plan.hourly | \
-		rotate.every | rotate.hold | rotate.price | rotate.between | recovery.power_file | recovery.gpio_chip | \
+		rotate.every | rotate.hold | rotate.echo | rotate.price | rotate.between | recovery.power_file | recovery.gpio_chip | \
 		recovery.power_off | settle.every | settle.at) x402_as=text ;;
 	*) return 1 ;;
 	esac
