@@ -32,6 +32,7 @@ FILES
         facilitators                     who keeps its money, for wallet show
     $XDG_STATE_HOME/x402/                state, by default in ~/.local/state:
         channels.db                      what was signed; losing it costs no money
+        history                          what became of deposits, for wallet show
         offers/                          what each channel was opened for
         resources/                       what was paid for by x402 pay
         known_agents                     which agent answered where

@@ -100,13 +100,21 @@ func (p places) facilitators() buyer.KnownFacilitators {
 // control is the socket of the buyer that runs on the state folder.
 func (p places) control() string { return filepath.Join(p.state, "control.sock") }
 
+func (p places) history() buyer.History {
+	return buyer.History{Path: filepath.Join(p.state, "history")}
+}
+
 // openStore opens the channels' records, and with them the right to change
 // anything in the state folder.
-func (p places) openStore() (*bolt.Store, error) {
+func (p places) openStore() (channel.Store, error) {
 	if err := os.MkdirAll(p.state, 0o700); err != nil {
 		return nil, err
 	}
-	return bolt.Open(filepath.Join(p.state, "channels.db"))
+	store, err := bolt.Open(filepath.Join(p.state, "channels.db"))
+	if err != nil {
+		return nil, err
+	}
+	return p.history().Watch(store), nil
 }
 
 // openKey asks for the passphrase and opens the wallet.
