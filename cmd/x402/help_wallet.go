@@ -16,7 +16,7 @@ COMMANDS
     new         make a wallet
     import      make one of a key that exists
     backup      copy it
-    show        its address, its accounts, its channels
+    show        all that it has, on all networks, and what became of it
     fund        how to pay money into it
     refund      have agents give deposits back, at once
     withdraw    take deposits back without the agent, after the channel's delay
@@ -103,23 +103,37 @@ FLAGS
 ` + placesHelp + helpFlagHelp
 
 const showHelp = `NAME
-    x402 wallet show - the wallet's address, accounts and channels
+    x402 wallet show - all that the wallet has, on all networks
 
 SYNOPSIS
     x402 wallet show [flags]
 
 DESCRIPTION
-    Asks the facilitators that the wallet was used with what is in its account
-    and in each channel, in USD: what was deposited, what of it is signed away,
-    what the agent has claimed of that, and what is left. With a facilitator
-    that does not answer it shows what was known last, and fails. While x402
-    connect is running only that knows what it has signed: the rest is shown. It
-    needs no passphrase.
+    One account over all networks that the wallet was used on, in one table. On
+    each network: what is in its account, and its channels with agents, relays
+    and what was paid by x402 pay: what was deposited, less what came back; what
+    of it is signed away; what the other side has claimed of that; what is in
+    escrow still; and what of all that is LEFT to the wallet, in USD and in
+    atomic units. Then the sum of the network, and at the end of all.
+
+    The second table is the history of the channels: what was deposited, paid
+    (signed), claimed, refunded and withdrawn, and when this computer saw it. It
+    is kept from the first use of the state folder by a version that keeps one;
+    what was there before has "before" with its time.
+
+    A facilitator that does not answer is shown as unreachable, with what was
+    known last of its channels; sums say so then, and the exit status is 0. While
+    x402 connect is running only that knows what it has signed: the rest is
+    shown, but for channels of x402 pay. It needs no passphrase.
 
 FLAGS
+    --network NAME          Only this network, such as eip155:8453.
+    --history N             At most so many lines of history, the newest.
+                            Default 20.
     --facilitator URL       Look there too, and for channels whose offer is not
                             stored.
-    --json                  Print one JSON object, amounts in atomic units.
+    --json                  Print one JSON object, amounts in atomic units, with
+                            all of the history.
 ` + placesHelp + stateHelp + helpFlagHelp
 
 const fundHelp = `NAME

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"net/url"
 	"os"
 	"os/exec"
@@ -23,6 +24,8 @@ import (
 
 	"github.com/depinsim/x402/agent/buyer"
 	"github.com/depinsim/x402/channel"
+	"github.com/depinsim/x402/channel/facilitator/server"
+	"github.com/depinsim/x402/channel/ledger"
 	"github.com/depinsim/x402/tunnel/relay"
 )
 
@@ -43,7 +46,7 @@ func TestScripts(t *testing.T) {
 			"market": scriptMarket, "agent": scriptAgent, "facilitator": scriptFacilitator, "age": scriptAge, "spent": scriptSpent,
 			"begin": scriptBegin, "await": scriptAwait, "end": scriptEnd, "fetch": scriptFetch, "put": scriptPut,
 			"code": scriptCode, "agentkey": scriptAgentKey, "mode": scriptMode, "jsonline": scriptJSON, "jsonfield": scriptJSONField,
-			"relay": scriptRelay, "listed": scriptListed, "ghost": scriptGhost, "shop": scriptShop,
+			"second": scriptSecond, "relay": scriptRelay, "listed": scriptListed, "ghost": scriptGhost, "shop": scriptShop,
 		},
 	})
 }
@@ -112,6 +115,24 @@ func scriptFacilitator(ts *testscript.TestScript, _ bool, _ []string) {
 	m := onStage(ts).market
 	m.fac.CloseClientConnections()
 	m.fac.Close()
+}
+
+// scriptSecond is `second CREDIT`: another facilitator that keeps CREDIT USD of the
+// wallet's, and is known to it. It sets $SECOND.
+func scriptSecond(ts *testscript.TestScript, _ bool, args []string) {
+	credit, err := channel.ParseUSD(args[0])
+	ts.Check(err)
+	params := testParams()
+	params.ChainID++
+	l := ledger.NewMemory(params)
+	srv, err := server.New(server.Config{Ledger: l})
+	ts.Check(err)
+	fac := httptest.NewServer(srv)
+	ts.Defer(fac.Close)
+	_, err = l.Submit(context.Background(), ledger.Tx{Time: 1, Op: ledger.Issue{Ref: channel.Hash{1}, To: onStage(ts).market.wallet.Address(), Amount: credit}})
+	ts.Check(err)
+	ts.Check(buyer.KnownFacilitators{Path: filepath.Join(ts.Getenv("HOME"), ".config", "x402", "facilitators")}.Add(fac.URL))
+	ts.Setenv("SECOND", fac.URL)
 }
 
 // scriptAge is `age TIME`: transactions from now on seem to be that old.

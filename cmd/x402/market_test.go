@@ -57,8 +57,13 @@ func (l *agingLedger) Submit(ctx context.Context, tx ledger.Tx) (ledger.Receipt,
 	return l.Memory.Submit(ctx, tx)
 }
 
+// testParams are those of a market's ledger.
+func testParams() ledger.Params {
+	return ledger.Params{ChainID: 1<<41 + 7, Token: channel.Address{1, 2, 3}, Name: "USDC", Version: "2", FeeDivisor: ledger.FeeDivisor}
+}
+
 func newMarket(dir string, relays []relay.Name) (*market, error) {
-	params := ledger.Params{ChainID: 1<<41 + 7, Token: channel.Address{1, 2, 3}, Name: "USDC", Version: "2", FeeDivisor: ledger.FeeDivisor}
+	params := testParams()
 	m := &market{dir: dir, ledger: &agingLedger{Memory: ledger.NewMemory(params)}}
 	srv, err := server.New(server.Config{Ledger: m.ledger, Dev: true})
 	if err != nil {

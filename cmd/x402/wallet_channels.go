@@ -22,7 +22,8 @@ type cupboard struct {
 	inUse   bool   // by another x402: what was signed is not known
 	extra   string // --facilitator, for channels without an offer
 	clients map[string]*facilitator.Client
-	key     *channel.Key // once it was needed
+	down    map[string]error // of facilitators that did not answer, which are not waited for again
+	key     *channel.Key     // once it was needed
 }
 
 // openCupboard opens a wallet's channels. With channel.ErrInUse comes what needs
@@ -31,7 +32,7 @@ func (p places) openCupboard(extra string) (*cupboard, error) {
 	if err := p.resolve(); err != nil {
 		return nil, err
 	}
-	c := &cupboard{places: p, extra: extra, clients: make(map[string]*facilitator.Client)}
+	c := &cupboard{places: p, extra: extra, clients: make(map[string]*facilitator.Client), down: make(map[string]error)}
 	var err error
 	if c.wallet, err = buyer.LoadWallet(p.wallet); err != nil {
 		return nil, err
@@ -53,7 +54,8 @@ func (p places) openCupboard(extra string) (*cupboard, error) {
 }
 
 // openToLook opens a cupboard of which another x402 may have the records. Then
-// its channels are those that offers are stored for.
+// its channels are those that offers are stored for, with what the history knows
+// of them.
 func (p places) openToLook(extra string) (*cupboard, error) {
 	c, err := p.openCupboard(extra)
 	if !errors.Is(err, channel.ErrInUse) {
@@ -63,6 +65,7 @@ func (p places) openToLook(extra string) (*cupboard, error) {
 	if err != nil {
 		return nil, err
 	}
+	_ = c.history().Recall(states) // whoever shows the history says what is wrong with it
 	c.inUse, c.store = true, sheet(states)
 	c.payer, err = channel.NewPayer(c.store)
 	return c, err
@@ -103,9 +106,25 @@ type drawer struct {
 
 func (d drawer) short() string { return d.State.ID.String()[:10] }
 
+func (d drawer) network() string { return channel.NetworkName(d.State.Domain.ChainID) }
+
 // drawers looks into the channels of this wallet that match selects: "all", or
 // the beginning of an id.
 func (c *cupboard) drawers(ctx context.Context, match string) ([]drawer, error) {
+	out := c.labels(match)
+	c.lookInto(ctx, out)
+	switch {
+	case match == "all":
+	case len(out) == 0:
+		return nil, usage("--channel: this wallet has no channel %.70q; x402 wallet show lists them", match)
+	case len(out) > 1:
+		return nil, usage("--channel: %d channels begin with %.70q; name more of the id", len(out), match)
+	}
+	return out, nil
+}
+
+// labels are the drawers that match selects, not looked into yet.
+func (c *cupboard) labels(match string) []drawer {
 	var out []drawer
 	for _, s := range c.payer.All() {
 		if s.Config.Payer != c.wallet.Address() || match != "all" && !strings.HasPrefix(s.ID.String(), strings.ToLower(match)) {
@@ -119,19 +138,25 @@ func (c *cupboard) drawers(ctx context.Context, match string) ([]drawer, error) 
 		} else if errors.Is(d.err, buyer.ErrNoOffer) && c.extra != "" {
 			d.url, d.err = c.extra, nil
 		}
-		if d.err == nil {
-			d.Holding, d.err = c.look(ctx, d)
-		}
 		out = append(out, d)
 	}
-	switch {
-	case match == "all":
-	case len(out) == 0:
-		return nil, usage("--channel: this wallet has no channel %.70q; x402 wallet show lists them", match)
-	case len(out) > 1:
-		return nil, usage("--channel: %d channels begin with %.70q; name more of the id", len(out), match)
+	return out
+}
+
+// lookInto asks the ledgers about drawers.
+func (c *cupboard) lookInto(ctx context.Context, drawers []drawer) {
+	for i := range drawers {
+		d := &drawers[i]
+		if d.err == nil {
+			d.err = c.down[d.url]
+		}
+		if d.err != nil {
+			continue
+		}
+		if d.Holding, d.err = c.look(ctx, *d); errors.Is(d.err, facilitator.ErrUnavailable) {
+			c.down[d.url] = d.err
+		}
 	}
-	return out, nil
 }
 
 // holdings are those of a drawer's facilitator.

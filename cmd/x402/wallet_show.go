@@ -2,35 +2,42 @@ package main
 
 import (
 	"context"
-	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"slices"
-	"strings"
-	"text/tabwriter"
 
 	"github.com/depinsim/x402/agent/buyer"
 	"github.com/depinsim/x402/channel"
 	"github.com/depinsim/x402/channel/facilitator"
-	"github.com/depinsim/x402/channel/facilitator/nethttp"
-	"github.com/depinsim/x402/channel/x402"
 )
 
-// shown is what wallet show prints with --json.
+// shown is what wallet show prints with --json: one account over all networks.
 type shown struct {
 	Address  channel.Address `json:"address"`
 	File     string          `json:"file"`
 	InUse    bool            `json:"inUse,omitempty"` // by another x402, which alone knows what was signed
+	Total    sums            `json:"total"`
+	Networks []shownNetwork  `json:"networks"`
 	Accounts []shownAccount  `json:"accounts"`
 	Channels []shownChannel  `json:"channels"`
+	History  []buyer.Event   `json:"history"` // oldest first
+}
+
+type shownNetwork struct {
+	Network string `json:"network"`
+	sums
 }
 
 type shownAccount struct {
-	Network     string         `json:"network"`
-	Facilitator string         `json:"facilitator"`
-	Balance     channel.Amount `json:"balance"`
+	Network     string          `json:"network"` // empty: the facilitator did not say
+	Facilitator string          `json:"facilitator"`
+	Balance     *channel.Amount `json:"balance,omitempty"` // nil: not known
+	Same        bool            `json:"same,omitempty"`    // as the one before of the network: another facilitator's word
+	Error       string          `json:"error,omitempty"`   // why it is not known
+
+	err error
 }
 
 type shownChannel struct {
@@ -43,10 +50,25 @@ type shownChannel struct {
 	Deposited   channel.Amount  `json:"deposited"`        // less what came back
 	Signed      *channel.Amount `json:"signed,omitempty"` // nil: only the x402 that uses it knows
 	Claimed     channel.Amount  `json:"claimed"`
-	Left        *channel.Amount `json:"left,omitempty"` // likewise
+	Escrow      channel.Amount  `json:"escrow"`         // what is in it
+	Left        *channel.Amount `json:"left,omitempty"` // the wallet's part of that; nil as above
 	Withdrawing channel.Amount  `json:"withdrawing"`
 	WithdrawAt  uint64          `json:"withdrawAt,omitempty"` // Unix seconds
 	Error       string          `json:"error,omitempty"`      // why this is what was known last
+}
+
+// sums are those of all accounts and channels of a network, or of all networks.
+type sums struct {
+	Account   channel.Amount  `json:"account"`
+	Deposited channel.Amount  `json:"deposited"`
+	Signed    *channel.Amount `json:"signed,omitempty"` // nil: not known of a channel
+	Claimed   channel.Amount  `json:"claimed"`
+	Escrow    channel.Amount  `json:"escrow"`
+	Total     channel.Amount  `json:"total"` // the wallet's: its accounts, and what is left in channels
+	USD       string          `json:"usd"`   // Total
+	// AtLeast says that there may be more or less: an account or a channel is not
+	// known as it is now.
+	AtLeast bool `json:"incomplete,omitempty"`
 }
 
 func walletShow(ctx context.Context, args []string, stdout, _ io.Writer) (err error) {
@@ -55,73 +77,63 @@ func walletShow(ctx context.Context, args []string, stdout, _ io.Writer) (err er
 	fs.StringVar(&p.wallet, "wallet", "", "")
 	p.stateFlag(fs)
 	url := fs.String("facilitator", "", "")
+	network := fs.String("network", "", "")
+	events := fs.Int("history", 20, "")
 	asJSON := fs.Bool("json", false, "")
 	if done, err := parse(fs, showHelp, args, stdout); done {
 		return err
+	}
+	if _, err := channel.ParseNetwork(*network); *network != "" && err != nil {
+		return usage("--network: %w, such as eip155:8453", err)
+	}
+	if *events < 0 {
+		return usage("--history: %d, want how many lines", *events)
 	}
 	c, err := p.openToLook(*url)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, c.close()) }()
-	drawers, err := c.drawers(ctx, "all")
-	if err != nil {
-		return err
-	}
-	accounts, accountErr := c.accounts(ctx, drawers)
-	out := shown{Address: c.wallet.Address(), File: c.places.wallet, InUse: c.inUse, Accounts: accounts, Channels: channelsOf(drawers, !c.inUse)}
-	print := out.print
+	out, err := c.all(ctx, *network)
 	if *asJSON {
-		print = out.printJSON
+		return errors.Join(err, out.printJSON(stdout))
 	}
-	if accountErr == nil { // else the same is wrong with the channels
-		accountErr = failures(drawers)
-	}
-	return errors.Join(accountErr, print(stdout))
+	return errors.Join(err, out.print(stdout, *events))
 }
 
-// accounts asks each facilitator that is known what is in the wallet's account.
-func (c *cupboard) accounts(ctx context.Context, drawers []drawer) ([]shownAccount, error) {
-	accounts := []shownAccount{}
-	var errs []error
-	seen, down := map[[2]string]bool{}, map[string]bool{}
-	ask := func(url, network string) {
-		if url == "" || down[url] || seen[[2]string{url, network}] {
-			return
-		}
-		seen[[2]string{url, network}] = true
-		fac, err := c.client(url)
-		if err == nil {
-			var info x402.AccountInfo
-			if info, err = fac.Balance(ctx, network, c.wallet.Address()); err == nil {
-				accounts = append(accounts, shownAccount{network, url, info.Balance})
-			}
-		}
-		errs = append(errs, err)
+// all is all that the wallet has on a network, or on all if that is empty. A
+// facilitator that does not answer is no error: what is not known is marked.
+func (c *cupboard) all(ctx context.Context, network string) (shown, error) {
+	drawers := slices.DeleteFunc(c.labels("all"), func(d drawer) bool { return network != "" && d.network() != network })
+	out := shown{Address: c.wallet.Address(), File: c.places.wallet, InUse: c.inUse}
+	var err error
+	out.Accounts, err = c.accounts(ctx, drawers, network)
+	for _, a := range out.Accounts {
+		err = errors.Join(err, unlessDown(a.err))
 	}
-	urls, err := c.facilitators().All()
-	errs = append(errs, err)
-	if c.extra != "" && !slices.Contains(urls, c.extra) {
-		urls = append(urls, c.extra)
-	}
-	for _, url := range urls {
-		fac, err := c.client(url)
-		var s x402.Supported
-		if err == nil {
-			s, err = fac.Supported(ctx)
+	c.lookInto(ctx, drawers)
+	out.Channels = channelsOf(drawers, !c.inUse)
+	if err == nil { // else the same is wrong with the channels
+		for i := range drawers {
+			drawers[i].err = unlessDown(drawers[i].err)
 		}
-		if err != nil {
-			errs = append(errs, err)
-			down[url] = true
-		}
-		for _, network := range s.Networks() {
-			ask(url, network)
-		}
+		err = failures(drawers)
 	}
-	for _, d := range drawers {
-		ask(d.url, channel.NetworkName(d.State.Domain.ChainID))
+	events, historyErr := c.history().Events(out.Address)
+	out.History = slices.DeleteFunc(events, func(e buyer.Event) bool { return network != "" && e.Network != network })
+	out.add()
+	if ctx.Err() != nil {
+		return out, errInterrupted
 	}
-	return accounts, errors.Join(errs...)
+	return out, errors.Join(err, historyErr)
+}
+
+// unlessDown is err, unless that says that a facilitator does not answer.
+func unlessDown(err error) error {
+	if errors.Is(err, facilitator.ErrUnavailable) {
+		return nil
+	}
+	return err
 }
 
 // channelsOf are the drawers as they are shown; whole says whether what was
@@ -131,8 +143,8 @@ func channelsOf(drawers []drawer, whole bool) []shownChannel {
 	for _, d := range drawers {
 		s := d.State
 		row := shownChannel{
-			Channel: s.ID, Agent: s.Config.ReceiverAuthorizer, Relay: d.relay, Resource: d.resource.URL, Network: channel.NetworkName(s.Domain.ChainID), Facilitator: d.url,
-			Deposited: s.Balance, Claimed: s.Claimed, Withdrawing: d.Withdrawing, WithdrawAt: d.WithdrawAt,
+			Channel: s.ID, Agent: s.Config.ReceiverAuthorizer, Relay: d.relay, Resource: d.resource.URL, Network: d.network(), Facilitator: d.url,
+			Deposited: s.Balance, Claimed: s.Claimed, Escrow: s.Balance - min(s.Balance, s.Claimed), Withdrawing: d.Withdrawing, WithdrawAt: d.WithdrawAt,
 		}
 		if left := d.Left(); whole {
 			row.Signed, row.Left = &s.Max, &left
@@ -145,6 +157,76 @@ func channelsOf(drawers []drawer, whole bool) []shownChannel {
 	return out
 }
 
+// add adds up each network and all of them.
+func (s *shown) add() {
+	s.Networks = []shownNetwork{}
+	of := func(network string) *sums {
+		i := slices.IndexFunc(s.Networks, func(n shownNetwork) bool { return n.Network == network })
+		if i < 0 {
+			i = len(s.Networks)
+			s.Networks = append(s.Networks, shownNetwork{network, sums{Signed: new(channel.Amount)}})
+		}
+		return &s.Networks[i].sums
+	}
+	s.Total.Signed = new(channel.Amount)
+	for _, a := range s.Accounts {
+		switch {
+		case a.Network == "":
+			s.Total.AtLeast = true
+		case !a.Same:
+			of(a.Network).account(a)
+		}
+	}
+	for _, c := range s.Channels {
+		of(c.Network).channel(c)
+	}
+	for i := range s.Networks {
+		n := &s.Networks[i].sums
+		n.USD = n.Total.USD()
+		s.Total.more(*n)
+	}
+	s.Total.USD = s.Total.Total.USD()
+}
+
+func (x *sums) account(a shownAccount) {
+	if a.Balance == nil {
+		x.AtLeast = true
+		return
+	}
+	x.more(sums{Account: *a.Balance, Total: *a.Balance, Signed: new(channel.Amount)})
+}
+
+func (x *sums) channel(c shownChannel) {
+	m := sums{Deposited: c.Deposited, Signed: c.Signed, Claimed: c.Claimed, Escrow: c.Escrow, AtLeast: c.Left == nil || c.Error != ""}
+	if c.Left != nil {
+		m.Total = *c.Left
+	}
+	x.more(m)
+}
+
+// more adds o to x. A sum that would overflow, which no ledger holds, stays.
+func (x *sums) more(o sums) {
+	x.AtLeast = x.AtLeast || o.AtLeast
+	plus := func(to *channel.Amount, a channel.Amount) {
+		sum, err := to.Add(a)
+		if err != nil {
+			x.AtLeast = true
+			return
+		}
+		*to = sum
+	}
+	plus(&x.Account, o.Account)
+	plus(&x.Deposited, o.Deposited)
+	plus(&x.Claimed, o.Claimed)
+	plus(&x.Escrow, o.Escrow)
+	plus(&x.Total, o.Total)
+	if x.Signed == nil || o.Signed == nil {
+		x.Signed = nil
+		return
+	}
+	plus(x.Signed, *o.Signed)
+}
+
 func (s shown) printJSON(w io.Writer) error {
 	b, err := json.MarshalIndent(s, "", "  ")
 	if err != nil {
@@ -152,144 +234,4 @@ func (s shown) printJSON(w io.Writer) error {
 	}
 	_, err = fmt.Fprintf(w, "%s\n", b)
 	return err
-}
-
-func (s shown) print(w io.Writer) error {
-	rows := [][2]string{{"address", s.Address.String()}, {"file", s.File}}
-	for _, a := range s.Accounts {
-		rows = append(rows, [2]string{"account", fmt.Sprintf("%s USD on %s, kept by %s", a.Balance.USD(), a.Network, a.Facilitator)})
-	}
-	if s.InUse {
-		rows = append(rows, [2]string{"note", "x402 is running with these channels: only it knows what it has signed"})
-	}
-	if len(s.Channels) == 0 {
-		return printRows(w, append(rows, [2]string{"channels", "none"}))
-	}
-	if err := printRows(w, rows); err != nil {
-		return err
-	}
-	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(t, "\nCHANNEL\tAGENT\tDEPOSITED\tSIGNED\tCLAIMED\tLEFT\tWITHDRAWAL")
-	for _, c := range s.Channels {
-		withdrawal := "-"
-		switch {
-		case c.Error != "":
-			withdrawal = "as known last"
-		case c.WithdrawAt != 0:
-			withdrawal = c.Withdrawing.USD() + " from " + clock(c.WithdrawAt)
-		}
-		signed, left := "?", "?"
-		if c.Signed != nil {
-			signed, left = c.Signed.USD(), c.Left.USD()
-		}
-		with := c.Agent.String()
-		if c.Relay != "" {
-			with = "relay " + c.Relay
-		}
-		if c.Resource != "" {
-			with = printable(c.Resource)
-		}
-		fmt.Fprintln(t, strings.Join([]string{
-			c.Channel.String()[:10], with, c.Deposited.USD(), signed, c.Claimed.USD(), left, withdrawal,
-		}, "\t"))
-	}
-	return t.Flush()
-}
-
-func walletFund(ctx context.Context, args []string, stdout, _ io.Writer) error {
-	var p places
-	fs := newFlags("wallet fund")
-	fs.StringVar(&p.wallet, "wallet", "", "")
-	url := fs.String("facilitator", "", "")
-	dev := fs.String("dev", "", "")
-	if done, err := parse(fs, fundHelp, args, stdout); done {
-		return err
-	}
-	if err := p.resolve(); err != nil {
-		return err
-	}
-	if *dev != "" && *url == "" {
-		return usage("--dev: --facilitator says whose faucet is meant")
-	}
-	w, err := buyer.LoadWallet(p.wallet)
-	if err != nil {
-		return err
-	}
-	if *url == "" {
-		return printRows(stdout, [][2]string{
-			{"address", w.Address().String()},
-			{"how", "pay to this address on the network that the agent's offer names:"},
-			{"", "x402 connect prints it, and " + p.given.echo("x402 wallet fund") + " --facilitator URL"},
-		})
-	}
-	fac, err := nethttp.New(nethttp.Config{URL: *url})
-	if err != nil {
-		return usage("--facilitator: %w", err)
-	}
-	rows := [][2]string{{"address", w.Address().String()}}
-	if *dev != "" {
-		amount, err := faucet(ctx, fac, w.Address(), *dev)
-		if err != nil {
-			return err
-		}
-		rows = append(rows, [2]string{"faucet", "gave " + amount.USD() + " USD, for trials: they are worth nothing elsewhere"})
-	}
-	if rows, err = fundHow(ctx, fac, w.Address(), rows); err != nil {
-		return err
-	}
-	if err := p.facilitators().Add(*url); err != nil { // for wallet show
-		return err
-	}
-	if *dev != "" {
-		rows = append(rows, [2]string{"next", p.given.echo("x402 connect --agent HOST:PORT --budget USD --max-price USD")})
-	} else {
-		rows = append(rows, howRows(w.Address())...)
-	}
-	return printRows(stdout, rows)
-}
-
-// faucet takes credit of a facilitator in development mode.
-func faucet(ctx context.Context, fac *facilitator.Client, to channel.Address, amount string) (channel.Amount, error) {
-	r := x402.FaucetRequest{Address: to}
-	var err error
-	if r.Amount, err = usd("dev", amount); err != nil {
-		return 0, err
-	}
-	rand.Read(r.Ref[:]) // never fails (Go 1.24)
-	_, err = fac.Faucet(ctx, r)
-	if _, refused := errors.AsType[*facilitator.RefusedError](err); refused {
-		return 0, withHint(fmt.Errorf("faucet: %w", err), "only a facilitator that runs with --dev has one")
-	}
-	return r.Amount, err
-}
-
-// fundHow adds to rows what the facilitator settles on and what is there.
-func fundHow(ctx context.Context, fac *facilitator.Client, a channel.Address, rows [][2]string) ([][2]string, error) {
-	s, err := fac.Supported(ctx)
-	if err != nil {
-		return nil, err
-	}
-	for _, network := range s.Networks() {
-		token, err := s.Token(network)
-		if err != nil {
-			return nil, err
-		}
-		info, err := fac.Balance(ctx, network, a)
-		if err != nil {
-			return nil, err
-		}
-		rows = append(rows,
-			[2]string{"network", fmt.Sprintf("%s, %q %s", network, token.Name, token.Address)},
-			[2]string{"account", info.Balance.USD() + " USD"})
-	}
-	return rows, nil
-}
-
-// howRows say how to pay.
-func howRows(a channel.Address) [][2]string {
-	return [][2]string{
-		{"how", "pay this asset to the address; a ledger of the facilitator's own has"},
-		{"", "its operator take your money and then give you credit, by"},
-		{"", "x402-facilitator issue --dir DIR --to " + a.String() + " --amount USD"},
-	}
 }
