@@ -2,8 +2,10 @@ package buyer
 
 import (
 	"context"
+	"errors"
 
 	"github.com/depinsim/x402/channel"
+	"github.com/depinsim/x402/channel/facilitator"
 	"github.com/depinsim/x402/channel/spend"
 	"github.com/depinsim/x402/channel/x402"
 )
@@ -34,11 +36,12 @@ func (h Holding) Left() channel.Amount {
 func (h Holding) Due() bool { return h.WithdrawAt != 0 && h.WithdrawAt <= h.Now }
 
 // Holdings looks after the channels of one facilitator while nothing is bought
-// through them. Key is not needed to look.
+// through them. Key is not needed to look, and Node only to withdraw on a chain.
 type Holdings struct {
 	Payer       *channel.Payer
 	Facilitator Facilitator
 	Key         *channel.Key
+	Node        *Node
 }
 
 // Look asks the ledger about a channel and stores what it says. With an error
@@ -78,7 +81,12 @@ func (x Holdings) Finish(ctx context.Context, h Holding) (Holding, error) {
 
 func (x Holdings) step(ctx context.Context, h Holding, w x402.Withdraw) (Holding, error) {
 	w.Channel, w.Nonce = h.State.ID, h.nonce
-	if _, err := x.Facilitator.Withdraw(ctx, w.Sign(x.Key, h.State.Domain)); err != nil {
+	w = w.Sign(x.Key, h.State.Domain)
+	_, err := x.Facilitator.Withdraw(ctx, w)
+	if refused, ok := errors.AsType[*facilitator.RefusedError](err); ok && refused.Code == x402.ErrWithdrawTransaction {
+		err = x.send(ctx, h, w)
+	}
+	if err != nil {
 		return h, err
 	}
 	return x.Look(ctx, h.State.ID)

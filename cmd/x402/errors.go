@@ -90,6 +90,8 @@ func hint(err error) string {
 		return "x402 wallet fund --facilitator URL makes the asset of another ledger one of yours"
 	case errors.Is(err, spend.ErrCount):
 		return "nothing more was signed; x402 wallet withdraw takes back what is left in the channel"
+	case errors.Is(err, buyer.ErrNoNode):
+		return "name one with --rpc URL; the wallet's address needs a little of the chain's own coin for gas"
 	case errors.Is(err, buyer.ErrNoOffer):
 		return "x402 connect --agent HOST:PORT --keep stores it again; or name the --facilitator, which is enough to withdraw"
 	case errors.Is(err, facilitator.ErrUnavailable):

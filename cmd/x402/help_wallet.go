@@ -190,8 +190,17 @@ DESCRIPTION
     Without --channel, withdrawals that were begun are finished if they are due.
     To begin one, name the channel: it locks the channel for the delay.
 
+    On an EVM chain the contract takes both steps from the wallet's own account
+    only, and the gas is the account's: send the wallet's address a little of
+    the chain's coin (a cent's worth on Base). The node named by --rpc is asked
+    what a transaction needs, the wallet signs it, and the facilitator sends it.
+
 FLAGS
     --channel ID            Channel to withdraw from: its id, or the beginning
                             of it as x402 wallet show prints it, or all.
     --facilitator URL       Facilitator of channels whose offer is not stored.
+    --rpc URL               A node of the chain, JSON-RPC over http or https;
+                            @FILE has the URL in a file. Only for an EVM chain.
+    --max-gas ETHER         What the gas of one step may cost at most. Default
+                            0.005.
 ` + placesHelp + passphraseHelp + stateHelp + helpFlagHelp

@@ -24,6 +24,7 @@ type cupboard struct {
 	clients map[string]*facilitator.Client
 	down    map[string]error // of facilitators that did not answer, which are not waited for again
 	key     *channel.Key     // once it was needed
+	node    *buyer.Node      // nil, or of the chain on which something is withdrawn
 }
 
 // openCupboard opens a wallet's channels. With channel.ErrInUse comes what needs
@@ -162,7 +163,7 @@ func (c *cupboard) lookInto(ctx context.Context, drawers []drawer) {
 // holdings are those of a drawer's facilitator.
 func (c *cupboard) holdings(d drawer) (buyer.Holdings, error) {
 	fac, err := c.client(d.url)
-	return buyer.Holdings{Payer: c.payer, Facilitator: fac, Key: c.key}, err
+	return buyer.Holdings{Payer: c.payer, Facilitator: fac, Key: c.key, Node: c.node}, err
 }
 
 func (c *cupboard) look(ctx context.Context, d drawer) (buyer.Holding, error) {

@@ -5,6 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/big"
+	"regexp"
+	"strings"
+
+	"github.com/depinsim/x402/agent/buyer"
 )
 
 func walletWithdraw(ctx context.Context, args []string, stdout, _ io.Writer) (err error) {
@@ -14,10 +19,16 @@ func walletWithdraw(ctx context.Context, args []string, stdout, _ io.Writer) (er
 	p.stateFlag(fs)
 	match := fs.String("channel", "", "")
 	url := fs.String("facilitator", "", "")
+	rpc := fs.String("rpc", "", "")
+	maxGas := fs.String("max-gas", "0.005", "")
 	if done, err := parse(fs, withdrawHelp, args, stdout); done {
 		return err
 	}
 	if err := channelFlag(*match); err != nil {
+		return err
+	}
+	node, err := nodeOf(*rpc, *maxGas)
+	if err != nil {
 		return err
 	}
 	c, err := p.openCupboard(*url)
@@ -25,6 +36,7 @@ func walletWithdraw(ctx context.Context, args []string, stdout, _ io.Writer) (er
 		return err
 	}
 	defer func() { err = errors.Join(err, c.close()) }()
+	c.node = node
 	named := *match != ""
 	if !named {
 		*match = "all"
@@ -54,6 +66,33 @@ func walletWithdraw(ctx context.Context, args []string, stdout, _ io.Writer) (er
 		return err
 	}
 	return failures(drawers)
+}
+
+// ether is a number of whole coins, down to one wei.
+var ether = regexp.MustCompile(`^([0-9]{1,9})(?:\.([0-9]{1,18}))?$`)
+
+// nodeOf reads --rpc and --max-gas: a chain's node, or nil, and how many coins a
+// transaction may cost.
+func nodeOf(rpc, most string) (*buyer.Node, error) {
+	m := ether.FindStringSubmatch(most)
+	if m == nil {
+		return nil, usage("--max-gas: %.40q, want a number of ether such as 0.005", most)
+	}
+	wei, _ := new(big.Int).SetString(m[1]+m[2]+strings.Repeat("0", 18-len(m[2])), 10)
+	if path, ok := strings.CutPrefix(rpc, "@"); ok {
+		var err error
+		if rpc, err = readSecret(path); err != nil {
+			return nil, usage("--rpc: %w", err)
+		}
+	}
+	if rpc == "" {
+		return nil, nil
+	}
+	node, err := buyer.NewNode(rpc, wei)
+	if err != nil {
+		return nil, usage("--rpc: %w", err)
+	}
+	return node, nil
 }
 
 // obvious are the channels that a withdrawal without --channel is about: those
