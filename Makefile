@@ -25,7 +25,7 @@ PARTS = $$($(GO) list $(patsubst %,./%/...,$(wildcard modem tunnel meter channel
 
 BYTES ?= 50MB
 FUZZTIME ?= 1m
-CHECK_FUZZTIME ?= 2s
+CHECK_FUZZTIME ?= 1s
 REPEATS ?= 20
 # Flags of scripts/bench.
 BENCH ?=
