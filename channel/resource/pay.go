@@ -79,10 +79,9 @@ func (h *handler) checkConfig(b bill) error {
 	return nil
 }
 
-// payChannel serves a request that is paid by a voucher, with or without a
-// deposit before it.
-func (h *handler) payChannel(w http.ResponseWriter, r *http.Request, p x402.PaymentPayload, req x402.Requirements) {
-	b := billOf(p, req)
+// onChannel serves a request by a channel, of which it is the only one meanwhile,
+// with our record of it brought up to date.
+func (h *handler) onChannel(w http.ResponseWriter, r *http.Request, b bill) {
 	if err := h.checkConfig(b); err != nil {
 		h.refuse(w, r, err, "")
 		return
@@ -93,17 +92,27 @@ func (h *handler) payChannel(w http.ResponseWriter, r *http.Request, p x402.Paym
 	}
 	defer h.release(b.voucher.Channel)
 	state, err := h.reconcile(r.Context(), b)
-	if err != nil {
+	switch {
+	case err != nil:
 		h.refuse(w, r, err, x402.ErrUnexpectedVerify)
-		return
+	case b.refund:
+		h.refund(w, r, b, state)
+	default:
+		h.payChannel(w, r, b, state)
 	}
+}
+
+// payChannel serves a request that is paid by a voucher, with or without a
+// deposit before it.
+func (h *handler) payChannel(w http.ResponseWriter, r *http.Request, b bill, state channel.State) {
 	if state.WithdrawAt != 0 {
 		h.refuse(w, r, &refusal{code: string(channel.ReasonFrozen), message: "the payer has begun to withdraw the deposit, which can be taken at " +
 			time.Unix(int64(state.WithdrawAt), 0).UTC().Format(time.RFC3339)}, "")
 		return
 	}
 	out := x402.SettlementResponse{Success: true, Payer: &b.config.Payer, Network: h.network}
-	if p.Payload.Deposit != nil {
+	if b.p.Payload.Deposit != nil {
+		var err error
 		if state, err = h.deposit(r.Context(), b, &out); err != nil {
 			h.refuse(w, r, err, x402.ErrUnexpectedSettle)
 			return
@@ -113,7 +122,7 @@ func (h *handler) payChannel(w http.ResponseWriter, r *http.Request, p x402.Paym
 		h.refuse(w, r, err, x402.ErrUnexpectedVerify)
 		return
 	}
-	h.serve(w, r, &answer{price: req.Amount, book: func(charge channel.Amount) (*x402.SettlementResponse, error) {
+	h.serve(w, r, &answer{price: b.req.Amount, book: func(charge channel.Amount) (*x402.SettlementResponse, error) {
 		now, err := h.book(state, b.voucher, charge)
 		if err != nil {
 			return nil, err

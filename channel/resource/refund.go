@@ -13,22 +13,7 @@ import (
 // refund gives a payer back what is left of his deposit, or the part that he
 // asks for: what was charged is claimed first, in the same transaction. The
 // route's handler is not run.
-func (h *handler) refund(w http.ResponseWriter, r *http.Request, p x402.PaymentPayload, req x402.Requirements) {
-	b := billOf(p, req)
-	if err := h.checkConfig(b); err != nil {
-		h.refuse(w, r, err, "")
-		return
-	}
-	if !h.take(b.voucher.Channel) {
-		h.refuse(w, r, &refusal{code: x402.ErrChannelBusy, message: "the channel pays for another request at present"}, "")
-		return
-	}
-	defer h.release(b.voucher.Channel)
-	state, err := h.reconcile(r.Context(), b)
-	if err != nil {
-		h.refuse(w, r, err, x402.ErrUnexpectedVerify)
-		return
-	}
+func (h *handler) refund(w http.ResponseWriter, r *http.Request, b bill, state channel.State) {
 	out, err := h.giveBack(r.Context(), b, state)
 	if err != nil {
 		h.refuse(w, r, err, x402.ErrUnexpectedSettle)

@@ -30,7 +30,7 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	key := answerKey{id: id}
-	if a := payerOf(p.Payload); a != nil {
+	if a := p.Payload.Payer(); a != nil {
 		key.payer = *a
 	}
 	h.once(w, r, key, texts[0], func(w http.ResponseWriter) { h.pay(w, r, p) })
@@ -57,21 +57,6 @@ func parsePayment(texts []string) (x402.PaymentPayload, error) {
 	return p, nil
 }
 
-// payerOf returns whose money a payment is about.
-func payerOf(p x402.Payload) *channel.Address {
-	switch {
-	case p.Exact != nil:
-		return &p.Exact.Authorization.From
-	case p.Deposit != nil:
-		return &p.Deposit.Config.Payer
-	case p.Voucher != nil:
-		return &p.Voucher.Config.Payer
-	case p.Refund != nil:
-		return &p.Refund.Config.Payer
-	}
-	return nil
-}
-
 // pay serves a request whose payment is well-formed.
 func (h *handler) pay(w http.ResponseWriter, r *http.Request, p x402.PaymentPayload) {
 	req, ok := h.match(p.Accepted)
@@ -79,14 +64,11 @@ func (h *handler) pay(w http.ResponseWriter, r *http.Request, p x402.PaymentPayl
 		h.refuse(w, r, &refusal{code: x402.ErrRequirements, message: "what was accepted is not, or no more, on offer"}, "")
 		return
 	}
-	switch {
-	case p.Payload.Exact != nil:
+	if p.Payload.Exact != nil {
 		h.payExact(w, r, p, req)
-	case p.Payload.Refund != nil:
-		h.refund(w, r, p, req)
-	default:
-		h.payChannel(w, r, p, req)
+		return
 	}
+	h.onChannel(w, r, billOf(p, req))
 }
 
 // match finds our own form of what a client accepted. What counts is what it

@@ -140,6 +140,21 @@ func (p Payload) Type() string {
 	return ""
 }
 
+// Payer returns whose money the payload is about, nil if it does not say.
+func (p Payload) Payer() *channel.Address {
+	switch {
+	case p.Exact != nil:
+		return &p.Exact.Authorization.From
+	case p.Deposit != nil:
+		return &p.Deposit.Config.Payer
+	case p.Voucher != nil:
+		return &p.Voucher.Config.Payer
+	case p.Refund != nil:
+		return &p.Refund.Config.Payer
+	}
+	return nil
+}
+
 // MarshalJSON writes the one field that is set.
 func (p Payload) MarshalJSON() ([]byte, error) {
 	switch t := p.Type(); t {

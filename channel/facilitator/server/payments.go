@@ -23,7 +23,7 @@ func (s *Server) verify(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	out, err := s.check(r.Context(), req)
-	out.Payer = payerOf(req.Payload.Payload)
+	out.Payer = req.Payload.Payload.Payer()
 	if err == nil {
 		out.IsValid = true
 		writeJSON(w, http.StatusOK, out)
@@ -206,19 +206,4 @@ func (s *Server) checkVoucher(ctx context.Context, c channel.Config, v channel.V
 	}
 	m := ch.Message(v.Channel)
 	return x402.VerifyResponse{Extra: &m}, nil
-}
-
-// payerOf returns whose money a payload is about.
-func payerOf(p x402.Payload) *channel.Address {
-	switch {
-	case p.Exact != nil:
-		return &p.Exact.Authorization.From
-	case p.Deposit != nil:
-		return &p.Deposit.Config.Payer
-	case p.Voucher != nil:
-		return &p.Voucher.Config.Payer
-	case p.Refund != nil:
-		return &p.Refund.Config.Payer
-	}
-	return nil
 }

@@ -26,10 +26,10 @@ func (s *Server) settle(w http.ResponseWriter, r *http.Request) {
 		s.metrics.refused.WithLabelValues(refused.Code).Inc()
 	}
 	if err != nil {
-		s.answerError(w, payerOf(p), err)
+		s.answerError(w, p.Payer(), err)
 		return
 	}
-	out := x402.SettlementResponse{Payer: payerOf(p), Amount: &receipt.Amount}
+	out := x402.SettlementResponse{Payer: p.Payer(), Amount: &receipt.Amount}
 	switch {
 	case p.Deposit != nil:
 		out.Extra = s.stateExtra(r.Context(), s.params.Domain().ID(p.Deposit.Config))
