@@ -4,12 +4,9 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"net/http"
-	"net/http/httptest"
 	"os"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/depinsim/x402/agent/seller"
 	"github.com/depinsim/x402/modem/modemtest"
@@ -76,17 +73,8 @@ func TestAirplane(t *testing.T) {
 		fetch(t, client, site.URL+"/1000", 1000)
 	}
 
-	// Its page comes slowly, for ever: the flow ends when the radio is back, the
-	// session does not.
-	endless := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		tick := time.NewTicker(10 * time.Millisecond)
-		defer tick.Stop()
-		for err := error(nil); err == nil; <-tick.C {
-			_, err = io.CopyN(w, page(), 10_000)
-		}
-	}))
-	t.Cleanup(endless.Close)
-	resp, err := client.Get(endless.URL)
+	// This flow ends when the radio is back, the session does not.
+	resp, err := client.Get(endless(t).URL)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -351,6 +351,20 @@ func pages(w http.ResponseWriter, r *http.Request) {
 	io.CopyN(w, page(), int64(n))
 }
 
+// endless returns a site whose page comes slowly, for ever.
+func endless(t *testing.T) *httptest.Server {
+	t.Helper()
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		tick := time.NewTicker(10 * time.Millisecond)
+		defer tick.Stop()
+		for err := error(nil); err == nil; <-tick.C {
+			_, err = io.CopyN(w, page(), 10_000)
+		}
+	}))
+	t.Cleanup(s.Close)
+	return s
+}
+
 // page is a long text that nothing can compress.
 func page() io.Reader { return rand.NewChaCha8([32]byte{1}) }
 

@@ -3,11 +3,8 @@ package agent_test
 import (
 	"context"
 	"io"
-	"net/http"
-	"net/http/httptest"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/depinsim/x402/agent"
 	"github.com/depinsim/x402/agent/seller"
@@ -52,18 +49,9 @@ func TestSwapEndsSessions(t *testing.T) {
 	}
 	until(t, "for the SIM", sells(true))
 	site := web(t)
-	// Its page comes slowly, for ever.
-	endless := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		tick := time.NewTicker(10 * time.Millisecond)
-		defer tick.Stop()
-		for err := error(nil); err == nil; <-tick.C {
-			_, err = io.CopyN(w, page(), 10_000)
-		}
-	}))
-	t.Cleanup(endless.Close)
 	p := m.buy(nil)
 	client := p.through()
-	resp, err := client.Get(endless.URL)
+	resp, err := client.Get(endless(t).URL)
 	if err != nil {
 		t.Fatal(err)
 	}
