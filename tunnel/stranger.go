@@ -145,14 +145,18 @@ func (s *Strangers) source(addr net.Addr) netip.Prefix {
 	if !ok || s.relays[at] {
 		return netip.Prefix{}
 	}
-	bits := 32
-	if at.Is6() {
-		bits = 64
+	return SourceOf(at)
+}
+
+// SourceOf is who an address counts as: an IPv4 address, or the /64 that one IPv6
+// customer has at least. That of no address is not valid.
+func SourceOf(a netip.Addr) netip.Prefix {
+	a = a.Unmap()
+	bits := 64
+	if a.Is4() {
+		bits = 32
 	}
-	p, err := at.Prefix(bits)
-	if err != nil {
-		return netip.Prefix{}
-	}
+	p, _ := a.WithZone("").Prefix(bits) // an error comes with no prefix
 	return p
 }
 

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/depinsim/x402/agent/buyer"
+	"github.com/depinsim/x402/tunnel"
 	"github.com/depinsim/x402/tunnel/proxy"
 )
 
@@ -34,7 +35,7 @@ func (g *Gateway) enter(_ context.Context, from netip.Addr, user, password strin
 
 // admit checks what a customer shows.
 func (g *Gateway) admit(from netip.Addr, user, password string) (accountID, record, choice, error) {
-	now, src := time.Now(), source(from)
+	now, src := time.Now(), tunnel.SourceOf(from)
 	if g.guard.shut(src, now) {
 		return accountID{}, record{}, choice{}, &proxy.RefusedError{
 			Status: http.StatusTooManyRequests, Err: errors.New("too many wrong passwords from your address"),

@@ -251,20 +251,9 @@ func (x *exits) choose(usable []buyer.Found, t *ticket, now time.Time) buyer.Fou
 	return f
 }
 
-// makeRoom forgets sessions that were not used, and one in eight of the others
-// if that is not enough.
+// makeRoom forgets sessions, first those that were not used.
 func (x *exits) makeRoom(now time.Time) {
-	for k, s := range x.seats {
-		if now.Sub(s.used) >= seatTime {
-			delete(x.seats, k)
-		}
-	}
-	for k := range x.seats {
-		if len(x.seats) <= maxSeats*7/8 {
-			return
-		}
-		delete(x.seats, k)
-	}
+	makeRoom(x.seats, maxSeats, func(s seat) bool { return now.Sub(s.used) >= seatTime })
 }
 
 // start begins a purchase. The caller holds mu.

@@ -1,23 +1,14 @@
 package gateway
 
 import (
+	"maps"
 	"net"
 	"net/netip"
 	"sync"
 	"time"
-)
 
-// source is who an address counts as: an IPv4 address, or the /64 that one
-// IPv6 customer has at least.
-func source(a netip.Addr) netip.Prefix {
-	a = a.Unmap().WithZone("")
-	bits := 64
-	if a.Is4() {
-		bits = 32
-	}
-	p, _ := a.Prefix(bits) // of no address: the zero prefix, shared
-	return p
-}
+	"github.com/depinsim/x402/tunnel"
+)
 
 const (
 	// wrongMost is how many wrong passwords a source may show in wrongTime.
@@ -53,7 +44,7 @@ func (g *guard) miss(src netip.Prefix, now time.Time) {
 	defer g.mu.Unlock()
 	m, known := g.bad[src]
 	if !known && len(g.bad) >= maxSources {
-		g.makeRoom(now)
+		makeRoom(g.bad, maxSources, func(m misses) bool { return now.Sub(m.since) >= wrongTime })
 	}
 	if now.Sub(m.since) >= wrongTime {
 		m = misses{since: now}
@@ -65,19 +56,16 @@ func (g *guard) miss(src netip.Prefix, now time.Time) {
 	g.bad[src] = m
 }
 
-// makeRoom forgets whose time is over, and one in eight of the others if that is
-// not enough: a flood from everywhere must not make the guard blind.
-func (g *guard) makeRoom(now time.Time) {
-	for src, m := range g.bad {
-		if now.Sub(m.since) >= wrongTime {
-			delete(g.bad, src)
-		}
-	}
-	for src := range g.bad {
-		if len(g.bad) <= maxSources*7/8 {
+// makeRoom forgets those in m, which may hold most, whose time is over, and one in
+// eight of the others if that is not enough: a flood from everywhere must not make
+// the guard blind.
+func makeRoom[K comparable, V any](m map[K]V, most int, over func(V) bool) {
+	maps.DeleteFunc(m, func(_ K, v V) bool { return over(v) })
+	for k := range m {
+		if len(m) <= most*7/8 {
 			return
 		}
-		delete(g.bad, src)
+		delete(m, k)
 	}
 }
 
@@ -102,7 +90,7 @@ func (l *fairListener) Accept() (net.Conn, error) {
 			return nil, err
 		}
 		a, _ := netip.ParseAddrPort(c.RemoteAddr().String())
-		src := source(a.Addr())
+		src := tunnel.SourceOf(a.Addr())
 		l.mu.Lock()
 		full := l.now[src] >= l.most
 		if !full {

@@ -6,23 +6,25 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/depinsim/x402/tunnel"
 )
 
 func TestGuard(t *testing.T) {
 	var g guard
 	now := time.Unix(1_000_000, 0)
-	src := source(netip.MustParseAddr("192.0.2.1"))
+	src := tunnel.SourceOf(netip.MustParseAddr("192.0.2.1"))
 	for i := range wrongMost {
 		if g.shut(src, now) {
 			t.Fatalf("shut after %d", i)
 		}
 		g.miss(src, now)
 	}
-	if !g.shut(src, now.Add(wrongTime-1)) || g.shut(src, now.Add(wrongTime)) || g.shut(source(netip.MustParseAddr("192.0.2.2")), now) {
+	if !g.shut(src, now.Add(wrongTime-1)) || g.shut(src, now.Add(wrongTime)) || g.shut(tunnel.SourceOf(netip.MustParseAddr("192.0.2.2")), now) {
 		t.Error("not for that source and that time alone")
 	}
 	for i := range 3 * maxSources {
-		g.miss(source(netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)})), now)
+		g.miss(tunnel.SourceOf(netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)})), now)
 	}
 	if len(g.bad) > maxSources {
 		t.Errorf("%d sources", len(g.bad))
@@ -33,11 +35,11 @@ func TestSource(t *testing.T) {
 	for a, want := range map[string]string{
 		"192.0.2.1": "192.0.2.1/32", "::ffff:192.0.2.1": "192.0.2.1/32", "2001:db8:1:2:3::4": "2001:db8:1:2::/64", "fe80::1%lo": "fe80::/64",
 	} {
-		if got := source(netip.MustParseAddr(a)); got.String() != want {
+		if got := tunnel.SourceOf(netip.MustParseAddr(a)); got.String() != want {
 			t.Errorf("%s: %s, want %s", a, got, want)
 		}
 	}
-	if got := source(netip.Addr{}); got.IsValid() {
+	if got := tunnel.SourceOf(netip.Addr{}); got.IsValid() {
 		t.Error(got)
 	}
 }
@@ -88,7 +90,7 @@ func TestFairListener(t *testing.T) {
 		t.Error("no connection")
 	}
 	wg.Wait()
-	if n := ln.now[source(netip.MustParseAddr("127.0.0.1"))]; n != 2 {
+	if n := ln.now[tunnel.SourceOf(netip.MustParseAddr("127.0.0.1"))]; n != 2 {
 		t.Errorf("%d places are taken", n)
 	}
 }

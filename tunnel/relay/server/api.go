@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/depinsim/x402/tunnel"
 	"github.com/depinsim/x402/tunnel/relay"
 )
 
@@ -62,7 +63,7 @@ func (s *Server) counted(h http.Handler) http.Handler {
 // limited lets each source ask so often.
 func (s *Server) limited(l *limiter, h http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if !l.allow(source(remote(r).Addr()), time.Now()) {
+		if !l.allow(tunnel.SourceOf(remote(r).Addr()), time.Now()) {
 			s.counts.refused.Add(1)
 			refuse(w, http.StatusTooManyRequests, "you ask too often")
 			return
@@ -172,7 +173,7 @@ func (s *Server) serveSessions(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	n := &session{
-		agent: q.Agent, source: source(remote(r).Addr()),
+		agent: q.Agent, source: tunnel.SourceOf(remote(r).Addr()),
 		direct: q.Direct, open: q.Open, tcp: q.Transport == "tcp", created: time.Now(),
 	}
 	if s.config.Toll != nil {

@@ -13,6 +13,7 @@ import (
 	quicgo "github.com/apernet/quic-go"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/depinsim/x402/tunnel"
 	"github.com/depinsim/x402/tunnel/relay"
 )
 
@@ -52,7 +53,7 @@ func (s *Server) doubts(a net.Addr) bool {
 	return len(s.attempts) > crowded || !s.callers.allow(sourceOf(a), time.Now())
 }
 
-func sourceOf(a net.Addr) netip.Prefix { return source(a.(*net.UDPAddr).AddrPort().Addr()) }
+func sourceOf(a net.Addr) netip.Prefix { return tunnel.SourceOf(a.(*net.UDPAddr).AddrPort().Addr()) }
 
 // An attempt is a handshake's place; it is given back once.
 type attempt struct {
@@ -108,7 +109,7 @@ func (s *Server) acceptQUIC(ctx context.Context) error {
 
 func (s *Server) serveQUIC(ctx context.Context, conn *quicgo.Conn) error {
 	from := conn.RemoteAddr().(*net.UDPAddr).AddrPort()
-	src := source(from.Addr())
+	src := tunnel.SourceOf(from.Addr())
 	if !s.agents.enter(src) {
 		s.counts.refused.Add(1)
 		return &relay.NoticeError{Code: relay.CodeLimit, Text: "too many agents"}
@@ -215,7 +216,7 @@ func (s *Server) admit(c *caller, drop context.CancelFunc) (*member, error) {
 		return refuse(relay.CodeVersion, "this relay speaks version 1")
 	case s.draining.Load():
 		return refuse(relay.CodeDrain, "the relay is about to stop")
-	case !s.hellos.allow(source(c.from.Addr()), time.Now()):
+	case !s.hellos.allow(tunnel.SourceOf(c.from.Addr()), time.Now()):
 		return refuse(relay.CodeLimit, "too many connections from your address; come back later")
 	}
 	exporter, err := c.state.ExportKeyingMaterial(relay.ExporterLabel, nil, 32)

@@ -6,20 +6,6 @@ import (
 	"time"
 )
 
-// source is who an address counts as: an IPv4 address, or the /64 that one
-// IPv6 customer has at least.
-func source(a netip.Addr) netip.Prefix {
-	a = a.Unmap().WithZone("")
-	if a.Is4() {
-		return netip.PrefixFrom(a, 32)
-	}
-	p, err := a.Prefix(64)
-	if err != nil { // not an address
-		return netip.Prefix{}
-	}
-	return p
-}
-
 // A Rate allows N of something per Per, and as many at once.
 type Rate struct {
 	N   int

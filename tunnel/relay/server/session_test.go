@@ -8,13 +8,14 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/depinsim/x402/tunnel"
 	"github.com/depinsim/x402/tunnel/path"
 	"github.com/depinsim/x402/tunnel/relay"
 )
 
 func testSession(t testing.TB) *session {
 	t.Helper()
-	s := &session{created: time.Now(), agent: testAgent(1), source: source(netip.MustParseAddr("192.0.2.1"))}
+	s := &session{created: time.Now(), agent: testAgent(1), source: tunnel.SourceOf(netip.MustParseAddr("192.0.2.1"))}
 	for _, b := range [][]byte{s.id[:], s.places[0].token[:], s.places[1].token[:]} {
 		if _, err := rand.Read(b); err != nil {
 			t.Fatal(err)
@@ -241,7 +242,7 @@ func TestTableLimits(t *testing.T) {
 	tab := newTable(l)
 	put := func(agent byte, src string) (*session, error) {
 		s := testSession(t)
-		s.agent, s.source = testAgent(agent), source(netip.MustParseAddr(src))
+		s.agent, s.source = testAgent(agent), tunnel.SourceOf(netip.MustParseAddr(src))
 		return s, tab.add(s)
 	}
 	want := func(err error, text string) {
@@ -322,8 +323,8 @@ func TestTableLimits(t *testing.T) {
 func TestLimiter(t *testing.T) {
 	l := newLimiter(Rate{10, 10 * time.Second})
 	now := time.Unix(1000, 0)
-	src := source(netip.MustParseAddr("::ffff:192.0.2.1"))
-	if src.String() != "192.0.2.1/32" || source(netip.MustParseAddr("2001:db8:1:2:3::4%eth0")).String() != "2001:db8:1:2::/64" {
+	src := tunnel.SourceOf(netip.MustParseAddr("::ffff:192.0.2.1"))
+	if src.String() != "192.0.2.1/32" || tunnel.SourceOf(netip.MustParseAddr("2001:db8:1:2:3::4%eth0")).String() != "2001:db8:1:2::/64" {
 		t.Errorf("source %s", src)
 	}
 	allowed := func(n int, at time.Time) (yes int) {
@@ -343,13 +344,13 @@ func TestLimiter(t *testing.T) {
 	if n := allowed(100, now.Add(time.Hour)); n != 10 {
 		t.Errorf("%d after an hour", n)
 	}
-	if !l.allow(source(netip.MustParseAddr("192.0.2.2")), now) {
+	if !l.allow(tunnel.SourceOf(netip.MustParseAddr("192.0.2.2")), now) {
 		t.Error("another source")
 	}
 	// A flood from everywhere is remembered only so far, and shuts nobody out.
 	for i := range 3 * maxSources {
 		b := [4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}
-		if !l.allow(source(netip.AddrFrom4(b)), now.Add(time.Hour)) {
+		if !l.allow(tunnel.SourceOf(netip.AddrFrom4(b)), now.Add(time.Hour)) {
 			t.Fatalf("newcomer %d is shut out", i)
 		}
 	}
@@ -357,7 +358,7 @@ func TestLimiter(t *testing.T) {
 		t.Errorf("%d sources remembered", len(l.full))
 	}
 	c := newCrowd(2, 3)
-	other := source(netip.MustParseAddr("192.0.2.2"))
+	other := tunnel.SourceOf(netip.MustParseAddr("192.0.2.2"))
 	for i, want := range []bool{true, true, false} {
 		if c.enter(src) != want {
 			t.Errorf("place %d of a source: not %v", i, want)
@@ -366,7 +367,7 @@ func TestLimiter(t *testing.T) {
 	if !c.enter(other) || c.count() != 3 {
 		t.Error("another source has no place")
 	}
-	if c.enter(source(netip.MustParseAddr("192.0.2.3"))) {
+	if c.enter(tunnel.SourceOf(netip.MustParseAddr("192.0.2.3"))) {
 		t.Error("more than there is room for")
 	}
 	c.leave(src)

@@ -12,6 +12,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/depinsim/x402/tunnel"
 	"github.com/depinsim/x402/tunnel/relay"
 )
 
@@ -39,7 +40,7 @@ func (s *Server) acceptTCP(ctx context.Context) error {
 			continue
 		}
 		from := conn.RemoteAddr().(*net.TCPAddr).AddrPort()
-		src := source(from.Addr())
+		src := tunnel.SourceOf(from.Addr())
 		if !s.dials.allow(src, time.Now()) || !s.conns.enter(src) {
 			s.counts.refused.Add(1)
 			_ = conn.SetLinger(0) // nor does it leave anything behind
@@ -120,7 +121,7 @@ func (s *Server) serveTCP(ctx context.Context, c *counted, from netip.AddrPort) 
 		return
 	}
 	defer c.Close()
-	src := source(from.Addr())
+	src := tunnel.SourceOf(from.Addr())
 	if !s.agents.enter(src) {
 		s.counts.refused.Add(1)
 		return
