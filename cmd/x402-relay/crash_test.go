@@ -33,12 +33,9 @@ const kills = 12
 
 // A victim is a relay that charges, as a process that is killed, and who pays it.
 type victim struct {
-	t      *testing.T
-	dir    string
+	relayProcess
 	port   int
 	fac    *facilitator.Client
-	cmd    *exec.Cmd
-	name   relay.Name
 	tariff toll.Tariff
 
 	key     *channel.Key
@@ -64,7 +61,7 @@ func newVictim(t *testing.T) *victim {
 	hs := httptest.NewServer(must(server.New(server.Config{Ledger: ledger.NewMemory(p), Dev: true})))
 	t.Cleanup(hs.Close)
 	probe := must(net.Listen("tcp", "127.0.0.1:0"))
-	v := &victim{t: t, dir: t.TempDir(), port: probe.Addr().(*net.TCPAddr).Port, fac: must(nethttp.New(nethttp.Config{URL: hs.URL})), key: must(channel.GenerateKey())}
+	v := &victim{relayProcess: relayProcess{t: t, dir: t.TempDir()}, port: probe.Addr().(*net.TCPAddr).Port, fac: must(nethttp.New(nethttp.Config{URL: hs.URL})), key: must(channel.GenerateKey())}
 	probe.Close()
 	config := fmt.Sprintf(`listen = "127.0.0.1:%d"
 [price]
@@ -83,43 +80,60 @@ level = "error"
 	if err := os.WriteFile(filepath.Join(v.dir, "relay.toml"), []byte(config), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		if v.cmd != nil {
-			v.kill()
-		}
-	})
 	return v
 }
 
-func (v *victim) start() {
-	v.t.Helper()
-	ready := filepath.Join(v.dir, "ready")
-	v.cmd = exec.Command("x402-relay", "run", "--config", filepath.Join(v.dir, "relay.toml"), "--ready-file", ready)
-	v.cmd.Stderr = os.Stderr
-	if err := v.cmd.Start(); err != nil {
-		v.t.Fatal(err)
+// A relayProcess is a relay as a process, with relay.toml and all else in dir.
+type relayProcess struct {
+	t    *testing.T
+	dir  string
+	cmd  *exec.Cmd // nil: it does not run
+	name relay.Name
+}
+
+// start runs it until it is killed, by the end of the test at the latest.
+func (p *relayProcess) start() {
+	p.t.Helper()
+	p.t.Cleanup(func() {
+		if p.cmd != nil {
+			p.kill()
+		}
+	})
+	ready := filepath.Join(p.dir, "ready")
+	p.cmd = exec.Command("x402-relay", "run", "--config", filepath.Join(p.dir, "relay.toml"), "--ready-file", ready)
+	p.cmd.Stderr = os.Stderr
+	if err := p.cmd.Start(); err != nil {
+		p.t.Fatal(err)
 	}
+	p.until("for the relay to run", func() bool {
+		var r readiness
+		b, err := os.ReadFile(ready)
+		if err != nil || json.Unmarshal(b, &r) != nil || r.PID != p.cmd.Process.Pid {
+			return false
+		}
+		p.name = must(relay.ParseName(r.Relay))
+		return true
+	})
+}
+
+// kill kills it with SIGKILL.
+func (p *relayProcess) kill() {
+	_ = p.cmd.Process.Signal(syscall.SIGKILL)
+	_ = p.cmd.Wait() // says that it was killed
+	p.cmd = nil
+}
+
+func (p *relayProcess) until(what string, ok func() bool) {
+	p.t.Helper()
 	tick, end := time.NewTicker(5*time.Millisecond), time.After(patience)
 	defer tick.Stop()
-	for {
-		var r readiness
-		if b, err := os.ReadFile(ready); err == nil && json.Unmarshal(b, &r) == nil && r.PID == v.cmd.Process.Pid {
-			v.name = must(relay.ParseName(r.Relay))
-			return
-		}
+	for !ok() {
 		select {
 		case <-tick.C:
 		case <-end:
-			v.t.Fatal("the relay does not run")
+			p.t.Fatal("waited in vain " + what)
 		}
 	}
-}
-
-// kill kills the relay with SIGKILL.
-func (v *victim) kill() {
-	_ = v.cmd.Process.Signal(syscall.SIGKILL)
-	_ = v.cmd.Wait() // says that it was killed
-	v.cmd = nil
 }
 
 // fund makes the one deposit.

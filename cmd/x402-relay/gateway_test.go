@@ -12,7 +12,6 @@ import (
 	"net/netip"
 	"net/url"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -40,14 +39,11 @@ const gatewayKills = 3
 // A resold is a relay with a gateway, as a process that is killed, an agent, and a
 // site that sends for ever.
 type resold struct {
-	t      *testing.T
-	dir    string
+	relayProcess
 	fac    *facilitator.Client
 	url    string // of the facilitator
 	params ledger.Params
 	wallet channel.Address
-	cmd    *exec.Cmd
-	name   relay.Name
 	site   *httptest.Server
 	proxy  string // where it listens
 	credit gateway.Credit
@@ -55,7 +51,7 @@ type resold struct {
 
 func newResold(t *testing.T) *resold {
 	t.Helper()
-	g := &resold{t: t, dir: t.TempDir(), params: ledger.Params{ChainID: 1<<41 + 12, Token: channel.Address{1, 2, 3}, Name: "USDC", Version: "2", FeeDivisor: ledger.FeeDivisor}}
+	g := &resold{relayProcess: relayProcess{t: t, dir: t.TempDir()}, params: ledger.Params{ChainID: 1<<41 + 12, Token: channel.Address{1, 2, 3}, Name: "USDC", Version: "2", FeeDivisor: ledger.FeeDivisor}}
 	hs := httptest.NewServer(must(server.New(server.Config{Ledger: ledger.NewMemory(g.params), Dev: true})))
 	t.Cleanup(hs.Close)
 	g.url, g.fac = hs.URL, must(nethttp.New(nethttp.Config{URL: hs.URL}))
@@ -97,31 +93,7 @@ level = "error"
 			t.Fatal(err)
 		}
 	}
-	t.Cleanup(func() {
-		if g.cmd != nil {
-			g.kill()
-		}
-	})
 	return g
-}
-
-func (g *resold) start() {
-	g.t.Helper()
-	ready := filepath.Join(g.dir, "ready")
-	g.cmd = exec.Command("x402-relay", "run", "--config", filepath.Join(g.dir, "relay.toml"), "--ready-file", ready)
-	g.cmd.Stderr = os.Stderr
-	if err := g.cmd.Start(); err != nil {
-		g.t.Fatal(err)
-	}
-	g.until("for the relay to run", func() bool {
-		var r readiness
-		b, err := os.ReadFile(ready)
-		if err != nil || json.Unmarshal(b, &r) != nil || r.PID != g.cmd.Process.Pid {
-			return false
-		}
-		g.name = must(relay.ParseName(r.Relay))
-		return true
-	})
 }
 
 // listed waits for the agent.
@@ -133,25 +105,6 @@ func (g *resold) listed() {
 		p, err := c.Offers(g.t.Context(), market.Query{})
 		return err == nil && len(p.Offers) == 1
 	})
-}
-
-func (g *resold) until(what string, ok func() bool) {
-	g.t.Helper()
-	tick, end := time.NewTicker(10*time.Millisecond), time.After(patience)
-	defer tick.Stop()
-	for !ok() {
-		select {
-		case <-tick.C:
-		case <-end:
-			g.t.Fatal("waited in vain " + what)
-		}
-	}
-}
-
-func (g *resold) kill() {
-	_ = g.cmd.Process.Signal(syscall.SIGKILL)
-	_ = g.cmd.Wait() // says that it was killed
-	g.cmd = nil
 }
 
 // token runs `x402-relay token`.
