@@ -21,7 +21,7 @@ PACKAGES = $(GO) run ./packaging/openwrt/build -version $(VERSION) -date $(SOURC
 
 # What runs on routers, which are 32-bit: tested as such too, without what only
 # facilitators and tests have of chains.
-PARTS = $$($(GO) list $(patsubst %,./%/...,$(wildcard modem tunnel meter channel)) | grep -v -e /ledger/evm -e /interop)
+PARTS = $$($(GO) list $(patsubst %,./%/...,$(wildcard modem tunnel meter channel)) | grep -v -e /ledger/evm -e /facilitatortest -e /interop)
 
 BYTES ?= 50MB
 FUZZTIME ?= 1m

@@ -1,20 +1,15 @@
 package agent_test
 
 import (
-	"context"
-	"encoding/hex"
 	"log/slog"
-	"os"
-	"path/filepath"
 	"testing"
-	"time"
 
 	"github.com/depinsim/x402/agent/buyer"
 	"github.com/depinsim/x402/agent/seller"
 	"github.com/depinsim/x402/channel"
+	"github.com/depinsim/x402/channel/facilitator/facilitatortest"
 	"github.com/depinsim/x402/channel/ledger/evm"
 	"github.com/depinsim/x402/channel/ledger/evm/evmtest"
-	"github.com/depinsim/x402/channel/ledger/ledgertest"
 )
 
 // onChain returns a market whose facilitator settles on a chain, where the chain's
@@ -22,24 +17,8 @@ import (
 func onChain(t *testing.T, coin channel.Amount) (*market, *evmtest.Chain, *evm.Home) {
 	t.Helper()
 	chain := evmtest.Simulated(t, evmtest.Config{})
-	key := ledgertest.Key(t, "facilitator")
-	file := filepath.Join(t.TempDir(), "key")
-	if err := os.WriteFile(file, []byte(hex.EncodeToString(key.Bytes())), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	chain.Fund(key.Address())
-	p := chain.Params()
-	home := must(evm.Open(t.Context(), evm.Config{
-		Dir: t.TempDir(), RPC: chain.URL, ChainID: p.ChainID, Token: p.Token, Name: p.Name, Version: p.Version,
-		Signer: must(evm.LoadKey(evm.KeyFile{Path: file, Plain: true})), NativePrice: coin, Poll: 20 * time.Millisecond,
-		Logger: slog.New(slog.NewTextHandler(testWriter{t}, nil)),
-	}))
-	running := start(func(ctx context.Context) error { return home.Run(ctx) })
-	t.Cleanup(func() {
-		running.stop(t)
-		if err := home.Close(); err != nil {
-			t.Error(err)
-		}
+	home := facilitatortest.OnChain(t, chain, func(c *evm.Config) {
+		c.NativePrice, c.Logger = coin, slog.New(slog.NewTextHandler(testWriter{t}, nil))
 	})
 	m := newMarketOn(t, home, nil)
 	chain.Mint(m.wallet.Address(), wealth)

@@ -2,17 +2,12 @@ package buyer
 
 import (
 	"bytes"
-	"context"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"math/big"
 	"net/http"
 	"net/http/httptest"
-	"os"
-	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -21,10 +16,9 @@ import (
 
 	"github.com/depinsim/x402/channel"
 	"github.com/depinsim/x402/channel/facilitator"
+	"github.com/depinsim/x402/channel/facilitator/facilitatortest"
 	"github.com/depinsim/x402/channel/facilitator/nethttp"
-	"github.com/depinsim/x402/channel/facilitator/server"
 	"github.com/depinsim/x402/channel/ledger"
-	"github.com/depinsim/x402/channel/ledger/evm"
 	"github.com/depinsim/x402/channel/ledger/evm/evmtest"
 	"github.com/depinsim/x402/channel/ledger/ledgertest"
 	"github.com/depinsim/x402/channel/x402"
@@ -76,45 +70,7 @@ func TestEther(t *testing.T) {
 func onChain(t *testing.T) (*evmtest.Chain, *facilitator.Client) {
 	t.Helper()
 	chain := evmtest.Simulated(t, evmtest.Config{})
-	key := ledgertest.Key(t, "facilitator")
-	file := filepath.Join(t.TempDir(), "key")
-	if err := os.WriteFile(file, []byte(hex.EncodeToString(key.Bytes())), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	chain.Fund(key.Address())
-	signer, err := evm.LoadKey(evm.KeyFile{Path: file, Plain: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	p := chain.Params()
-	home, err := evm.Open(t.Context(), evm.Config{
-		Dir: t.TempDir(), RPC: chain.URL, ChainID: p.ChainID, Token: p.Token, Name: p.Name, Version: p.Version,
-		Signer: signer, NativePrice: 1, Poll: 20 * time.Millisecond,
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	var running sync.WaitGroup
-	running.Go(func() {
-		if err := home.Run(ctx); err != nil {
-			t.Error(err)
-		}
-	})
-	t.Cleanup(func() {
-		cancel()
-		running.Wait()
-		if err := home.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	handler, err := server.New(server.Config{Ledger: home})
-	if err != nil {
-		t.Fatal(err)
-	}
-	srv := httptest.NewServer(handler)
-	t.Cleanup(srv.Close)
-	client, err := nethttp.New(nethttp.Config{URL: srv.URL})
+	client, err := nethttp.New(nethttp.Config{URL: facilitatortest.Serve(t, chain)})
 	if err != nil {
 		t.Fatal(err)
 	}

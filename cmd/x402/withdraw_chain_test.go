@@ -2,74 +2,25 @@ package main
 
 import (
 	"bytes"
-	"context"
-	"encoding/hex"
-	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/depinsim/x402/channel"
 	"github.com/depinsim/x402/channel/bolt"
+	"github.com/depinsim/x402/channel/facilitator/facilitatortest"
 	"github.com/depinsim/x402/channel/facilitator/nethttp"
-	"github.com/depinsim/x402/channel/facilitator/server"
-	"github.com/depinsim/x402/channel/ledger/evm"
 	"github.com/depinsim/x402/channel/ledger/evm/evmtest"
 	"github.com/depinsim/x402/channel/ledger/ledgertest"
 )
-
-// chainFacilitator returns the URL of a facilitator that settles on a chain.
-func chainFacilitator(t *testing.T, chain *evmtest.Chain) string {
-	t.Helper()
-	key := ledgertest.Key(t, "facilitator")
-	file := filepath.Join(t.TempDir(), "key")
-	if err := os.WriteFile(file, []byte(hex.EncodeToString(key.Bytes())), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	chain.Fund(key.Address())
-	signer, err := evm.LoadKey(evm.KeyFile{Path: file, Plain: true})
-	if err != nil {
-		t.Fatal(err)
-	}
-	p := chain.Params()
-	home, err := evm.Open(t.Context(), evm.Config{
-		Dir: t.TempDir(), RPC: chain.URL, ChainID: p.ChainID, Token: p.Token, Name: p.Name, Version: p.Version,
-		Signer: signer, NativePrice: 1, Poll: 20 * time.Millisecond,
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	var running sync.WaitGroup
-	running.Go(func() {
-		if err := home.Run(ctx); err != nil {
-			t.Error(err)
-		}
-	})
-	t.Cleanup(func() {
-		cancel()
-		running.Wait()
-		if err := home.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	handler, err := server.New(server.Config{Ledger: home})
-	if err != nil {
-		t.Fatal(err)
-	}
-	srv := httptest.NewServer(handler)
-	t.Cleanup(srv.Close)
-	return srv.URL
-}
 
 // TestWithdrawOnChain: the commands, from a channel on a chain to the money in the
 // wallet's account.
 func TestWithdrawOnChain(t *testing.T) {
 	chain := evmtest.Simulated(t, evmtest.Config{})
-	url := chainFacilitator(t, chain)
+	url := facilitatortest.Serve(t, chain)
 	p := ledgertest.NewParty(t, chain.Params(), 1)
 	chain.Mint(p.Payer.Address(), 1_000_000)
 	fac, err := nethttp.New(nethttp.Config{URL: url})
