@@ -42,6 +42,7 @@ import (
 	"github.com/depinsim/x402/channel/bolt"
 	"github.com/depinsim/x402/channel/facilitator"
 	"github.com/depinsim/x402/channel/facilitator/nethttp"
+	"github.com/depinsim/x402/channel/facilitator/operator"
 	"github.com/depinsim/x402/channel/resource"
 	"github.com/depinsim/x402/tunnel/relay"
 )
@@ -203,8 +204,8 @@ func Open(c Config) (_ *Gateway, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if g.operator, err = listenOperator(at(operatorSocket)); err != nil {
-		return nil, err
+	if g.operator, err = operator.Listen(at(operatorSocket)); err != nil {
+		return nil, fmt.Errorf("operator's socket: %w", err)
 	}
 	g.fronts, err = g.listen()
 	return g, err

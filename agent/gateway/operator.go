@@ -1,30 +1,25 @@
 package gateway
 
 import (
-	"bytes"
 	"context"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
-	"net"
 	"net/http"
-	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"time"
 
 	"golang.org/x/sync/errgroup"
 
 	"github.com/depinsim/x402/channel"
+	"github.com/depinsim/x402/channel/facilitator/operator"
 )
 
 const (
 	operatorSocket = "gateway.sock"
-	maxSocketPath  = 107 // sun_path of unix(7), without its final zero
 	maxLife        = 10 * 365 * 24 * time.Hour
 	maxListing     = 64 << 20
 )
@@ -67,26 +62,6 @@ func (o Gift) record() (record, error) {
 		Price: o.Price, Paid: o.Amount, Allow: allow, Choice: c, Memo: o.Memo,
 		Created: now.Unix(), Expires: now.Add(o.Life).Unix(),
 	}, err
-}
-
-// listenOperator opens the operator's socket, mode 0600. The caller holds the
-// records beside it, so a socket that is already there is a dead one's.
-func listenOperator(path string) (net.Listener, error) {
-	if len(path) > maxSocketPath {
-		return nil, fmt.Errorf("operator's socket: path %s is longer than %d bytes", path, maxSocketPath)
-	}
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("operator's socket: %w", err)
-	}
-	// The socket is private from the moment it exists. The mask is the
-	// process's, and put back at once; files made in between are more private.
-	old := syscall.Umask(0o177)
-	l, err := net.Listen("unix", path)
-	syscall.Umask(old)
-	if err != nil {
-		return nil, fmt.Errorf("operator's socket: %w", err)
-	}
-	return l, nil
 }
 
 // serveOperator serves the operator until ctx ends. Whoever can open the socket
@@ -175,20 +150,14 @@ func (g *Gateway) named(name string) (id accountID, err error) {
 
 // An Operator talks to the gateway that runs in a directory.
 type Operator struct {
-	dir  string
-	http *http.Client
+	dir    string
+	client *operator.Client
 }
 
 // NewOperator returns the operator of the gateway whose StateDir is dir. Each
 // call opens its own connection.
 func NewOperator(dir string) *Operator {
-	path := filepath.Join(dir, operatorSocket)
-	return &Operator{dir, &http.Client{Transport: &http.Transport{
-		DisableKeepAlives: true,
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return new(net.Dialer).DialContext(ctx, "unix", path)
-		},
-	}}}
+	return &Operator{dir, operator.NewClient(filepath.Join(dir, operatorSocket))}
 }
 
 // Give makes credit for somebody.
@@ -211,34 +180,20 @@ func (o *Operator) Close(ctx context.Context, id string) (c Credit, err error) {
 }
 
 func (o *Operator) call(ctx context.Context, method, path string, in, out any) error {
-	body, err := json.Marshal(in)
-	if err != nil {
-		return err
-	}
-	req, err := http.NewRequestWithContext(ctx, method, "http://gateway"+path, bytes.NewReader(body))
-	if err != nil {
-		return err
-	}
-	resp, err := o.http.Do(req)
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED) {
+	status, data, err := o.client.Call(ctx, method, path, in, maxListing)
+	switch {
+	case errors.Is(err, operator.ErrAbsent):
 		return fmt.Errorf("%s: %w", o.dir, ErrNotRunning)
-	}
-	if err != nil {
+	case err != nil:
 		return fmt.Errorf("gateway in %s: %w", o.dir, err)
-	}
-	defer resp.Body.Close() // read to the end below
-	data, err := io.ReadAll(io.LimitReader(resp.Body, maxListing))
-	if err != nil {
-		return fmt.Errorf("gateway in %s: %w", o.dir, err)
-	}
-	if resp.StatusCode/100 != 2 {
+	case status/100 != 2:
 		var e struct {
 			Error string `json:"error"`
 		}
 		if json.Unmarshal(data, &e) == nil && e.Error != "" {
 			return errors.New(e.Error)
 		}
-		return fmt.Errorf("gateway in %s: status %d", o.dir, resp.StatusCode)
+		return fmt.Errorf("gateway in %s: status %d", o.dir, status)
 	}
 	return json.Unmarshal(data, out)
 }

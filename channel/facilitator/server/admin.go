@@ -1,28 +1,20 @@
 package server
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"io/fs"
 	"net"
 	"net/http"
-	"os"
 	"path/filepath"
-	"syscall"
 
 	"github.com/depinsim/x402/channel"
+	"github.com/depinsim/x402/channel/facilitator/operator"
 	"github.com/depinsim/x402/channel/ledger"
 	"github.com/depinsim/x402/channel/x402"
 )
 
-const (
-	adminSocket   = "admin.sock"
-	maxSocketPath = 107 // sun_path of unix(7), without its final zero
-)
+const adminSocket = "admin.sock"
 
 // ErrNotRunning is returned by an Operator when no facilitator answers in its
 // directory.
@@ -47,18 +39,7 @@ type OrderReceipt struct {
 // ListenAdmin opens the operator's socket in dir, mode 0600. The caller holds
 // the ledger in dir, so a socket that is already there is a dead one's.
 func ListenAdmin(dir string) (net.Listener, error) {
-	path := filepath.Join(dir, adminSocket)
-	if len(path) > maxSocketPath {
-		return nil, fmt.Errorf("admin socket: path %s is longer than %d bytes", path, maxSocketPath)
-	}
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("admin socket: %w", err)
-	}
-	// The socket is private from the moment it exists. The mask is the
-	// process's, and put back at once; files made in between are more private.
-	old := syscall.Umask(0o177)
-	l, err := net.Listen("unix", path)
-	syscall.Umask(old)
+	l, err := operator.Listen(filepath.Join(dir, adminSocket))
 	if err != nil {
 		return nil, fmt.Errorf("admin socket: %w", err)
 	}
@@ -136,20 +117,14 @@ func (s *Server) audit(w http.ResponseWriter, r *http.Request) {
 
 // An Operator talks to the facilitator that runs in a directory.
 type Operator struct {
-	dir  string
-	http *http.Client
+	dir    string
+	client *operator.Client
 }
 
 // NewOperator returns the operator of the facilitator in dir. Each call opens
 // its own connection.
 func NewOperator(dir string) *Operator {
-	path := filepath.Join(dir, adminSocket)
-	return &Operator{dir, &http.Client{Transport: &http.Transport{
-		DisableKeepAlives: true,
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return new(net.Dialer).DialContext(ctx, "unix", path)
-		},
-	}}}
+	return &Operator{dir, operator.NewClient(filepath.Join(dir, adminSocket))}
 }
 
 // Issue creates credit.
@@ -177,32 +152,18 @@ func (o *Operator) Flush(ctx context.Context) (f Flushed, err error) {
 }
 
 func (o *Operator) call(ctx context.Context, method, path string, in, out any) error {
-	body, err := json.Marshal(in)
-	if err != nil {
-		return err
-	}
-	req, err := http.NewRequestWithContext(ctx, method, "http://facilitator"+path, bytes.NewReader(body))
-	if err != nil {
-		return err
-	}
-	resp, err := o.http.Do(req)
-	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ECONNREFUSED) {
+	status, data, err := o.client.Call(ctx, method, path, in, x402.MaxBody)
+	switch {
+	case errors.Is(err, operator.ErrAbsent):
 		return fmt.Errorf("%s: %w", o.dir, ErrNotRunning)
-	}
-	if err != nil {
+	case err != nil:
 		return fmt.Errorf("facilitator in %s: %w", o.dir, err)
-	}
-	defer resp.Body.Close() // read to the end below
-	data, err := io.ReadAll(io.LimitReader(resp.Body, x402.MaxBody))
-	if err != nil {
-		return fmt.Errorf("facilitator in %s: %w", o.dir, err)
-	}
-	if resp.StatusCode != http.StatusOK {
+	case status != http.StatusOK:
 		var e x402.NetworkError
 		if err := x402.Unmarshal(data, &e); err == nil && e.Message != "" {
 			return errors.New(e.Message)
 		}
-		return fmt.Errorf("facilitator in %s: status %d", o.dir, resp.StatusCode)
+		return fmt.Errorf("facilitator in %s: status %d", o.dir, status)
 	}
 	return x402.Unmarshal(data, out)
 }
