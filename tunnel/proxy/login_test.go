@@ -84,20 +84,12 @@ func TestSOCKS5Login(t *testing.T) {
 	b := &testTunnel{}
 	addr := start(t, ServeSOCKS5, Config{Login: logins(a, b)})
 	request := string(connectRequest("shop.test", 80)[3:])
-	for in, want := range map[string]string{
+	answers(t, addr, map[string]string{
 		"\x05\x01\x02\x01\x01a\x02pw" + request + "hi": "\x05\x02\x01\x00" + string(connected[2:]) + "hi",
 		"\x05\x01\x02\x01\x01a\x02no":                  "\x05\x02\x01\x01",
 		"\x05\x01\x02\x01\x05spent\x01x":               "\x05\x02\x01\x01",
 		"\x05\x01\x00":                                 "\x05\xff",
-	} {
-		c := dial(t, addr)
-		send(t, c, []byte(in))
-		c.CloseWrite()
-		got, err := io.ReadAll(c)
-		if string(got) != want || err != nil {
-			t.Errorf("%q: got %q, %v; want %q", in, got, err, want)
-		}
-	}
+	})
 	if len(b.asked) > 0 {
 		t.Errorf("b's tunnel was asked for %v", b.asked)
 	}

@@ -117,17 +117,10 @@ func TestSOCKS5BadRequests(t *testing.T) {
 	}
 }
 
-func TestSOCKS5Password(t *testing.T) {
-	tunnel := &testTunnel{names: map[string]string{"shop.test:80": serveTCP(t, echo)}}
-	addr := start(t, ServeSOCKS5, Config{Tunnel: tunnel, User: "u", Password: "pw"})
-	request := string(connectRequest("shop.test", 80)[3:])
-	for in, want := range map[string]string{
-		"\x05\x02\x00\x02\x01\x01u\x02pw" + request + "hi": "\x05\x02\x01\x00" + string(connected[2:]) + "hi",
-		"\x05\x01\x02\x01\x01u\x02no":                      "\x05\x02\x01\x01",
-		"\x05\x01\x02\x01\x01x\x02pw":                      "\x05\x02\x01\x01",
-		"\x05\x01\x02\x01\x00\x00":                         "\x05\x02\x01\x01",
-		"\x05\x01\x00":                                     "\x05\xff",
-	} {
+// answers holds what comes back for all that a client sends against what is wanted.
+func answers(t *testing.T, addr string, wanted map[string]string) {
+	t.Helper()
+	for in, want := range wanted {
 		c := dial(t, addr)
 		send(t, c, []byte(in))
 		c.CloseWrite()
@@ -136,6 +129,19 @@ func TestSOCKS5Password(t *testing.T) {
 			t.Errorf("%q: got %q, %v; want %q", in, got, err, want)
 		}
 	}
+}
+
+func TestSOCKS5Password(t *testing.T) {
+	tunnel := &testTunnel{names: map[string]string{"shop.test:80": serveTCP(t, echo)}}
+	addr := start(t, ServeSOCKS5, Config{Tunnel: tunnel, User: "u", Password: "pw"})
+	request := string(connectRequest("shop.test", 80)[3:])
+	answers(t, addr, map[string]string{
+		"\x05\x02\x00\x02\x01\x01u\x02pw" + request + "hi": "\x05\x02\x01\x00" + string(connected[2:]) + "hi",
+		"\x05\x01\x02\x01\x01u\x02no":                      "\x05\x02\x01\x01",
+		"\x05\x01\x02\x01\x01x\x02pw":                      "\x05\x02\x01\x01",
+		"\x05\x01\x02\x01\x00\x00":                         "\x05\x02\x01\x01",
+		"\x05\x01\x00":                                     "\x05\xff",
+	})
 }
 
 func TestSOCKS5HalfClose(t *testing.T) {
