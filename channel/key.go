@@ -9,7 +9,6 @@ import (
 	"log/slog"
 
 	"github.com/decred/dcrd/dcrec/secp256k1/v4"
-	"github.com/decred/dcrd/dcrec/secp256k1/v4/ecdsa"
 	"golang.org/x/crypto/sha3"
 )
 
@@ -57,7 +56,9 @@ func ParseKey(b []byte) (*Key, error) {
 }
 
 func newKey(secret *secp256k1.PrivateKey) *Key {
-	return &Key{secret, publicAddress(secret.PubKey())}
+	public := baseMult(&secret.Key)
+	public.ToAffine()
+	return &Key{secret, publicAddress(&public)}
 }
 
 // Address returns the account of the key.
@@ -68,11 +69,12 @@ func (k *Key) Bytes() []byte { return k.secret.Serialize() }
 
 // Sign signs a digest: deterministic (RFC 6979), with the lower s (EIP-2).
 func (k *Key) Sign(digest Hash) Signature {
-	compact := ecdsa.SignCompact(k.secret, digest[:], false) // v||r||s
-	var sig Signature
-	copy(sig[:64], compact[1:])
-	sig[64] = compact[0]
-	return sig
+	secret := k.secret.Key.Bytes()
+	for i := uint32(0); ; i++ {
+		if sig, ok := sign(&k.secret.Key, secp256k1.NonceRFC6979(secret[:], digest[:], nil, nil, i), digest); ok {
+			return sig
+		}
+	}
 }
 
 // Derive returns a subkey for another purpose, such as a MAC: HMAC-SHA256 of
@@ -114,18 +116,15 @@ func Recover(digest Hash, sig Signature) (Address, error) {
 	if overflow := s.SetByteSlice(sig[32:64]); overflow || s.IsOverHalfOrder() {
 		return Address{}, fmt.Errorf("%w: s is too large", ErrSignature)
 	}
-	var compact [65]byte
-	compact[0] = sig[64]
-	copy(compact[1:], sig[:64])
-	pub, _, err := ecdsa.RecoverCompact(compact[:], digest[:])
-	if err != nil {
-		// The library's text repeats the word twice and adds nothing to act on.
+	public, ok := recoverPoint(digest, sig)
+	if !ok {
 		return Address{}, fmt.Errorf("%w: no such point", ErrSignature)
 	}
-	return publicAddress(pub), nil
+	return publicAddress(&public), nil
 }
 
-func publicAddress(pub *secp256k1.PublicKey) Address {
-	h := Keccak256(pub.SerializeUncompressed()[1:])
+// publicAddress is the account of a public key, an affine point.
+func publicAddress(p *secp256k1.JacobianPoint) Address {
+	h := Keccak256(p.X.Bytes()[:], p.Y.Bytes()[:])
 	return Address(h[12:])
 }
