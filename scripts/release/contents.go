@@ -27,16 +27,22 @@ func modules(programs []string) ([]debug.Module, error) {
 		}
 		all = append(all, debug.Module{Path: "std", Version: info.GoVersion})
 		for _, m := range info.Deps {
-			if m.Replace != nil {
-				m = m.Replace
-			}
-			all = append(all, debug.Module{Path: m.Path, Version: m.Version, Sum: m.Sum})
+			all = append(all, linked(m))
 		}
 	}
 	slices.SortFunc(all, func(a, b debug.Module) int {
 		return cmp.Or(cmp.Compare(a.Path, b.Path), cmp.Compare(a.Version, b.Version))
 	})
 	return slices.Compact(all), nil
+}
+
+// linked is the module that was linked where m was asked for. A folder in its
+// place, which has no version, is a copy of it: scripts/cross.sh makes one.
+func linked(m *debug.Module) debug.Module {
+	if m.Replace != nil && m.Replace.Version != "(devel)" {
+		m = m.Replace
+	}
+	return debug.Module{Path: m.Path, Version: m.Version}
 }
 
 // A bom is a CycloneDX document, version 1.5 (cyclonedx.org/docs/1.5/json).
@@ -83,11 +89,11 @@ func sbom(o options, programs []string) error {
 		doc.Metadata.Component.Components = append(doc.Metadata.Component.Components,
 			component{Type: "file", Ref: name, Name: name, Hashes: []hash{{"SHA-256", sum}}})
 	}
-	linked, err := modules(programs)
+	all, err := modules(programs)
 	if err != nil {
 		return err
 	}
-	for _, m := range linked {
+	for _, m := range all {
 		purl := "pkg:golang/" + m.Path + "@" + m.Version
 		doc.Components = append(doc.Components, component{Type: "library", Ref: purl, Name: m.Path, Version: m.Version, PURL: purl})
 	}
@@ -110,7 +116,7 @@ var licences = []string{"LICENSE*", "LICENCE*", "COPYING*", "NOTICE*", "PATENTS*
 // notice prints the licences of all that the programs are linked with. Their
 // sources are in the module cache, since the programs were built here.
 func notice(o options, programs []string) error {
-	linked, err := modules(programs)
+	all, err := modules(programs)
 	if err != nil {
 		return err
 	}
@@ -119,7 +125,7 @@ func notice(o options, programs []string) error {
 		return fmt.Errorf("go env: %w", err)
 	}
 	root, cache, _ := strings.Cut(strings.TrimSpace(string(env)), "\n")
-	for _, m := range linked {
+	for _, m := range all {
 		dir := filepath.Join(cache, escape(m.Path)+"@"+escape(m.Version))
 		if m.Path == "std" {
 			dir = root

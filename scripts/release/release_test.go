@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime/debug"
 	"strconv"
 	"strings"
 	"testing"
@@ -215,6 +216,23 @@ func TestContents(t *testing.T) {
 	}
 	if text := print(notice); !strings.Contains(text, "═══ github.com/ProtonMail/go-crypto v") || !strings.Contains(text, "═══ std go") {
 		t.Errorf("%.2000s", text)
+	}
+}
+
+func TestLinked(t *testing.T) {
+	itself := debug.Module{Path: "example.org/a", Version: "v1.0.0"}
+	other := debug.Module{Path: "example.org/b", Version: "v2.0.0"}
+	for name, test := range map[string]struct {
+		replace *debug.Module
+		want    debug.Module
+	}{
+		"as it is":         {nil, itself},
+		"another module":   {&debug.Module{Path: other.Path, Version: other.Version, Sum: "h1:="}, other},
+		"a folder with it": {&debug.Module{Path: "./dist/a", Version: "(devel)"}, itself},
+	} {
+		if got := linked(&debug.Module{Path: itself.Path, Version: itself.Version, Sum: "h1:=", Replace: test.replace}); got != test.want {
+			t.Errorf("%s: %v", name, got)
+		}
 	}
 }
 
