@@ -2,10 +2,11 @@
 # cross.sh TARGET builds x402-agent for one router target into dist/TARGET/.
 #
 # A TARGET is GOOS_GOARCH or GOOS_GOARCH_VARIANT, where the variant is the value
-# of GOARM, GO386, GOMIPS or GOMIPS64. The tag leaves D-Bus out, see
+# of GOARM, GO386, GOMIPS or GOMIPS64. The tag router leaves D-Bus out, see
 # docs/decisions/0022-modemmanager.md.
 set -eu
 
+go=${GO:-go}
 target=$1
 ldflags=${LDFLAGS:--s -w}
 
@@ -49,6 +50,21 @@ for p in crypto/internal/fips140/ecdsa crypto/internal/fips140/rsa crypto/intern
 	github.com/depinsim/x402/tunnel/relay; do
 	inline="$inline -gcflags=$p=-l"
 done
+
+# The library of secp256k1 has a table of the base point's multiples, packed into a
+# text of 0.7 MB, in a file of its own. channel/ecdsa.go has its own table, so the
+# library is copied without that file; by the tag tinygo what is left does without it.
+secp256k1=github.com/decred/dcrd/dcrec/secp256k1/v4
+less=dist/$target/less
+trap 'rm -rf "$less"' EXIT
+rm -rf "$less"
+mkdir -p "$less/secp256k1"
+cp "$("$go" list -f '{{.Dir}}' $secp256k1)"/*.* "$less/secp256k1/"
+unlink "$less/secp256k1/compressedbytepoints.go"
+cp go.mod go.sum "$less/"
+"$go" mod edit -replace "$secp256k1=./$less/secp256k1" "$less/go.mod"
+
 # shellcheck disable=SC2086 # a list of words
-"${GO:-go}" build $inline -tags router -trimpath -buildvcs=false -ldflags "$ldflags" -o "dist/$target/" ./cmd/x402-agent
+"$go" build $inline -modfile "$less/go.mod" -tags router,tinygo -trimpath -buildvcs=false -ldflags "$ldflags" \
+	-o "dist/$target/" ./cmd/x402-agent
 echo "dist/$target/x402-agent"

@@ -32,7 +32,7 @@ import (
 // its size is made of.
 const (
 	budgetArch = "mipsel_24kc"
-	budgetIPK  = 4_050_000
+	budgetIPK  = 3_550_000
 )
 
 func main() {
