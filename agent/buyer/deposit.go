@@ -217,7 +217,7 @@ var ErrPoor = errors.New("add funds first")
 // says nothing about what was sent before.
 func answered(err error) bool {
 	if refused, ok := errors.AsType[*facilitator.RefusedError](err); ok {
-		return refused.Code != x402.ErrUnexpectedSettle && !strings.HasPrefix(refused.Code, "http_")
+		return !x402.Undecided(refused.Code) && !strings.HasPrefix(refused.Code, "http_")
 	}
 	return err == nil || errors.Is(err, ErrPoor)
 }
@@ -312,16 +312,20 @@ func linger(ctx context.Context) (context.Context, context.CancelFunc) {
 	}
 }
 
-// signDeposit signs a deposit with the voucher that must come with it. That one
-// pays nothing new and covers what was claimed, also since the ledger was last
-// asked: it is as much as the agent can hold a voucher for.
+// signDeposit signs a deposit with the voucher that must come with it.
 func (b *fund) signDeposit(d draft) x402.Deposit {
-	state, _ := b.payer.Get(b.id)
-	covered := max(state.Claimed, min(state.Max, state.Balance+d.amount))
 	return x402.DepositRequest{
 		Domain: b.domain, Token: b.token, Config: b.cfg.channel(), Amount: d.amount,
-		Voucher: b.domain.SignVoucher(b.cfg.Key, b.id, covered), ValidBefore: d.validBefore, Salt: d.salt(b.id),
+		Voucher: b.covered(d.amount), ValidBefore: d.validBefore, Salt: d.salt(b.id),
 	}.Sign(b.cfg.Key)
+}
+
+// covered signs a voucher that pays nothing new and covers what was claimed, also
+// since the ledger was last asked, once more is deposited: it is as much as the
+// agent can hold a voucher for.
+func (b *fund) covered(more channel.Amount) channel.Voucher {
+	state, _ := b.payer.Get(b.id)
+	return b.domain.SignVoucher(b.cfg.Key, b.id, max(state.Claimed, min(state.Max, state.Balance+more)))
 }
 
 // topUp begins a deposit when less than half of one is left. It goes on when

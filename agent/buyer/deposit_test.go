@@ -146,6 +146,14 @@ func TestDepositIsNeverPaidTwice(t *testing.T) {
 				}
 			}, func(b *bank) { b.before, b.after = nil, nil },
 		},
+		"a facilitator that did not see the receipt says that the transaction failed": {
+			func(b *bank) {
+				b.after = func(int) error {
+					return &facilitator.RefusedError{Code: "invalid_batch_settlement_evm_deposit_transaction_failed"}
+				}
+				b.before = lateOnly(1)
+			}, func(b *bank) { b.before, b.after = nil, nil },
+		},
 		"the channel cannot be read": {
 			func(b *bank) { b.after = func(int) error { b.unread = true; return nil } }, func(b *bank) { b.after, b.unread = nil, false },
 		},

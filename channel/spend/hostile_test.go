@@ -216,6 +216,63 @@ func TestLongExtensions(t *testing.T) {
 	}
 }
 
+// TestUndecidedDeposit: a deposit that failed in a way which tells nothing of what
+// came of it is sent again as it was; of one that was refused another is signed.
+func TestUndecidedDeposit(t *testing.T) {
+	token := channel.Token{ChainID: 5, Address: channel.Address{1}, Name: "USDC", Version: "2"}
+	required := x402.BatchRequirements("eip155:5", token, channel.Config{
+		Receiver: channel.Address{7}, ReceiverAuthorizer: channel.Address{8}, Token: token.Address, WithdrawDelay: 900})
+	required.Amount = 100
+	asks, err := x402.EncodeHeader(x402.PaymentRequired{Version: 2, Accepts: []x402.Requirements{required}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	const batch = "invalid_batch_settlement_evm_"
+	for code, same := range map[string]bool{
+		x402.ErrUnexpectedSettle: true, batch + "deposit_transaction_failed": true, batch + "wait_for_receipt_failed": true,
+		x402.ErrPending: true, x402.ErrDepositFailed: false, x402.ErrInsufficientBalance: false, x402.ErrValidBefore: false,
+	} {
+		var sent []x402.ERC3009Authorization
+		no, err := x402.EncodeHeader(x402.SettlementResponse{ErrorReason: code, Network: "eip155:5"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		spender, err := New(Config{
+			Key: newKey(t), Store: &memory{}, MaxPrice: 500, Budget: 700,
+			Assets: []Asset{{token, ledgerOf(func(id channel.ID) x402.ChannelInfo {
+				return x402.ChannelInfo{ChannelState: x402.ChannelState{Channel: id}}
+			})}},
+			Base: roundTrip(func(req *http.Request) (*http.Response, error) {
+				resp := &http.Response{StatusCode: 402, Header: http.Header{}, Body: io.NopCloser(bytes.NewReader(nil))}
+				resp.Header.Set(x402.HeaderRequired, asks)
+				if text := req.Header.Get(x402.HeaderSignature); text != "" {
+					var p x402.PaymentPayload
+					if err := x402.DecodeHeader(text, &p); err != nil || p.Payload.Deposit == nil {
+						t.Errorf("%s: %+v, %v", code, p.Payload, err)
+					} else {
+						sent = append(sent, *p.Payload.Deposit.Deposit.Authorization.ERC3009)
+					}
+					resp.Header.Del(x402.HeaderRequired)
+					resp.Header.Set(x402.HeaderResponse, no)
+				}
+				return resp, nil
+			}),
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 2 {
+			resp, err := (&http.Client{Transport: spender}).Get("http://shop.test/")
+			if err != nil || resp.StatusCode != 402 {
+				t.Errorf("%s: %+v, %v", code, resp, err)
+			}
+		}
+		if len(sent) != 2 || (sent[0] == sent[1]) != same {
+			t.Errorf("%s: sent %d, the same is %t, want %t", code, len(sent), len(sent) == 2 && sent[0] == sent[1], same)
+		}
+	}
+}
+
 // FuzzRequired: whatever is asked for, nothing is signed beyond the limits or for
 // another asset, and nothing panics.
 func FuzzRequired(f *testing.F) {

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net/http"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/depinsim/x402/channel"
@@ -96,7 +95,7 @@ func (t *Transport) refused(ctx context.Context, resp *http.Response, c choice, 
 
 // failed forgets a deposit that was refused, unless nobody knows what came of it.
 func (t *Transport) failed(l *lane, r record, code string) error {
-	if !l.drafted || strings.HasPrefix(code, "unexpected_") {
+	if !l.drafted || x402.Undecided(code) {
 		return nil
 	}
 	l.looked = false

@@ -1,5 +1,7 @@
 package x402
 
+import "strings"
+
 // Codes of the standard, as they stand in errorReason and invalidReason.
 const (
 	ErrInsufficientFunds = "insufficient_funds"
@@ -85,3 +87,12 @@ const (
 )
 
 const batch = "invalid_batch_settlement_evm_"
+
+// Undecided says of a code that a payment was refused with whether nobody knows
+// what came of it: it was sent, and may still take effect. The same payment is to
+// be sent again then, and no other. Facilitators of others say "transaction
+// failed" of one that was reverted and of one whose receipt they did not see.
+func Undecided(code string) bool {
+	return strings.HasPrefix(code, "unexpected_") || strings.HasSuffix(code, "_transaction_failed") ||
+		code == ErrPending || code == batch+"wait_for_receipt_failed"
+}

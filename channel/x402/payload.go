@@ -81,7 +81,7 @@ type Refund struct {
 	Amount  *channel.Amount `json:"amount,omitempty"` // nil asks for all
 
 	Nonce           *Decimal           `json:"refundNonce,omitempty"`
-	Claims          []VoucherClaim     `json:"claims,omitempty"` // applied first, in the same transaction
+	Claims          []VoucherClaim     `json:"claims,omitzero"` // applied first, in the same transaction; empty, not nil, if there are none
 	RefundSignature *channel.Signature `json:"refundAuthorizerSignature,omitempty"`
 	ClaimSignature  *channel.Signature `json:"claimAuthorizerSignature,omitempty"`
 }

@@ -92,6 +92,9 @@ func (r RefundRequest) Sign(authorizer *channel.Key) Refund {
 		Config: r.Config, Voucher: r.Voucher, Amount: &amount, Nonce: &nonce,
 		Claims: r.Claims, RefundSignature: &sig,
 	}
+	if out.Claims == nil {
+		out.Claims = []VoucherClaim{} // facilitators of others tell a completed refund by it
+	}
 	if len(r.Claims) > 0 {
 		out.ClaimSignature = SignClaim(authorizer, r.Domain, r.Claims).Signature
 	}

@@ -34,6 +34,8 @@ func payloads() map[string]string {
 		"refund":  `{"type":"refund","channelConfig":` + config + `,"voucher":` + voucher + `,"amount":"50"}`,
 		"refund completed": `{"type":"refund","channelConfig":` + config + `,"voucher":` + voucher + `,"amount":"50","refundNonce":"1","claims":[` + row +
 			`],"refundAuthorizerSignature":` + signature + `,"claimAuthorizerSignature":` + signature + `}`,
+		"refund completed without claims": `{"type":"refund","channelConfig":` + config + `,"voucher":` + voucher + `,"amount":"50","refundNonce":"1","claims":[],"refundAuthorizerSignature":` + signature + `}`,
+
 		"claim":  `{"type":"claim","claims":[` + row + `,` + row + `],"claimAuthorizerSignature":` + signature + `}`,
 		"settle": `{"type":"settle","receiver":"0x3C44CdDdB6a900fa2b585dd299e03d12FA4293BC","token":"0x5FbDB2315678afecb367f032d93F642f64180aa3"}`,
 	}
