@@ -146,11 +146,11 @@ func (s *State) authorize(a channel.Authorization, sig channel.Signature, now ui
 	if now >= a.ValidBefore {
 		return refuse(c.before, "authorization was valid before %d, it is %d", a.ValidBefore, now)
 	}
-	if s.Nonces[key] {
-		return refuse(c.nonce, "authorization nonce %s was used before", a.Nonce)
-	}
 	if signer, err := channel.Recover(c.digest, sig); err != nil || signer != a.From || a.From.IsZero() {
 		return refuse(c.signature, "authorization is not signed by %s", a.From)
+	}
+	if s.Nonces[key] {
+		return refuse(c.nonce, "authorization nonce %s was used before", a.Nonce)
 	}
 	if have := s.Accounts[a.From]; have < a.Value {
 		return refuse(c.funds, "account %s holds %s, less than %s", a.From, have, a.Value)

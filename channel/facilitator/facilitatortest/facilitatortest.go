@@ -23,20 +23,10 @@ import (
 // changes nothing.
 func OnChain(t *testing.T, chain *evmtest.Chain, change func(*evm.Config)) *evm.Home {
 	t.Helper()
-	key := ledgertest.Key(t, "facilitator")
-	file := filepath.Join(t.TempDir(), "key")
-	if err := os.WriteFile(file, []byte(hex.EncodeToString(key.Bytes())), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	chain.Fund(key.Address())
-	signer, err := evm.LoadKey(evm.KeyFile{Path: file, Plain: true})
-	if err != nil {
-		t.Fatal(err)
-	}
 	p := chain.Params()
 	cfg := evm.Config{
 		Dir: t.TempDir(), RPC: chain.URL, ChainID: p.ChainID, Token: p.Token, Name: p.Name, Version: p.Version,
-		Signer: signer, NativePrice: 1, Poll: 20 * time.Millisecond,
+		Signer: Signer(t, chain, "facilitator"), NativePrice: 1, Poll: 20 * time.Millisecond,
 	}
 	if change != nil {
 		change(&cfg)
@@ -60,6 +50,22 @@ func OnChain(t *testing.T, chain *evmtest.Chain, change func(*evm.Config)) *evm.
 		}
 	})
 	return home
+}
+
+// Signer returns an account that has money for gas, of a key that has a name.
+func Signer(t *testing.T, chain *evmtest.Chain, name string) *evm.Signer {
+	t.Helper()
+	key := ledgertest.Key(t, name)
+	file := filepath.Join(t.TempDir(), "key")
+	if err := os.WriteFile(file, []byte(hex.EncodeToString(key.Bytes())), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	chain.Fund(key.Address())
+	signer, err := evm.LoadKey(evm.KeyFile{Path: file, Plain: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return signer
 }
 
 // Serve returns the URL of a facilitator that settles on a chain as OnChain has it.

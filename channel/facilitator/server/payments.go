@@ -50,7 +50,7 @@ func (s *Server) check(ctx context.Context, req x402.FacilitatorRequest) (x402.V
 	p := req.Payload.Payload
 	switch {
 	case p.Exact != nil:
-		if err := checkExact(*p.Exact, req.Requirements); err != nil {
+		if err := s.checkExact(*p.Exact, req.Requirements); err != nil {
 			return x402.VerifyResponse{}, err
 		}
 		return x402.VerifyResponse{}, s.simulate(ctx, ledger.TransferOf(*p.Exact))
@@ -97,8 +97,10 @@ func (s *Server) checkEnvelope(req x402.FacilitatorRequest) error {
 }
 
 // checkExact compares a payment with what was asked for.
-func checkExact(p x402.Exact, r x402.Requirements) error {
+func (s *Server) checkExact(p x402.Exact, r x402.Requirements) error {
 	switch {
+	case r.Asset != s.params.Token:
+		return refusal(x402.ErrRequirements, "required is asset "+r.Asset.String()+", this facilitator moves "+s.params.Token.String())
 	case p.Authorization.To != r.PayTo:
 		return refusal(x402.ErrExactRecipient, "authorization pays "+p.Authorization.To.String()+", required is "+r.PayTo.String())
 	case p.Authorization.Value != r.Amount:

@@ -55,7 +55,7 @@ func (s *Server) operation(ctx context.Context, req x402.FacilitatorRequest) (le
 	p := req.Payload.Payload
 	switch {
 	case p.Exact != nil:
-		return ledger.TransferOf(*p.Exact), checkExact(*p.Exact, req.Requirements)
+		return ledger.TransferOf(*p.Exact), s.checkExact(*p.Exact, req.Requirements)
 	case p.Deposit != nil:
 		return s.depositOp(ctx, *p.Deposit, req.Requirements)
 	case p.Claim != nil:

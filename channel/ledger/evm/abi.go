@@ -51,7 +51,8 @@ const (
 		`{"name":"validAfter","type":"uint256"},{"name":"validBefore","type":"uint256"},{"name":"nonce","type":"bytes32"},{"name":"signature","type":"bytes"}]},` +
 		`{"type":"function","stateMutability":"view","name":"balanceOf","inputs":[{"name":"a","type":"address"}],"outputs":[{"name":"","type":"uint256"}]},` +
 		`{"type":"function","stateMutability":"view","name":"authorizationState","inputs":[{"name":"a","type":"address"},{"name":"nonce","type":"bytes32"}],"outputs":[{"name":"","type":"bool"}]},` +
-		`{"type":"function","stateMutability":"view","name":"DOMAIN_SEPARATOR","inputs":[],"outputs":[{"name":"","type":"bytes32"}]}` +
+		`{"type":"function","stateMutability":"view","name":"DOMAIN_SEPARATOR","inputs":[],"outputs":[{"name":"","type":"bytes32"}]},` +
+		`{"type":"event","name":"Transfer","inputs":[{"name":"from","type":"address","indexed":true},{"name":"to","type":"address","indexed":true},{"name":"value","type":"uint256"}]}` +
 		`]`
 
 	// What the collector decodes of a deposit's data.

@@ -12,6 +12,7 @@ import (
 
 	"github.com/depinsim/x402/channel"
 	"github.com/depinsim/x402/channel/ledger"
+	"github.com/depinsim/x402/channel/x402"
 )
 
 // finalDepth is how many blocks a transaction is watched for, in case that its
@@ -152,6 +153,13 @@ func (h *Home) conclude(ctx context.Context, s *sent, r *types.Receipt) ([]job, 
 		if jobs[i].Receipt.Amount, err = h.amountOf(op, r.Logs); err != nil {
 			return nil, err
 		}
+		if t, ok := op.(ledger.Transfer); ok && jobs[i].Receipt.Amount < t.Authorization.Value {
+			jobs[i].State, jobs[i].Code = jobRefused, x402.ErrExactValue
+			jobs[i].Message = fmt.Sprintf("of %s only %s arrived by transaction %s: the token keeps a part of what is moved",
+				t.Authorization.Value, jobs[i].Receipt.Amount, r.TxHash)
+			jobs[i].Receipt = ledger.Receipt{}
+			continue
+		}
 		if s, ok := op.(ledger.Settle); ok {
 			if was, is := before.Receivers[s.Receiver].Settled, after.Receivers[s.Receiver].Settled; is-was < jobs[i].Receipt.Amount || is < was {
 				return nil, contradiction("%s settled for %s, but the total was %s and is %s", jobs[i].Receipt.Amount, s.Receiver, was, is)
@@ -236,7 +244,7 @@ func (h *Home) amountOf(op ledger.Op, logs []*types.Log) (channel.Amount, error)
 	d := h.params.Domain()
 	switch op := op.(type) {
 	case ledger.Transfer:
-		return op.Authorization.Value, nil
+		return h.arrived(op.Authorization, logs)
 	case ledger.Deposit:
 		v, err := h.event(logs, "Deposited", common.Hash(d.ID(op.Config)))
 		if err == nil && v[0] != uint64(op.Amount) {
@@ -261,6 +269,35 @@ func (h *Home) amountOf(op ledger.Op, logs []*types.Log) (channel.Amount, error)
 		return sum, nil
 	}
 	return 0, nil
+}
+
+// arrived is what a transfer left in the account of its payee, at most what it was
+// of: some tokens keep a part, or take it back.
+func (h *Home) arrived(a channel.Authorization, logs []*types.Log) (channel.Amount, error) {
+	payee, e := common.BytesToHash(a.To[:]), token.Events["Transfer"]
+	in, out := new(big.Int), new(big.Int)
+	for _, l := range logs {
+		if l == nil || l.Address != common.Address(h.params.Token) || len(l.Topics) != 3 || l.Topics[0] != e.ID || len(l.Data) != 32 {
+			continue
+		}
+		if l.Topics[2] == payee {
+			in.Add(in, new(big.Int).SetBytes(l.Data))
+		}
+		if l.Topics[1] == payee && a.From != a.To {
+			out.Add(out, new(big.Int).SetBytes(l.Data))
+		}
+	}
+	if in.Sign() == 0 {
+		return 0, contradiction("success, but no event Transfer to %s", a.To)
+	}
+	switch left := in.Sub(in, out); {
+	case left.Sign() < 0:
+		return 0, nil
+	case left.Cmp(wide(a.Value)) > 0:
+		return a.Value, nil
+	default:
+		return channel.Amount(left.Uint64()), nil
+	}
 }
 
 func first(v []uint64) channel.Amount {

@@ -150,7 +150,13 @@ func (c *Chain) Fund(accounts ...channel.Address) {
 // Mint gives an account units of the test token.
 func (c *Chain) Mint(to channel.Address, amount channel.Amount) {
 	c.t.Helper()
-	c.mustSend(c.faucet, Token(), pack(c.t, "TestToken", "mint", common.Address(to), units(amount)), nil)
+	c.MintOf(Token(), to, amount)
+}
+
+// MintOf gives an account units of another token; see TokenAt.
+func (c *Chain) MintOf(token, to channel.Address, amount channel.Amount) {
+	c.t.Helper()
+	c.mustSend(c.faucet, token, pack(c.t, "TestToken", "mint", common.Address(to), units(amount)), nil)
 }
 
 // StopMining leaves transactions in the pool until Mine or StartMining.
