@@ -102,7 +102,10 @@ func (p *proxy) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 		if out[i].Result != nil {
-			out[i].Result, _ = p.ask(m.Method, out[i].Result)
+			if out[i].Result, f = p.ask(m.Method, out[i].Result); f == broken { // the node has done it all the same
+				http.Error(w, "broken", http.StatusInternalServerError)
+				return
+			}
 		}
 	}
 	var answer any = out
