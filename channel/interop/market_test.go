@@ -1,6 +1,6 @@
 // Package interop holds our HTTP binding against the x402 packages on npm, which
-// are not changed: their client pays our server, our client pays theirs, both
-// over our own embedded ledger.
+// are not changed: their client pays our server, our client pays theirs, over our
+// own embedded ledger and on a chain, there by our facilitator and by theirs.
 package interop
 
 import (
@@ -14,48 +14,98 @@ import (
 	"github.com/depinsim/x402/channel"
 	"github.com/depinsim/x402/channel/bolt"
 	"github.com/depinsim/x402/channel/facilitator"
+	"github.com/depinsim/x402/channel/facilitator/facilitatortest"
 	"github.com/depinsim/x402/channel/facilitator/nethttp"
 	"github.com/depinsim/x402/channel/facilitator/server"
+	"github.com/depinsim/x402/channel/interop/peertest"
 	"github.com/depinsim/x402/channel/ledger"
 	"github.com/depinsim/x402/channel/ledger/embedded"
+	"github.com/depinsim/x402/channel/ledger/evm/evmtest"
 	"github.com/depinsim/x402/channel/resource"
 	"github.com/depinsim/x402/channel/x402"
 )
 
-// A market is a facilitator on an embedded ledger, a payer with money, and a
-// seller.
+// wealth is what a market's payer begins with.
+const wealth = 10_000_000
+
+// A market is money, on a ledger or a chain, a payer who has some, and a seller.
 type market struct {
-	url           string
 	params        ledger.Params
-	fac           *facilitator.Client
+	ledger        server.Ledger
+	fac           *facilitator.Client // ours, which everything is looked at by
+	url           string              // of the facilitator that servers are paid through
+	rpc           string              // where clients look at the chain
+	known         bool                // their client pays in this asset without being told of it
+	many          int                 // requests of a long purchase
 	payer, seller *channel.Key
-	ledger        *embedded.Ledger
 	payTo         channel.Address
 }
 
-func newMarket(t *testing.T) *market {
+// newMarket returns a market on a ledger, with our facilitator.
+func newMarket(t *testing.T, l server.Ledger) *market {
 	t.Helper()
-	l, err := embedded.Open(t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { l.Close() })
-	s, err := server.New(server.Config{Ledger: l, Signer: l.Address(), Dev: true})
+	s, err := server.New(server.Config{Ledger: l, Dev: true})
 	if err != nil {
 		t.Fatal(err)
 	}
 	web := httptest.NewServer(s)
 	t.Cleanup(web.Close)
 	m := &market{
-		url: web.URL, params: l.Params(), ledger: l, payer: newKey(t), seller: newKey(t),
-		payTo: newKey(t).Address(),
+		params: l.Params(), ledger: l, url: web.URL, rpc: web.URL + "/rpc", many: 400,
+		payer: newKey(t), seller: newKey(t), payTo: newKey(t).Address(),
 	}
-	if m.fac, err = nethttp.New(nethttp.Config{URL: web.URL}); err != nil {
+	m.fac = dial(t, web.URL)
+	return m
+}
+
+func dial(t *testing.T, url string) *facilitator.Client {
+	t.Helper()
+	c, err := nethttp.New(nethttp.Config{URL: url})
+	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := m.fac.Faucet(t.Context(), x402.FaucetRequest{Address: m.payer.Address(), Amount: 10_000_000}); err != nil {
+	return c
+}
+
+// onLedger returns a market on an embedded ledger.
+func onLedger(t *testing.T, _ *peertest.Peer) *market {
+	t.Helper()
+	l, err := embedded.Open(t.TempDir())
+	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(func() { l.Close() })
+	m := newMarket(t, l)
+	if _, err := m.fac.Faucet(t.Context(), x402.FaucetRequest{Address: m.payer.Address(), Amount: wealth}); err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+// onChain returns a market on a chain.
+func onChain(t *testing.T, _ *peertest.Peer) *market {
+	t.Helper()
+	m, _ := newChain(t)
+	return m
+}
+
+func newChain(t *testing.T) (*market, *evmtest.Chain) {
+	t.Helper()
+	chain := evmtest.Anvil(t, evmtest.Config{})
+	m := newMarket(t, facilitatortest.OnChain(t, chain, nil))
+	m.rpc, m.known = chain.URL, true
+	chain.Mint(m.payer.Address(), wealth)
+	return m, chain
+}
+
+// onTheirs returns a market on a chain whose servers are paid through their
+// facilitator; it makes a transaction of each claim and settlement.
+func onTheirs(t *testing.T, p *peertest.Peer) *market {
+	t.Helper()
+	m, chain := newChain(t)
+	key := newKey(t)
+	chain.Fund(key.Address())
+	m.url, m.many = p.Facilitate(t, chain.URL, hexKey(key)), 40
 	return m
 }
 
@@ -91,7 +141,7 @@ func (m *market) open(t *testing.T, path string) (*shop, func()) {
 		t.Fatal(err)
 	}
 	s, err := resource.New(resource.Config{
-		Key: m.seller, PayTo: m.payTo, Token: m.params.Asset(), Store: store, Facilitator: m.fac, MinDeposit: 50_000,
+		Key: m.seller, PayTo: m.payTo, Token: m.params.Asset(), Store: store, Facilitator: dial(t, m.url), MinDeposit: 50_000,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -122,6 +172,7 @@ func (m *market) open(t *testing.T, path string) (*shop, func()) {
 	})
 	serve("/fixed", resource.Route{Price: 100, Schemes: batch}, nil)
 	serve("/dear", resource.Route{Price: 5_000, Schemes: batch}, func(int) channel.Amount { return 1 })
+	serve("/costly", resource.Route{Price: 1_000_001, Schemes: batch}, nil)
 	serve("/once", resource.Route{Price: 100, Schemes: exact, Discovery: &resource.Discovery{
 		Query: map[string]string{"city": "Bern"}, OutputType: "json", Output: []byte(`{"weather":"fog"}`),
 	}}, nil)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/depinsim/x402/channel"
 	"github.com/depinsim/x402/channel/bolt"
+	"github.com/depinsim/x402/channel/interop/peertest"
 	"github.com/depinsim/x402/channel/spend"
 )
 
@@ -70,20 +71,19 @@ func (w *wallet) get(t *testing.T, url string, count int) (last string) {
 }
 
 // serve starts their server.
-func (m *market) serve(t *testing.T, p *peer, charge string) string {
+func (m *market) serve(t *testing.T, p *peertest.Peer, charge string) string {
 	t.Helper()
 	var out struct{ URL string }
-	p.must(t, "serve", object{
+	p.Must(t, "serve", peertest.Object{
 		"name": "shop", "facilitator": m.url, "key": hexKey(m.seller), "network": m.network(), "asset": m.asset(),
-		"payTo": m.payTo.String(), "price": "100", "charge": charge, "extra": object{"name": m.params.Name, "version": m.params.Version},
+		"payTo": m.payTo.String(), "price": "100", "charge": charge, "extra": peertest.Object{"name": m.params.Name, "version": m.params.Version},
 	}, &out)
 	return out.URL
 }
 
 // theirServer: our client pays their server from a channel, tops it up, and
 // gets back what is left, to the unit.
-func theirServer(t *testing.T, p *peer) {
-	m := newMarket(t)
+func theirServer(t *testing.T, p *peertest.Peer, m *market) {
 	url := m.serve(t, p, "70")
 	w, _ := m.ours(t, filepath.Join(t.TempDir(), "channels.db"), nil)
 	if got := w.get(t, url+"/batch", 60); got != `{"served":60}` {
@@ -99,7 +99,7 @@ func theirServer(t *testing.T, p *peer) {
 			deposited += p.Deposited
 		}
 	}
-	if payer, _ := m.balances(t); w.Spent() != 4_200 || deposits < 2 || payer != 10_000_000-deposited {
+	if payer, _ := m.balances(t); w.Spent() != 4_200 || deposits < 2 || payer != wealth-deposited {
 		t.Errorf("spent %d, %d deposits of %d in all, payer has %d", w.Spent(), deposits, deposited, payer)
 	}
 	resp, err := (&http.Client{Transport: w}).Post(url+"/batch", "text/plain", strings.NewReader("x"))
@@ -111,7 +111,7 @@ func theirServer(t *testing.T, p *peer) {
 	if err != nil || back != deposited-4_270 {
 		t.Errorf("refunded %d, %v", back, err)
 	}
-	if payer, _ := m.balances(t); payer != 10_000_000-4_270 {
+	if payer, _ := m.balances(t); payer != wealth-4_270 {
 		t.Errorf("payer has %d", payer)
 	}
 	if back, err := w.RefundAll(t.Context()); err != nil || back != 0 {
@@ -121,23 +121,21 @@ func theirServer(t *testing.T, p *peer) {
 }
 
 // theirServerExact pays one transfer a request, within the budget.
-func theirServerExact(t *testing.T, p *peer) {
-	m := newMarket(t)
+func theirServerExact(t *testing.T, p *peertest.Peer, m *market) {
 	url := m.serve(t, p, "")
 	w, _ := m.ours(t, filepath.Join(t.TempDir(), "channels.db"), func(c *spend.Config) { c.Budget = 250 })
 	w.get(t, url+"/exact", 2)
 	if _, err := (&http.Client{Transport: w}).Get(url + "/exact"); !errors.Is(err, spend.ErrBudget) {
 		t.Errorf("beyond the budget: %v", err)
 	}
-	if payer, seller := m.balances(t); payer != 9_999_800 || seller != 200 || w.Spent() != 200 || w.payments[1].Transaction == "" {
+	if payer, seller := m.balances(t); payer != wealth-200 || seller != 200 || w.Spent() != 200 || w.payments[1].Transaction == "" {
 		t.Errorf("payer has %d, seller %d, spent %d: %+v", payer, seller, w.Spent(), w.payments)
 	}
 }
 
 // ourClientForgets: a wallet that was restored from a backup, or lost its
 // record, goes on without paying twice; a claim in between is seen.
-func ourClientForgets(t *testing.T, p *peer) {
-	m := newMarket(t)
+func ourClientForgets(t *testing.T, p *peertest.Peer, m *market) {
 	url := m.serve(t, p, "70")
 	dir := t.TempDir()
 	w, end := m.ours(t, filepath.Join(dir, "channels.db"), nil)
@@ -156,7 +154,7 @@ func ourClientForgets(t *testing.T, p *peer) {
 	w, end = m.ours(t, filepath.Join(dir, "older.db"), nil)
 	w.get(t, url+"/batch", 1)
 	end()
-	p.must(t, "claim", object{"name": "shop"}, nil)
+	p.Must(t, "claim", peertest.Object{"name": "shop"}, nil)
 	w, end = m.ours(t, filepath.Join(dir, "empty.db"), nil)
 	w.get(t, url+"/batch", 1)
 	end()
@@ -164,19 +162,18 @@ func ourClientForgets(t *testing.T, p *peer) {
 	if back, err := w.Refund(t.Context(), "GET", url+"/batch"); err != nil || back != 1_000-420 {
 		t.Errorf("refunded %d, %v", back, err)
 	}
-	if payer, _ := m.balances(t); payer != 10_000_000-420 {
+	if payer, _ := m.balances(t); payer != wealth-420 {
 		t.Errorf("payer has %d", payer)
 	}
 }
 
 // theirServerForgets: a server that lost its records starts from what it has
 // claimed, to our advantage.
-func theirServerForgets(t *testing.T, p *peer) {
-	m := newMarket(t)
+func theirServerForgets(t *testing.T, p *peertest.Peer, m *market) {
 	url := m.serve(t, p, "70")
 	w, _ := m.ours(t, filepath.Join(t.TempDir(), "channels.db"), nil)
 	w.get(t, url+"/batch", 3)
-	p.must(t, "lose", object{"name": "shop"}, nil)
+	p.Must(t, "lose", peertest.Object{"name": "shop"}, nil)
 	w.get(t, url+"/batch", 3)
 	info, err := m.fac.Channel(context.Background(), m.network(), *w.payments[0].Channel)
 	if err != nil || info.TotalClaimed != 0 {
@@ -185,7 +182,7 @@ func theirServerForgets(t *testing.T, p *peer) {
 	if _, err := w.RefundAll(t.Context()); err != nil {
 		t.Error(err)
 	}
-	if payer, _ := m.balances(t); payer < 10_000_000-420 || payer > 10_000_000-210 {
+	if payer, _ := m.balances(t); payer < wealth-420 || payer > wealth-210 {
 		t.Errorf("payer has %d", payer)
 	}
 }

@@ -1,5 +1,5 @@
-// A client and a server made of the unmodified npm packages, driven by a line of
-// JSON a request on the standard input, each answered by a line of JSON.
+// Clients, servers and facilitators made of the unmodified npm packages, driven by
+// a line of JSON a request on the standard input, each answered by a line of JSON.
 // X402_MODULES is the folder in which the packages are installed.
 "use strict";
 
@@ -8,18 +8,22 @@ const readline = require("node:readline");
 
 const use = createRequire(process.env.X402_MODULES + "/package.json");
 const { wrapFetchWithPayment, x402Client } = use("@x402/fetch");
-const { toClientEvmSigner } = use("@x402/evm");
+const { toClientEvmSigner, toFacilitatorEvmSigner } = use("@x402/evm");
 const exactClient = use("@x402/evm/exact/client");
 const exactServer = use("@x402/evm/exact/server");
 const batchClient = use("@x402/evm/batch-settlement/client");
 const batchServer = use("@x402/evm/batch-settlement/server");
+const exactFacilitator = use("@x402/evm/exact/facilitator");
+const batchFacilitator = use("@x402/evm/batch-settlement/facilitator");
+const { x402Facilitator } = use("@x402/core/facilitator");
 const { paymentMiddleware, setSettlementOverrides, x402ResourceServer } = use("@x402/express");
 const { HTTPFacilitatorClient } = use("@x402/core/server");
 const { decodePaymentRequiredHeader, decodePaymentResponseHeader } = use("@x402/core/http");
 const { appendPaymentIdentifierToExtensions, isPaymentIdentifierExtension } = use("@x402/extensions/payment-identifier");
 const { validateDiscoveryExtension, validateDiscoveryExtensionSpec } = use("@x402/extensions/bazaar");
-const { createPublicClient, http } = use("viem");
-const { privateKeyToAccount } = use("viem/accounts");
+const { createPublicClient, createWalletClient, http, nonceManager, publicActions } = use("viem");
+const { generatePrivateKey, privateKeyToAccount } = use("viem/accounts");
+const { baseSepolia } = use("viem/chains");
 const express = use("express");
 
 const clients = new Map();
@@ -47,6 +51,20 @@ function remembering(state) {
 	};
 }
 
+// authorizerOf is an account as the packages want one that signs for a receiver.
+function authorizerOf(key) {
+	const account = privateKeyToAccount(key);
+	return { address: account.address, signTypedData: (message) => account.signTypedData(message) };
+}
+
+// listen serves an application on loopback.
+async function listen(app) {
+	const listener = await new Promise((resolve, reject) => {
+		const l = app.listen(0, "127.0.0.1", (err) => (err ? reject(err) : resolve(l)));
+	});
+	return `http://127.0.0.1:${listener.address().port}`;
+}
+
 const operations = {
 	// client makes a payer. With rpc it can look at the chain.
 	client({ name, key, network, scheme, rpc, spendControls, identifier }) {
@@ -57,7 +75,7 @@ const operations = {
 		state.scheme = scheme === "exact"
 			? new exactClient.ExactEvmScheme(signer)
 			: new batchClient.BatchSettlementEvmScheme(signer, {});
-		const client = x402Client.fromConfig({ schemes: [{ network, client: state.scheme }], spendControls });
+		const client = x402Client.fromConfig({ schemes: [{ network, client: state.scheme }], spendControls: spendControls ?? undefined });
 		if (identifier) {
 			client.registerExtension({
 				key: "payment-identifier",
@@ -109,12 +127,8 @@ const operations = {
 
 	// serve makes a server that is paid through a facilitator.
 	async serve({ name, facilitator, key, network, asset, payTo, price, charge, extra }) {
-		const authorizer = privateKeyToAccount(key);
 		const batch = new batchServer.BatchSettlementEvmScheme(payTo, {
-			receiverAuthorizerSigner: {
-				address: authorizer.address,
-				signTypedData: (message) => authorizer.signTypedData(message),
-			},
+			receiverAuthorizerSigner: authorizerOf(key),
 			withdrawDelay: 86400,
 		});
 		const client = new HTTPFacilitatorClient({ url: facilitator });
@@ -136,12 +150,44 @@ const operations = {
 		app.get("/batch", handler);
 		app.post("/batch", handler);
 		app.get("/exact", (req, res) => res.json({ served: ++served }));
-		const listener = await new Promise((resolve, reject) => {
-			const l = app.listen(0, "127.0.0.1", (err) => (err ? reject(err) : resolve(l)));
+		const url = await listen(app);
+		servers.set(name, { manager: batch.createChannelManager(client, network, asset), batch });
+		return { url };
+	},
+
+	// facilitate makes a facilitator on the chain behind rpc, as their example does,
+	// but one that does not wait four seconds for each receipt.
+	async facilitate({ rpc, key }) {
+		const account = privateKeyToAccount(key, { nonceManager });
+		const chain = createWalletClient({
+			account, chain: baseSepolia, transport: http(rpc), pollingInterval: 20,
+		}).extend(publicActions);
+		const signer = toFacilitatorEvmSigner({
+			address: account.address,
+			getCode: (args) => chain.getCode(args),
+			readContract: (args) => chain.readContract({ ...args, args: args.args ?? [] }),
+			verifyTypedData: (args) => chain.verifyTypedData(args),
+			writeContract: (args) => chain.writeContract(args),
+			sendTransaction: (args) => chain.sendTransaction(args),
+			waitForTransactionReceipt: (args) => chain.waitForTransactionReceipt(args),
 		});
-		const manager = batch.createChannelManager(client, network, asset);
-		servers.set(name, { listener, manager, batch });
-		return { url: `http://127.0.0.1:${listener.address().port}` };
+		const facilitator = new x402Facilitator();
+		const network = `eip155:${baseSepolia.id}`;
+		facilitator.register(network, new batchFacilitator.BatchSettlementEvmScheme(signer, authorizerOf(generatePrivateKey())));
+		facilitator.register(network, new exactFacilitator.ExactEvmScheme(signer));
+		const app = express();
+		app.use(express.json());
+		const answer = (work) => async (req, res) => {
+			try {
+				res.json(await work(req.body));
+			} catch (err) {
+				res.status(500).json({ error: String(err.message ?? err) });
+			}
+		};
+		app.post("/verify", answer((b) => facilitator.verify(b.paymentPayload, b.paymentRequirements)));
+		app.post("/settle", answer((b) => facilitator.settle(b.paymentPayload, b.paymentRequirements)));
+		app.get("/supported", answer(() => facilitator.getSupported()));
+		return { url: await listen(app) };
 	},
 
 	// claim has a server claim what it is owed.
