@@ -55,6 +55,10 @@ type Hello struct {
 	Own Counts `json:"own"`
 	// Proof is the newest that the agent itself said, for an agent that lost it.
 	Proof Proof `json:"proof,omitempty"`
+	// Voucher pays nothing: it is one that covers what the agent may claim already.
+	// A facilitator that knows no more than the standard tells of a channel only by
+	// one.
+	Voucher channel.Voucher `json:"voucher,omitzero"`
 	// Closing says that the session is only to end the channel in order. It
 	// carries no flows, and is let in while nothing is sold, too.
 	Closing bool `json:"closing,omitempty"`

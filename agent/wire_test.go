@@ -55,6 +55,12 @@ func TestGolden(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	withVoucher := testHello(t)
+	withVoucher.Voucher = testVoucher(t)
+	showing, err := SealHello(testKey(t, 2), [32]byte{1}, withVoucher)
+	if err != nil {
+		t.Fatal(err)
+	}
 	tally, err := testTally().MarshalBinary()
 	if err != nil {
 		t.Fatal(err)
@@ -76,6 +82,7 @@ func TestGolden(t *testing.T) {
 		{"offer-with-relays", signed(t, testOffer())},
 		{"hello", hello},
 		{"early-hello", early},
+		{"hello-with-voucher", showing},
 		{"terms", terms},
 		{"voucher", AppendVoucher(nil, testVoucher(t))},
 		{"tally", tally},
@@ -96,7 +103,9 @@ func TestGolden(t *testing.T) {
 
 func TestHello(t *testing.T) {
 	exporter := [32]byte{1}
-	b, err := SealHello(testKey(t, 2), exporter, testHello(t))
+	h := testHello(t)
+	h.Voucher = testVoucher(t)
+	b, err := SealHello(testKey(t, 2), exporter, h)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -107,7 +116,7 @@ func TestHello(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff(testHello(t), got); diff != "" {
+	if diff := cmp.Diff(h, got); diff != "" {
 		t.Error(diff)
 	}
 	if _, err := OpenHello([32]byte{2}, b); err == nil {

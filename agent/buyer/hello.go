@@ -68,12 +68,16 @@ func (x *session) prove() error {
 
 func (x *session) sayHello(typ uint64, secret [32]byte, seal func(*channel.Key, [32]byte, agent.Hello) ([]byte, error)) error {
 	b := x.b
-	h, err := seal(b.cfg.Key, secret, agent.Hello{
+	hello := agent.Hello{
 		Versions: []int{agent.ProtocolVersion}, Network: b.cfg.Offer.Payment.Network,
 		Config: b.cfg.channel(), Price: b.price,
 		Own:   agent.Counts{Session: b.mem.tally.Session, Up: b.mem.ceiling, Down: b.mem.tally.Down},
 		Proof: b.proof, Closing: b.cfg.CloseOnly,
-	})
+	}
+	if typ == agent.CapsuleHello { // to one who comes back the agent does not ask the ledger first
+		hello.Voucher = b.covered(0)
+	}
+	h, err := seal(b.cfg.Key, secret, hello)
 	if err != nil {
 		return err
 	}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/depinsim/x402/agent"
 	"github.com/depinsim/x402/channel"
+	"github.com/depinsim/x402/channel/x402"
 	"github.com/depinsim/x402/meter"
 	"github.com/depinsim/x402/tunnel"
 	"github.com/depinsim/x402/tunnel/quic"
@@ -114,6 +115,7 @@ func (s *Seller) admit(ctx context.Context, id channel.ID, h greeting, conn tunn
 	if n := s.acceptable(h.Hello); n != nil {
 		return nil, n
 	}
+	h.Voucher.Channel = id // of which it has to be
 	if _, known := s.payee.Get(id); !known || !h.Closing {
 		if n := s.refuses(); n != nil {
 			return nil, n
@@ -126,7 +128,7 @@ func (s *Seller) admit(ctx context.Context, id channel.ID, h greeting, conn tunn
 		return nil, n
 	}
 	if _, known := s.payee.Get(id); !known {
-		if n := s.funded(ctx, id); n != nil {
+		if n := s.funded(ctx, h.Hello); n != nil {
 			return nil, n
 		}
 	}
@@ -176,7 +178,7 @@ func (s *Seller) present(ctx context.Context, state channel.State, h greeting) (
 	if h.resumed != nil && s.ample(state) {
 		return state, false, nil
 	}
-	fresh, err := s.observe(ctx, state.ID)
+	fresh, err := s.observeBy(ctx, h.Voucher)
 	if err == nil {
 		// A frozen one is not being closed any more: its last session has ended.
 		state, err = s.payee.Thaw(fresh.ID)
@@ -191,10 +193,10 @@ func (s *Seller) present(ctx context.Context, state channel.State, h greeting) (
 
 // funded refuses a channel without a deposit before there is a record of it:
 // strangers make as many channels as they like, and records are kept for ever.
-func (s *Seller) funded(ctx context.Context, id channel.ID) *agent.Notice {
+func (s *Seller) funded(ctx context.Context, h agent.Hello) *agent.Notice {
 	ctx, cancel := context.WithTimeout(ctx, ledgerTime)
 	defer cancel()
-	info, err := s.fac.Channel(ctx, s.cfg.Payment.Network, id)
+	info, err := s.fac.Look(ctx, s.cfg.Payment.Network, x402.VoucherPayment{Config: h.Config, Voucher: h.Voucher})
 	switch {
 	case err != nil:
 		return &agent.Notice{Code: agent.NoticeFacilitator, Text: "the channel's deposit cannot be checked now: " + err.Error()}

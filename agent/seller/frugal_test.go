@@ -304,7 +304,7 @@ func (f goneFacilitator) gone() error {
 	return facilitator.ErrUnavailable
 }
 
-func (f goneFacilitator) Channel(context.Context, string, channel.ID) (x402.ChannelInfo, error) {
+func (f goneFacilitator) Look(context.Context, string, x402.VoucherPayment) (x402.ChannelInfo, error) {
 	return x402.ChannelInfo{}, f.gone()
 }
 

@@ -32,7 +32,7 @@ import (
 
 // A Facilitator settles channels. *facilitator.Client is one.
 type Facilitator interface {
-	Channel(ctx context.Context, network string, id channel.ID) (x402.ChannelInfo, error)
+	Look(ctx context.Context, network string, v x402.VoucherPayment) (x402.ChannelInfo, error)
 	Claim(ctx context.Context, network string, c x402.Claim) (x402.SettlementResponse, error)
 	SettleReceiver(ctx context.Context, network string, receiver, token channel.Address) (x402.SettlementResponse, error)
 	Refund(ctx context.Context, network string, r x402.Refund) (x402.SettlementResponse, error)

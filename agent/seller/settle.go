@@ -262,6 +262,13 @@ func (l *looks) begin(ctx context.Context, id channel.ID) (end func(), err error
 
 // observe reads a channel from the ledger into its state.
 func (s *Seller) observe(ctx context.Context, id channel.ID) (channel.State, error) {
+	return s.observeBy(ctx, channel.Voucher{Channel: id})
+}
+
+// observeBy is observe with a voucher of the channel to show to the facilitator, in
+// case that there is no payment yet.
+func (s *Seller) observeBy(ctx context.Context, v channel.Voucher) (channel.State, error) {
+	id := v.Channel
 	ctx, cancel := context.WithTimeout(ctx, ledgerTime)
 	defer cancel()
 	end, err := s.looks.begin(ctx, id)
@@ -269,7 +276,11 @@ func (s *Seller) observe(ctx context.Context, id channel.ID) (channel.State, err
 		return channel.State{}, err
 	}
 	defer end()
-	info, err := s.fac.Channel(ctx, s.cfg.Payment.Network, id)
+	state, _ := s.payee.Get(id)
+	if paid, ok := state.Voucher(); ok {
+		v = paid
+	}
+	info, err := s.fac.Look(ctx, s.cfg.Payment.Network, x402.VoucherPayment{Config: state.Config, Voucher: v})
 	if err != nil {
 		return channel.State{}, err
 	}
@@ -371,11 +382,19 @@ func (s *Seller) refund(ctx context.Context, state channel.State, due channel.Am
 	if due > state.Claimed {
 		req.Claims = []x402.VoucherClaim{x402.ClaimOf(state, due)}
 	}
-	_, err := s.fac.Refund(ctx, s.cfg.Payment.Network, req.Sign(s.key))
+	res, err := s.fac.Refund(ctx, s.cfg.Payment.Network, req.Sign(s.key))
 	if err != nil {
 		return 0, fmt.Errorf("refund: %w", err)
 	}
-	if _, err := s.observe(ctx, state.ID); err != nil {
+	// What is left is in the answer; a voucher may be of more, by which the channel
+	// could not be looked at.
+	if res.Extra != nil && res.Extra.ChannelState != nil && res.Extra.ChannelState.Channel == state.ID {
+		m := res.Extra.ChannelState
+		_, err = s.payee.Observe(state.ID, m.Balance, m.TotalClaimed, uint64(m.RefundNonce), m.WithdrawRequestedAt)
+	} else {
+		_, err = s.observe(ctx, state.ID)
+	}
+	if err != nil {
 		return left, err
 	}
 	s.log.Info("refunded", "channel", state.ID, "amount", left)

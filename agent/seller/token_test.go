@@ -22,7 +22,7 @@ type teller struct {
 	refunded channel.Amount
 }
 
-func (f *teller) Channel(context.Context, string, channel.ID) (x402.ChannelInfo, error) {
+func (f *teller) Look(context.Context, string, x402.VoucherPayment) (x402.ChannelInfo, error) {
 	if f.down {
 		return x402.ChannelInfo{}, facilitator.ErrUnavailable
 	}

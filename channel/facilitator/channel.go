@@ -3,10 +3,44 @@ package facilitator
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	"github.com/depinsim/x402/channel"
 	"github.com/depinsim/x402/channel/x402"
 )
+
+// Look asks for the network's view of a channel. The standard has no call for that,
+// but a facilitator tells it when it verifies a voucher: one that has not the call
+// of ours is asked so, with the payer's newest, which may be zero if there is none.
+// A refund's may have been claimed already, so it is sent as one.
+func (c *Client) Look(ctx context.Context, network string, v x402.VoucherPayment) (info x402.ChannelInfo, err error) {
+	if !c.plain.Load() {
+		info, err = c.Channel(ctx, network, v.Voucher.Channel)
+		refused, ok := errors.AsType[*RefusedError](err)
+		if !ok || refused.Code == x402.ErrInvalidNetwork || refused.Code == x402.ErrInvalidPayload || v.Voucher.Signature == (channel.Signature{}) {
+			return info, err // what one of ours says, or all that there is
+		}
+	}
+	info.Channel = v.Voucher.Channel
+	r := x402.BatchRequirements(network, channel.Token{}, v.Config)
+	p := x402.PaymentPayload{Version: x402.Version, Accepted: r, Payload: x402.Payload{Refund: &x402.Refund{Config: v.Config, Voucher: v.Voucher}}}
+	got, err := c.Verify(ctx, p, r)
+	if refused, ok := errors.AsType[*RefusedError](err); ok && refused.Code == x402.ErrChannelNotFound {
+		return info, nil
+	}
+	if err != nil {
+		return info, err
+	}
+	if got.Extra == nil || got.Extra.Channel != info.Channel {
+		return info, fmt.Errorf("%w: it verified a voucher without the state of its channel", ErrUnavailable)
+	}
+	c.plain.Store(true)
+	info.ChannelState, info.Exists = *got.Extra, true
+	if at := info.WithdrawRequestedAt; at != 0 {
+		info.FinalizeAfter = at + v.Config.WithdrawDelay
+	}
+	return info, nil
+}
 
 // Deposit opens or tops up a channel; see x402.DepositRequest for how to sign
 // one. token is the asset, as Supported describes it. Sent again, it is answered

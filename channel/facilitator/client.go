@@ -17,6 +17,7 @@ import (
 	"net/url"
 	"os"
 	"strings"
+	"sync/atomic"
 
 	"github.com/depinsim/x402/channel"
 	"github.com/depinsim/x402/channel/x402"
@@ -62,8 +63,9 @@ type Exchanger interface {
 // A Client talks to one facilitator. It is safe for concurrent use, and tries
 // every call once.
 type Client struct {
-	base string
-	via  Exchanger
+	base  string
+	via   Exchanger
+	plain atomic.Bool // has none of our own calls; see Look
 }
 
 // NewDirect returns a client for routers: it makes a connection for each call,
@@ -103,7 +105,7 @@ func (c *Client) Verify(ctx context.Context, p x402.PaymentPayload, r x402.Requi
 		return v, err
 	}
 	if !v.IsValid {
-		return v, &RefusedError{Code: v.InvalidReason, Message: v.InvalidMessage}
+		return v, refused(v.InvalidReason, v.InvalidMessage)
 	}
 	return v, nil
 }
@@ -121,7 +123,7 @@ func (c *Client) settle(ctx context.Context, r request) (x402.SettlementResponse
 		return s, err
 	}
 	if !s.Success {
-		return s, &RefusedError{Code: s.ErrorReason, Message: s.ErrorMessage}
+		return s, refused(s.ErrorReason, s.ErrorMessage)
 	}
 	return s, nil
 }
@@ -147,7 +149,7 @@ func (c *Client) call(ctx context.Context, r request, out any) error {
 		return nil
 	case resp.Status == 408 || resp.Status == 429: // RFC 9110 §15.5.9, RFC 6585 §4: ask again
 	case resp.Status >= 300 && resp.Status < 400:
-		return fmt.Errorf("%w: %s has moved to %q: name the new URL", ErrUnavailable, c.base+r.path, excerpt([]byte(resp.Location)))
+		return fmt.Errorf("%w: %s has moved to %q: name the new URL", ErrUnavailable, c.base+r.path, excerpt([]byte(resp.Location), 120))
 	case resp.Status >= 400 && resp.Status < 500:
 		return refusal(resp.Status, resp.Body)
 	}
@@ -180,6 +182,12 @@ func inTime(err error) error {
 	return err
 }
 
+// refused is a refusal whose text is one line and bounded, whatever it quotes.
+func refused(code, message string) *RefusedError {
+	const limit = 1000 // which call a payer is to make himself fits
+	return &RefusedError{excerpt([]byte(code), 120), excerpt([]byte(message), limit)}
+}
+
 // refusal reads whichever of the standard's error members an answer has.
 func refusal(status int, data []byte) *RefusedError {
 	var e struct {
@@ -193,16 +201,15 @@ func refusal(status int, data []byte) *RefusedError {
 	if err := x402.Unmarshal(data, &e); err == nil {
 		for _, r := range [...]RefusedError{{e.Settle, e.SettleM}, {e.Verify, e.VerifyM}, {e.Ours, e.OursM}} {
 			if r.Code != "" {
-				return &r
+				return refused(r.Code, r.Message)
 			}
 		}
 	}
-	return &RefusedError{Code: fmt.Sprintf("http_%d", status), Message: excerpt(data)}
+	return &RefusedError{Code: fmt.Sprintf("http_%d", status), Message: excerpt(data, 120)}
 }
 
 // excerpt bounds what an error repeats of an answer.
-func excerpt(data []byte) string {
-	const limit = 120
+func excerpt(data []byte, limit int) string {
 	s := strings.Join(strings.Fields(strings.ToValidUTF8(string(data), "?")), " ")
 	if len(s) > limit {
 		s = strings.ToValidUTF8(s[:limit], "") + "…"
