@@ -283,7 +283,9 @@ func TestBuyersBadVouchers(t *testing.T) {
 		"for another channel": {Channel: c.id, Max: owed, Signature: c.domain.SignVoucher(c.key, channel.ID{7}, owed).Signature},
 		"above the deposit":   c.domain.SignVoucher(c.key, c.id, 100_001),
 		"another chain":       channel.Domain{ChainID: 1, Contract: c.domain.Contract}.SignVoucher(c.key, c.id, owed),
+		"another contract":    channel.Domain{ChainID: c.domain.ChainID, Contract: channel.Address{1}}.SignVoucher(c.key, c.id, owed),
 		"another amount's":    {Channel: c.id, Max: owed + 1, Signature: good.Signature},
+		"v of 0 or 1":         {Channel: c.id, Max: owed, Signature: lowV(good.Signature)},
 		"malleable (high s)":  {Channel: c.id, Max: owed, Signature: highS(good.Signature)},
 	}
 	for name, v := range bad {
@@ -330,6 +332,12 @@ func highS(s channel.Signature) channel.Signature {
 	return s
 }
 
+// lowV returns a signature as wallets write it that count from 0.
+func lowV(s channel.Signature) channel.Signature {
+	s[64] -= 27
+	return s
+}
+
 func TestRefusedHellos(t *testing.T) {
 	t.Parallel()
 	m := newMarket(t)
@@ -340,6 +348,7 @@ func TestRefusedHellos(t *testing.T) {
 	}{
 		"version":         {func(h *agent.Hello) { h.Versions = []int{99} }, tunnel.ReasonVersion},
 		"somebody else":   {func(h *agent.Hello) { h.Config.PayerAuthorizer = channel.Address{1} }, tunnel.ReasonAuth},
+		"contract wallet": {func(h *agent.Hello) { h.Config.PayerAuthorizer = channel.Address{} }, tunnel.ReasonAuth},
 		"another payee":   {func(h *agent.Hello) { h.Config.Receiver = channel.Address{1} }, tunnel.ReasonRefused},
 		"another token":   {func(h *agent.Hello) { h.Config.Token = channel.Address{1} }, tunnel.ReasonRefused},
 		"another network": {func(h *agent.Hello) { h.Network = "eip155:1" }, tunnel.ReasonRefused},
