@@ -366,7 +366,26 @@ func (p plan) orderly() bool {
 
 // totals are what programs and targets sent and got: bounds of what may be
 // billed.
-type totals struct{ programSent, programGot, targetSent, targetGot atomic.Uint64 }
+type totals struct {
+	programSent, programGot, targetSent, targetGot atomic.Uint64
+
+	ports sync.Map // of targets; see listen
+}
+
+// listen listens at a port that no target had before: the agent may dial one
+// when its program and its listener are already gone.
+func (t *totals) listen() (net.Listener, error) {
+	for {
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			return nil, err
+		}
+		if _, had := t.ports.LoadOrStore(port(ln.Addr()), true); !had {
+			return ln, nil
+		}
+		ln.Close()
+	}
+}
 
 // target plays the target and returns what it read.
 func (p plan) target(c *net.TCPConn, sum *totals) (read int) {
@@ -452,7 +471,7 @@ func (p plan) read(c *net.TCPConn, n int, stall time.Duration) (read int) {
 
 // run plays one TCP flow, with a listener of its own.
 func (p plan) run(x *purchase, sum *totals) error {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	ln, err := sum.listen()
 	if err != nil {
 		return err
 	}
