@@ -21,6 +21,10 @@ const (
 	busyWait = 200 * time.Millisecond
 	// maxValid bounds how long a signed transfer can be used.
 	maxValid = 3600 // seconds
+	// firstAgain is how long after an answer that says nothing of a payment it is
+	// sent again, twice as long after the next, and lastAgain the longest.
+	firstAgain = 500 * time.Millisecond
+	lastAgain  = 2 * time.Second
 	// drainLimit is how much of a 402's body is read so that its connection can
 	// be used again.
 	drainLimit = 64 << 10
@@ -68,6 +72,27 @@ func hasBody(req *http.Request) bool { return req.Body != nil && req.Body != htt
 
 // send sends a request again, with a payment.
 func (t *Transport) send(req *http.Request, required x402.PaymentRequired, c choice, p x402.Payload) (*http.Response, error) {
+	text, _, err := paymentText(required, c, p)
+	if err != nil {
+		return nil, err
+	}
+	return t.sendText(req, text)
+}
+
+// paymentText is a payment as it is sent, and whether it has a name, by which the
+// server knows it again.
+func paymentText(required x402.PaymentRequired, c choice, p x402.Payload) (text string, isNamed bool, err error) {
+	payment := x402.PaymentPayload{Version: x402.Version, Resource: required.Resource, Accepted: c.Requirements, Payload: p}
+	payment.Extensions, isNamed = named(required.Extensions)
+	text, err = x402.EncodeHeader(payment)
+	if err != nil { // too long: what is only repeated is left out
+		payment.Resource, payment.Extensions, isNamed = nil, nil, false
+		text, err = x402.EncodeHeader(payment)
+	}
+	return text, isNamed, err
+}
+
+func (t *Transport) sendText(req *http.Request, text string) (*http.Response, error) {
 	again := req.Clone(req.Context())
 	if hasBody(req) {
 		body, err := req.GetBody()
@@ -76,32 +101,39 @@ func (t *Transport) send(req *http.Request, required x402.PaymentRequired, c cho
 		}
 		again.Body = body
 	}
-	payment := x402.PaymentPayload{
-		Version: x402.Version, Resource: required.Resource, Accepted: c.Requirements, Payload: p,
-		Extensions: named(required.Extensions),
-	}
-	text, err := x402.EncodeHeader(payment)
-	if err != nil { // too long: what is only repeated is left out
-		payment.Resource, payment.Extensions = nil, nil
-		text, err = x402.EncodeHeader(payment)
-	}
-	if err != nil {
-		return nil, err
-	}
 	again.Header.Set(x402.HeaderSignature, text)
 	return t.cfg.Base.RoundTrip(again)
 }
 
+// sendAgain sends a request with a payment that has a name, and again, to the byte,
+// while the server does not say what came of it.
+func (t *Transport) sendAgain(req *http.Request, text string) (resp *http.Response, err error) {
+	for wait := firstAgain; ; wait *= 2 {
+		resp, err = t.sendText(req, text)
+		if err == nil && resp.StatusCode < 500 || wait > lastAgain || req.Context().Err() != nil {
+			return resp, err
+		}
+		select {
+		case <-time.After(wait):
+		case <-req.Context().Done():
+			return resp, err
+		}
+		if err == nil {
+			drain(resp)
+		}
+	}
+}
+
 // named echoes a server's extensions, as the standard wants it, with a name for
 // the payment if the server knows what to do with one.
-func named(asked map[string]json.RawMessage) map[string]json.RawMessage {
+func named(asked map[string]json.RawMessage) (told map[string]json.RawMessage, isNamed bool) {
 	var e struct {
 		Info   map[string]json.RawMessage `json:"info"`
 		Schema json.RawMessage            `json:"schema,omitempty"`
 	}
 	text, ok := asked[identifierName]
 	if !ok || json.Unmarshal(text, &e) != nil {
-		return asked
+		return asked, false
 	}
 	if e.Info == nil {
 		e.Info = map[string]json.RawMessage{}
@@ -109,11 +141,11 @@ func named(asked map[string]json.RawMessage) map[string]json.RawMessage {
 	e.Info["id"] = json.RawMessage(`"pay_` + rand.Text() + `"`)
 	b, err := json.Marshal(e)
 	if err != nil {
-		return asked
+		return asked, false
 	}
 	out := maps.Clone(asked)
 	out[identifierName] = b
-	return out
+	return out, true
 }
 
 // payExact pays by one transfer. What was signed counts as spent whatever the
@@ -135,7 +167,15 @@ func (t *Transport) payExact(req *http.Request, required x402.PaymentRequired, c
 	}
 	rand.Read(a.Nonce[:]) // never fails (Go 1.24)
 	payment := x402.Exact{Signature: t.cfg.Key.Sign(c.asset.Token.TransferDigest(a.Standard())), Authorization: a}
-	resp, err := t.send(req, required, c, x402.Payload{Exact: &payment})
+	text, isNamed, err := paymentText(required, c, x402.Payload{Exact: &payment})
+	if err != nil {
+		return nil, err
+	}
+	send := t.sendText
+	if isNamed {
+		send = t.sendAgain
+	}
+	resp, err := send(req, text)
 	if err != nil {
 		return nil, err
 	}
