@@ -51,6 +51,10 @@ type Config struct {
 	Rotations <-chan RotationOrder
 	// Keep leaves the deposit in the channel at the end, for the next run.
 	Keep bool
+	// Abandon, when it ends, has the run end at once, whether the agent answers or
+	// not: what is owed and not paid stays stored, for another run to pay. Nil: the
+	// agent is waited for as long as an end in order takes.
+	Abandon context.Context
 
 	// SOCKS and HTTP are listeners of the local proxies; nil leaves one out.
 	// Run closes them.
@@ -152,6 +156,7 @@ type Buyer struct {
 	line  *line
 	ready chan struct{} // closed while there is a line; replaced when it goes
 	gone  error         // set at the end: no line will come
+	asks  agent.Price   // of the newest session whose terms have come; else the offer's
 }
 
 // Run buys until ctx is cancelled or the budget is used up ([ErrBudget]), then
@@ -178,15 +183,34 @@ func Run(ctx context.Context, c Config) (Result, error) {
 		}
 		b.reach = r
 		result, err = b.run(ctx)
-		relays, ferr := r.fares.finish(context.WithoutCancel(ctx))
+		late, cancel := c.ending(ctx)
+		defer cancel()
+		relays, ferr := r.fares.finish(late)
 		result.Relays = relays
 		return errors.Join(err, ferr)
 	})
 	return result, err
 }
 
+// ending is the context of what ends a run in order: it outlasts ctx, but not
+// Abandon.
+func (c Config) ending(ctx context.Context) (context.Context, context.CancelFunc) {
+	late, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	if c.Abandon == nil {
+		return late, cancel
+	}
+	stop := context.AfterFunc(c.Abandon, cancel)
+	return late, func() {
+		stop()
+		cancel()
+	}
+}
+
+// abandoned says whether the run is to end as it is.
+func (c Config) abandoned() bool { return c.Abandon != nil && c.Abandon.Err() != nil }
+
 func open(c Config) (*Buyer, error) {
-	b := &Buyer{fund: fund{cfg: c, log: c.Logger, fac: c.Facilitator}, price: c.Offer.Price, ready: make(chan struct{})}
+	b := &Buyer{fund: fund{cfg: c, log: c.Logger, fac: c.Facilitator}, price: c.Offer.Price, asks: c.Offer.Price, ready: make(chan struct{})}
 	return b, b.open()
 }
 

@@ -202,10 +202,12 @@ func (b *Buyer) lastSession(ctx context.Context, cause error) error {
 func (b *Buyer) endAgain(ctx context.Context, cause error) error {
 	b.cfg.CloseOnly = true
 	b.leave(net.ErrClosed)
+	ctx, cancel := b.cfg.ending(ctx)
+	defer cancel()
 	until, lost := time.Now().Add(againTime), 0
 	for wait := redialMin; ; wait = min(2*wait, againMax) {
 		rest := time.Until(until)
-		if rest <= 0 || lost == againMost {
+		if rest <= 0 || lost == againMost || ctx.Err() != nil || b.cfg.abandoned() {
 			return b.endWithoutAgent(cause)
 		}
 		b.log.Warn("the agent was lost before the end; looking for it, to end in order", "err", cause, "for", rest.Round(time.Second))
@@ -214,8 +216,12 @@ func (b *Buyer) endAgain(ctx context.Context, cause error) error {
 			s.Error = fmt.Sprintf("looking for the agent for another %v, to end in order: %v", rest.Round(time.Second), cause)
 		})
 		b.report(b.status.get())
-		<-time.After(min(wait+rand.N(wait/2), rest)) // at most a few seconds, and the second signal kills
-		err := b.session(context.WithoutCancel(ctx), func() {})
+		select { // at most a few seconds, and the second signal kills
+		case <-time.After(min(wait+rand.N(wait/2), rest)):
+		case <-ctx.Done():
+			continue
+		}
+		err := b.session(ctx, func() {})
 		if over, ok := errors.AsType[*overError](err); ok {
 			return over.err
 		}
@@ -234,7 +240,7 @@ func (b *Buyer) endAgain(ctx context.Context, cause error) error {
 // endWithoutAgent ends the purchase while the agent cannot be reached: what it
 // holds it may claim, the rest can be withdrawn after the channel's delay.
 func (b *Buyer) endWithoutAgent(cause error) error {
-	if b.cfg.Keep {
+	if b.cfg.Keep || b.cfg.abandoned() {
 		return fmt.Errorf("ended without the agent (%w); the deposit stays in the channel", cause)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), closeTime)

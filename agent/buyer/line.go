@@ -6,6 +6,7 @@ import (
 	"net"
 	"time"
 
+	"github.com/depinsim/x402/agent"
 	"github.com/depinsim/x402/tunnel"
 	"github.com/depinsim/x402/tunnel/proxy"
 )
@@ -43,6 +44,21 @@ func (c counted) DialTCP(ctx context.Context, host string, port uint16) (net.Con
 
 func (c counted) DialUDP(ctx context.Context, host string, port uint16) (net.Conn, error) {
 	return c.b.flow(ctx, func(t *tunnel.Client) (net.Conn, error) { return t.DialUDPIn(ctx, host, port, c.own) })
+}
+
+// Price is what the agent bills for flows that are opened now, as far as it has
+// said so: at most what the purchase was begun at, unless MaxPrice allows more.
+func (b *Buyer) Price() agent.Price {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.asks
+}
+
+// billed notes at what price a session is billed.
+func (b *Buyer) billed(p agent.Price) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.asks = p
 }
 
 // flow opens a flow, on another line if the first turns out to be broken.

@@ -93,6 +93,9 @@ func (b *Buyer) session(ctx context.Context, stopProxies func()) error {
 			unread()
 		}
 	})()
+	if b.cfg.Abandon != nil {
+		defer context.AfterFunc(b.cfg.Abandon, func() { _ = conn.Close(tunnel.ReasonDone, "") })() // it is given up
+	}
 	err = x.hello(ctx)
 	timer.Stop()
 	if err != nil {
@@ -130,7 +133,9 @@ func (b *Buyer) session(ctx context.Context, stopProxies func()) error {
 	b.leave(nil)
 	if err == nil || errors.Is(err, ErrBudget) {
 		stopProxies()
-		err = x.finish(context.WithoutCancel(ctx), received, err)
+		late, cancel := b.cfg.ending(ctx)
+		err = x.finish(late, received, err)
+		cancel()
 	}
 	x.answerOrder(agent.Rotated{Error: "the session ended before the agent answered: the address may have changed"})
 	reason, text := closeReason(err)
@@ -350,6 +355,7 @@ func (x *session) accept(t agent.Terms) error {
 		return &overError{err}
 	}
 	x.rotate = t.Rotate
+	b.billed(t.Price)
 	signed := max(state.Max, proven, state.Claimed)
 	x.purse = purse{
 		tally: t.Tally(), agent: x.purse.agent, credit: t.Credit, signed: signed,
