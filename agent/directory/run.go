@@ -135,8 +135,11 @@ func (c Config) run(ctx context.Context, r relayed) error {
 	}
 	defer drain()
 	var collectors []prometheus.Collector
+	if r.gateway != nil {
+		collectors = r.gateway.Collectors()
+	}
 	if r.toll != nil {
-		collectors = r.toll.Collectors()
+		collectors = append(collectors, r.toll.Collectors()...)
 		g.Go(func() error { return r.toll.Run(gctx) }) // to the end of the last session
 	}
 	g.Go(func() error {

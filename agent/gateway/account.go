@@ -180,6 +180,7 @@ func (a *account) unsaved() uint64 { return a.up.Load() + a.down.Load() - a.stor
 type lane struct {
 	a     *account
 	bytes *atomic.Uint64 // the account's
+	all   *atomic.Uint64 // the gateway's
 	price uint64         // for 1e9 bytes, and so the nano of a unit for one
 }
 
@@ -195,6 +196,7 @@ func (l lane) Deliver(reserved, delivered int) {
 	if delivered > 0 {
 		l.a.spent.Add(uint64(delivered) * l.price)
 		l.bytes.Add(uint64(delivered))
+		l.all.Add(uint64(delivered))
 	}
 	if less := reserved - delivered; less > 0 {
 		l.a.taken.Add(-uint64(less) * l.price)
@@ -203,6 +205,7 @@ func (l lane) Deliver(reserved, delivered int) {
 
 // lanes count what leaves by an exit at a price.
 func (a *account) lanes(p agent.Price) tunnel.Lanes {
-	up, down := lane{a, &a.up, uint64(p.Up)}, lane{a, &a.down, uint64(p.Down)}
+	c := a.book.counts
+	up, down := lane{a, &a.up, &c.up, uint64(p.Up)}, lane{a, &a.down, &c.down, uint64(p.Down)}
 	return tunnel.Lanes{UpTCP: up, DownTCP: down, UpUDP: up, DownUDP: down}
 }

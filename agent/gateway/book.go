@@ -44,9 +44,10 @@ var errNoAccount = errors.New("no such credit, or another password")
 // record is durable when it returns; counts follow, see unsavedMost. It is safe
 // for concurrent use.
 type book struct {
-	db  *bbolt.DB
-	log *slog.Logger
-	due chan struct{} // one token: counts are to be stored soon; dropped when there is one
+	db     *bbolt.DB
+	log    *slog.Logger
+	counts *counts
+	due    chan struct{} // one token: counts are to be stored soon; dropped when there is one
 
 	writing sync.Mutex // one change of records at a time; taken before mu
 
@@ -73,7 +74,7 @@ func openBook(path string, log *slog.Logger) (*book, error) {
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("accounts %s: %w", path, err), db.Close())
 	}
-	return &book{db: db, log: log, due: make(chan struct{}, 1), open: map[accountID]*account{}, saved: make(chan struct{})}, nil
+	return &book{db: db, log: log, counts: new(counts), due: make(chan struct{}, 1), open: map[accountID]*account{}, saved: make(chan struct{})}, nil
 }
 
 func prepareBook(tx *bbolt.Tx) error {
@@ -81,13 +82,20 @@ func prepareBook(tx *bbolt.Tx) error {
 		if v := string(meta.Get([]byte(keySchema))); v != schema {
 			return fmt.Errorf("schema %.10q, this program knows %s", v, schema)
 		}
+		for _, name := range []string{bucketPayments, bucketPurchases} { // files of before have none
+			if _, err := tx.CreateBucketIfNotExists([]byte(name)); err != nil {
+				return err
+			}
+		}
 		return nil
 	}
 	if k, _ := tx.Cursor().First(); k != nil {
 		return errors.New("is another program's file")
 	}
-	if _, err := tx.CreateBucket([]byte(bucketAccounts)); err != nil {
-		return err
+	for _, name := range []string{bucketAccounts, bucketPayments, bucketPurchases} {
+		if _, err := tx.CreateBucket([]byte(name)); err != nil {
+			return err
+		}
 	}
 	meta, err := tx.CreateBucket([]byte(bucketMeta))
 	if err != nil {
@@ -118,23 +126,32 @@ func newLogin() login {
 // create stores a new account.
 func (b *book) create(r record) (login, error) {
 	l := newLogin()
-	r.Version, r.Secret = recordVersion, sha256.Sum256([]byte(l.password))
 	b.writing.Lock()
 	defer b.writing.Unlock()
-	return l, b.put(idOf(l.user), r)
+	return l, b.put(idOf(l.user), r.of(l))
 }
 
-// put stores records in one transaction.
+// of is a new account's record as it is stored.
+func (r record) of(l login) record {
+	r.Version, r.Secret = recordVersion, sha256.Sum256([]byte(l.password))
+	return r
+}
+
+// put stores a record.
 func (b *book) put(id accountID, r record) error {
-	text, err := json.Marshal(r)
-	if err != nil {
-		return err
-	}
-	err = b.db.Update(func(tx *bbolt.Tx) error { return tx.Bucket([]byte(bucketAccounts)).Put(id[:], text) })
+	err := b.db.Update(func(tx *bbolt.Tx) error { return putRecord(tx, id, r) })
 	if err != nil {
 		return fmt.Errorf("accounts: %w", err)
 	}
 	return nil
+}
+
+func putRecord(tx *bbolt.Tx, id accountID, r record) error {
+	text, err := json.Marshal(r)
+	if err != nil {
+		return err
+	}
+	return tx.Bucket([]byte(bucketAccounts)).Put(id[:], text)
 }
 
 // load reads a record.
@@ -312,13 +329,24 @@ func (b *book) apply(id accountID, f func(*record) error) (record, error) {
 	if err := b.put(id, r); err != nil {
 		return r, err
 	}
+	b.became(id, r)
+	return r, nil
+}
+
+// became takes over a record that was stored. The caller holds writing.
+func (b *book) became(id accountID, r record) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if a := b.open[id]; a != nil {
-		a.record = r
-		a.limit.Store(r.limit())
+	a := b.open[id]
+	if a == nil {
+		return
 	}
-	return r, nil
+	was := a.record
+	a.record = r
+	a.limit.Store(r.limit())
+	if was.Pending && !r.Pending && !r.Closed {
+		a.taken.And(^uint64(ended))
+	}
 }
 
 // run stores counts until ctx ends.
@@ -387,13 +415,8 @@ func (b *book) save() error {
 		return nil
 	}
 	err := b.db.Update(func(tx *bbolt.Tx) error {
-		bucket := tx.Bucket([]byte(bucketAccounts))
 		for i, r := range records {
-			text, err := json.Marshal(r)
-			if err != nil {
-				return err
-			}
-			if err := bucket.Put(changed[i].id[:], text); err != nil {
+			if err := putRecord(tx, changed[i].id, r); err != nil {
 				return err
 			}
 		}

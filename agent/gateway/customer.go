@@ -36,7 +36,9 @@ func (g *Gateway) enter(_ context.Context, from netip.Addr, user, password strin
 // admit checks what a customer shows.
 func (g *Gateway) admit(from netip.Addr, user, password string) (accountID, record, choice, error) {
 	now, src := time.Now(), tunnel.SourceOf(from)
+	count := g.book.counts
 	if g.guard.shut(src, now) {
+		count.refuse(refusedGuesses)
 		return accountID{}, record{}, choice{}, &proxy.RefusedError{
 			Status: http.StatusTooManyRequests, Err: errors.New("too many wrong passwords from your address"),
 			Advice: "Wait a minute.",
@@ -45,6 +47,7 @@ func (g *Gateway) admit(from netip.Addr, user, password string) (accountID, reco
 	token, c, err := parseUser(user)
 	if err != nil {
 		g.guard.miss(src, now)
+		count.refuse(refusedName)
 		return accountID{}, record{}, c, &proxy.RefusedError{
 			Status: http.StatusBadRequest, Err: err,
 			Advice: "A user name is TOKEN, or such as TOKEN-country-de-session-a1.",
@@ -60,9 +63,11 @@ func (g *Gateway) admit(from netip.Addr, user, password string) (accountID, reco
 			g.log.Error("read an account", "err", err)
 		}
 		g.guard.miss(src, now)
+		count.refuse(refusedLogin)
 		return id, record{}, c, err
 	}
 	if !r.allows(from) {
+		count.refuse(refusedAddress)
 		return id, record{}, c, &proxy.RefusedError{
 			Status: http.StatusForbidden, Err: errors.New("this credit may not be used from your address"),
 			Advice: "Come from an address in its allow list, or change the list.",
@@ -91,12 +96,15 @@ func (c customer) DialUDP(ctx context.Context, host string, port uint16) (net.Co
 func (c customer) dial(ctx context.Context, open dialer) (net.Conn, error) {
 	a, err := c.g.book.enter(c.who, c.g.cfg.Flows)
 	if err != nil {
-		return nil, told(err)
+		return nil, c.g.refused(err)
 	}
 	f, err := c.try(ctx, a, open)
 	if err != nil {
 		c.g.book.leave(a)
-		return nil, told(err)
+		if ctx.Err() != nil { // nobody waits any more
+			return nil, err
+		}
+		return nil, c.g.refused(err)
 	}
 	end := f.end
 	f.end = sync.OnceFunc(func() { end(); c.g.book.leave(a) })

@@ -32,8 +32,9 @@ const (
 // that leave by it share.
 type exit struct {
 	found buyer.Found
-	price agent.Price // what customers pay, with the fee
-	cost  agent.Price // what the agent asks
+	price agent.Price // the most that customers pay, with the fee
+	cost  agent.Price // what the agent asks, by its offer
+	fee   uint64      // percent
 
 	ready chan struct{} // closed when buyer is set
 	buyer *buyer.Buyer
@@ -52,6 +53,13 @@ func (e *exit) serve(ctx context.Context, b *buyer.Buyer) error {
 	close(e.ready)
 	<-ctx.Done()
 	return nil
+}
+
+// asks is what customers pay for flows that are opened now: the agent's price of
+// its session, which may be below what its offer said, and the fee.
+func (e *exit) asks() agent.Price {
+	p := e.buyer.Price().Raised(100 + e.fee)
+	return agent.Price{Up: min(p.Up, e.price.Max()), Down: min(p.Down, e.price.Max())}
 }
 
 // An exitError says that it was the exit that failed, not the target.
@@ -102,7 +110,7 @@ func (e *exit) dial(ctx context.Context, a *account, open dialer, patience time.
 	fctx, cancel := context.WithCancelCause(ctx)
 	f := &flow{end: sync.OnceFunc(func() { cancel(nil); left() })}
 	late := time.AfterFunc(patience, func() { cancel(exitError{context.DeadlineExceeded}) })
-	conn, err := open(fctx, e.buyer.Counted(a.lanes(e.price)))
+	conn, err := open(fctx, e.buyer.Counted(a.lanes(e.asks())))
 	if err == nil {
 		f.Conn = conn
 		if w, ok := conn.(interface{ Established(context.Context) error }); ok {

@@ -35,6 +35,11 @@ const (
 	spread = 8
 	// closeTime bounds the closing of the channel of an exit that is not used.
 	closeTime = 2 * time.Minute
+	// stopTime is how long agents have to be paid in order when the gateway stops,
+	// and concludeTime how long one is looked for that was not: concludeMost at once.
+	stopTime     = 4 * time.Second
+	concludeTime = 30 * time.Second
+	concludeMost = 8
 	// maxSeats bounds the sessions that are remembered, and seatTime how long
 	// one is that is not used.
 	maxSeats = 1 << 16
@@ -46,8 +51,12 @@ const (
 type exits struct {
 	cfg  Config
 	log  *slog.Logger
-	buy  func(buyer.Config) buyer.Config // fills in what all purchases share
-	work sync.WaitGroup                  // purchases
+	buy  func(buyer.Config) (buyer.Config, channel.ID, error) // fills in what all purchases share
+	book *book                                                // notes which purchases have not ended in order
+	work sync.WaitGroup                                       // purchases
+
+	life context.Context // of purchases: they are abandoned when it ends
+	end  context.CancelFunc
 
 	listing sync.Mutex // one question to the relays at a time
 	market  buyer.Market
@@ -75,11 +84,13 @@ type seat struct {
 	used  time.Time
 }
 
-func newExits(c Config, buy func(buyer.Config) buyer.Config) *exits {
-	return &exits{
-		cfg: c, log: c.Logger, buy: buy, market: buyer.Market{Reach: c.Reach, Logger: c.Logger},
+func newExits(c Config, buy func(buyer.Config) (buyer.Config, channel.ID, error), book *book) *exits {
+	x := &exits{
+		cfg: c, log: c.Logger, buy: buy, book: book, market: buyer.Market{Reach: c.Reach, Logger: c.Logger},
 		open: map[channel.Address]*exit{}, bad: map[channel.Address]time.Time{}, seats: map[seatKey]seat{},
 	}
+	x.life, x.end = context.WithCancel(context.Background())
+	return x
 }
 
 // lookAt says where agents are looked for.
@@ -269,10 +280,11 @@ func (x *exits) start(f buyer.Found) (*exit, error) {
 	}
 	ctx, stop := context.WithCancel(context.Background())
 	e := &exit{
-		found: f, cost: f.Offer.Price, price: x.price(f), ready: make(chan struct{}), done: make(chan struct{}), stop: stop,
+		found: f, cost: f.Offer.Price, price: x.price(f), fee: x.cfg.FeePercent, ready: make(chan struct{}), done: make(chan struct{}), stop: stop,
 	}
 	e.used.Store(time.Now().UnixNano())
 	x.open[f.Offer.Agent] = e
+	x.book.counts.opened.Add(1)
 	x.work.Go(func() { x.run(ctx, e) })
 	return e, nil
 }
@@ -307,15 +319,16 @@ func (x *exits) run(ctx context.Context, e *exit) {
 	who := e.found.Offer.Agent
 	log := x.log.With("agent", who)
 	log.Info("exit opened", "country", e.found.Country(), "price_up", e.cost.Up, "price_down", e.cost.Down)
-	r, err := buyer.Run(ctx, x.buy(buyer.Config{
+	r, err := x.purchase(ctx, buyer.Config{
 		Offer: e.found.Offer, Budget: exitBudget, MaxPrice: e.cost.Max(), Keep: true, Serve: e.serve, Logger: log,
-	}))
+	})
 	e.err = errors.New("the exit was closed")
 	x.mu.Lock()
 	e.closing = true
 	over := x.over
 	if err != nil && !errors.Is(err, buyer.ErrBudget) { // with which the next begins
 		log.Warn("exit failed", "err", err)
+		x.book.counts.failed.Add(1)
 		e.err = err
 		x.shun(who)
 	}
@@ -330,13 +343,71 @@ func (x *exits) run(ctx context.Context, e *exit) {
 	log.Info("exit closed", "up", r.Up, "down", r.Down, "owed", r.Owed, "signed", r.Signed)
 }
 
+// purchase buys, and notes before that the agent may be owed something, until the
+// purchase has ended in order.
+func (x *exits) purchase(ctx context.Context, c buyer.Config) (buyer.Result, error) {
+	c.Abandon = x.life
+	c, id, err := x.buy(c)
+	if err == nil {
+		err = x.book.began(id)
+	}
+	if err != nil {
+		return buyer.Result{}, err
+	}
+	r, err := buyer.Run(ctx, c)
+	if err == nil || errors.Is(err, buyer.ErrBudget) {
+		err = errors.Join(err, x.book.ended(id))
+	}
+	return r, err
+}
+
 // refund asks an agent's deposit back.
 func (x *exits) refund(log *slog.Logger, e *exit) {
-	ctx, cancel := context.WithTimeout(context.Background(), closeTime)
+	ctx, cancel := context.WithTimeout(x.life, closeTime)
 	defer cancel()
-	if _, err := buyer.Run(ctx, x.buy(buyer.Config{Offer: e.found.Offer, CloseOnly: true, Logger: log})); err != nil {
+	if _, err := x.purchase(ctx, buyer.Config{Offer: e.found.Offer, CloseOnly: true, Logger: log}); err != nil {
 		log.Warn("the deposit was not given back; x402 wallet refund asks for it again", "err", err)
 	}
+}
+
+// conclude pays an agent what is owed from a purchase that did not end in order, of
+// which places bounds how many are at it. If the agent is bought from already, that
+// does it.
+func (x *exits) conclude(o agent.Offer, places chan struct{}) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.over || x.open[o.Agent] != nil {
+		return
+	}
+	ctx, stop := context.WithCancel(x.life)
+	e := &exit{found: buyer.Found{Offer: o}, ready: make(chan struct{}), done: make(chan struct{}), stop: stop, closing: true}
+	x.open[o.Agent] = e
+	x.work.Go(func() {
+		defer stop()
+		x.payRest(ctx, o, places)
+		x.mu.Lock()
+		defer x.mu.Unlock()
+		delete(x.open, o.Agent)
+	})
+}
+
+// payRest is conclude once it is begun.
+func (x *exits) payRest(ctx context.Context, o agent.Offer, places chan struct{}) {
+	select {
+	case places <- struct{}{}:
+		defer func() { <-places }()
+	case <-ctx.Done():
+		return
+	}
+	log := x.log.With("agent", o.Agent)
+	ctx, cancel := context.WithTimeout(ctx, concludeTime)
+	defer cancel()
+	r, err := x.purchase(ctx, buyer.Config{Offer: o, CloseOnly: true, Keep: true, Budget: exitBudget, Logger: log})
+	if err != nil {
+		log.Warn("an agent could not be paid what is owed from before; it is paid when it is used again, or at the next start", "err", err)
+		return
+	}
+	log.Info("paid an agent what was owed from before", "owed", r.Owed, "signed", r.Signed)
 }
 
 // shun leaves an agent alone for a while. The caller holds mu.
@@ -377,7 +448,8 @@ func (x *exits) sweep(ctx context.Context) error {
 	}
 }
 
-// stop ends all purchases in order, and waits for that.
+// stop ends all purchases, and waits for that: in order, but for agents that do
+// not answer in time. They are paid at the next start.
 func (x *exits) stop() {
 	x.mu.Lock()
 	x.over = true
@@ -385,6 +457,8 @@ func (x *exits) stop() {
 		x.close(e)
 	}
 	x.mu.Unlock()
+	defer x.end()
+	defer time.AfterFunc(stopTime, x.end).Stop()
 	x.work.Wait()
 }
 

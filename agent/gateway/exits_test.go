@@ -22,7 +22,7 @@ func someOffers(n int) (all []buyer.Found) {
 // gone or due, and is forgotten.
 func TestSeats(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		x := newExits(Config{}, nil)
+		x := newExits(Config{}, nil, nil)
 		offers := someOffers(3)
 		sit := func(c choice, offers []buyer.Found) channel.Address {
 			return x.choose(offers, &ticket{choice: c}, time.Now()).Offer.Agent
@@ -68,7 +68,7 @@ func TestSeats(t *testing.T) {
 // TestSeatsBounded: sessions that are not used give way.
 func TestSeatsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		x := newExits(Config{}, nil)
+		x := newExits(Config{}, nil, nil)
 		offers := someOffers(2)
 		for i := range maxSeats + 10 {
 			x.choose(offers, &ticket{who: accountID{byte(i), byte(i >> 8), byte(i >> 16)}, choice: choice{Session: "a"}}, time.Now())
@@ -87,7 +87,7 @@ func TestSeatsBounded(t *testing.T) {
 
 // TestSpread: without a session a connection leaves by any of the cheapest.
 func TestSpread(t *testing.T) {
-	x := newExits(Config{}, nil)
+	x := newExits(Config{}, nil, nil)
 	offers := someOffers(spread + 5)
 	seen := map[channel.Address]bool{}
 	for range 1_000 {

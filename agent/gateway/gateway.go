@@ -31,6 +31,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -164,6 +165,11 @@ type Gateway struct {
 	fundsMu sync.Mutex
 	funds   channel.Amount
 	counted time.Time
+
+	sums sums // for Collectors
+
+	handsMu sync.Mutex
+	hands   map[channel.Hash]chan struct{} // payments in work; closed when they are not any more
 }
 
 // Open opens what a gateway runs on. Nothing is served before Run.
@@ -196,7 +202,7 @@ func Open(c Config) (_ *Gateway, err error) {
 	if g.sales, err = bolt.Open(at("sales.db")); err != nil {
 		return nil, err
 	}
-	g.exits = newExits(c, g.purchase)
+	g.exits = newExits(c, g.purchase, g.book)
 	g.till, err = resource.New(resource.Config{
 		Key: c.Key, PayTo: c.Key.Address(), Token: g.token, Store: g.sales, Facilitator: g.fac,
 		WithdrawDelay: time.Duration(c.Payment.WithdrawDelay) * time.Second, MinDeposit: c.Payment.MinDeposit, Logger: c.Logger,
@@ -233,6 +239,9 @@ func (g *Gateway) Close() error {
 // owed, and returns nil. relays are where agents are looked for.
 func (g *Gateway) Run(ctx context.Context, relays ...relay.Name) error {
 	g.exits.lookAt(append(relays, g.cfg.Relays...))
+	if err := g.conclude(); err != nil {
+		g.log.Error("look for what is owed from before", "err", err)
+	}
 	eg, gctx := errgroup.WithContext(ctx)
 	eg.Go(func() error { return g.fronts.serve(gctx, g) })
 	eg.Go(func() error { return g.serveOperator(gctx) })
@@ -248,12 +257,43 @@ func (g *Gateway) Run(ctx context.Context, relays ...relay.Name) error {
 	return errors.Join(err, saving.Wait())
 }
 
-// purchase fills in what all purchases share.
-func (g *Gateway) purchase(c buyer.Config) buyer.Config {
+// purchase fills in what all purchases share, and names the channel.
+func (g *Gateway) purchase(c buyer.Config) (buyer.Config, channel.ID, error) {
 	c.Key, c.Store, c.Deposit, c.Reach = g.cfg.Key, g.channels, g.cfg.Deposit, g.cfg.Reach
-	offers := buyer.KnownOffers{Dir: filepath.Join(g.cfg.StateDir, "offers")}
-	if _, err := offers.Save(g.cfg.Key.Address(), c.Offer, channel.Hash{}); err != nil {
-		g.log.Warn("note an offer", "err", err) // it is for commands that come later
+	id, err := g.offers().Save(g.cfg.Key.Address(), c.Offer, channel.Hash{})
+	return c, id, err
+}
+
+func (g *Gateway) offers() buyer.KnownOffers {
+	return buyer.KnownOffers{Dir: filepath.Join(g.cfg.StateDir, "offers")}
+}
+
+// conclude begins to pay agents what they are owed by purchases that did not end in
+// order.
+func (g *Gateway) conclude() error {
+	ids, err := g.book.unended()
+	if err != nil || len(ids) == 0 {
+		return err
 	}
-	return c
+	states, err := g.channels.Load()
+	if err != nil {
+		return err
+	}
+	places := make(chan struct{}, concludeMost)
+	for _, id := range ids {
+		i := slices.IndexFunc(states, func(s channel.State) bool { return s.ID == id })
+		if i < 0 || states[i].Balance == states[i].Claimed { // nothing to pay from
+			if err := g.book.ended(id); err != nil {
+				return err
+			}
+			continue
+		}
+		o, err := g.offers().Load(states[i])
+		if err != nil {
+			g.log.Warn("an agent may be owed something from before", "channel", id, "err", err)
+			continue
+		}
+		g.exits.conclude(o, places)
+	}
+	return nil
 }

@@ -111,7 +111,7 @@ func TestUnpaid(t *testing.T) {
 	}
 	r.buyer = buyer
 	r.fault.Store(noSettle)
-	if c, status := r.shopper(x402.SchemeExact).buy(`{"bytes":100000000}`, nil); status != 500 || c.User != "" {
+	if c, status := r.shopper(x402.SchemeExact).buy(`{"bytes":100000000}`, nil); status != 503 || c.User != "" {
 		t.Errorf("%d %+v", status, c)
 	}
 	if l := list(); len(l) != 1 || !l[0].Pending || l[0].Payer != buyer.Address().String() {

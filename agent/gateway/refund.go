@@ -22,9 +22,9 @@ const (
 	refundTime  = 30 * time.Second // for one call
 	// forgetClosed is how long an account is kept that is over.
 	forgetClosed = 30 * 24 * time.Hour
-	// forgetPending is how long one is kept whose payment failed. It may have been
-	// made all the same, where the answer was lost or in the instant of a crash:
-	// then the operator finds payer and amount in the list.
+	// forgetPending is how long one is kept whose payment failed, and a payment. A
+	// voucher may have been booked all the same, in the instant of a crash, and a
+	// transfer may be unclear: then the operator finds payer and amount in the list.
 	forgetPending = 48 * time.Hour
 )
 
@@ -39,31 +39,27 @@ type refund struct {
 // close ends an account, and begins to give back what is left: stored before
 // anybody is told.
 func (g *Gateway) close(id accountID) (record, error) {
-	return g.book.end(id, func(r *record) error {
-		if r.Refund != nil || r.Payer.IsZero() || r.left() == 0 {
-			return nil
-		}
-		r.Refund = &refund{Amount: r.left(), ValidBefore: uint64(time.Now().Add(refundLife).Unix())}
-		rand.Read(r.Refund.Nonce[:]) // never fails (Go 1.24)
+	return g.book.end(id, (*record).beginRefund)
+}
+
+// beginRefund draws a refund of what is left, if there is something and none is
+// under way.
+func (r *record) beginRefund() error {
+	if r.Refund != nil || r.Payer.IsZero() || r.left() == 0 {
 		return nil
-	})
+	}
+	r.Refund = &refund{Amount: r.left(), ValidBefore: uint64(time.Now().Add(refundLife).Unix())}
+	rand.Read(r.Refund.Nonce[:]) // never fails (Go 1.24)
+	return nil
 }
 
 // giveBack sends the refund that an account's record has.
 func (g *Gateway) giveBack(ctx context.Context, id accountID, r record) (record, error) {
 	back := r.Refund
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), refundTime)
-	defer cancel()
 	a := x402.Authorization{
 		From: g.cfg.Key.Address(), To: r.Payer, Value: back.Amount, ValidBefore: x402.Decimal(back.ValidBefore), Nonce: back.Nonce,
 	}
-	want := x402.Requirements{
-		Scheme: x402.SchemeExact, Network: g.cfg.Payment.Network, Amount: back.Amount, Asset: g.cfg.Payment.Asset, PayTo: r.Payer,
-		MaxTimeoutSeconds: int(refundTime / time.Second), Extra: x402.Extra{Name: g.token.Name, Version: g.token.Version},
-	}
-	_, err := g.fac.Settle(ctx, x402.PaymentPayload{Version: x402.Version, Accepted: want, Payload: x402.Payload{
-		Exact: &x402.Exact{Authorization: a, Signature: g.cfg.Key.Sign(g.token.TransferDigest(a.Standard()))},
-	}}, want)
+	_, err := g.makeTransfer(ctx, x402.Exact{Authorization: a, Signature: g.cfg.Key.Sign(g.token.TransferDigest(a.Standard()))})
 	if no, ok := errors.AsType[*facilitator.RefusedError](err); ok && no.Code == x402.ErrExactNonceUsed {
 		err = nil // it was made before, and the answer was lost
 	}
@@ -71,12 +67,18 @@ func (g *Gateway) giveBack(ctx context.Context, id accountID, r record) (record,
 		return r, fmt.Errorf("give %s units back to %s: %w", back.Amount, r.Payer, err)
 	}
 	g.log.Info("gave back", "amount", back.Amount, "payer", r.Payer)
-	return g.book.change(id, func(r *record) error {
-		if r.Refund != nil && r.Refund.Nonce == back.Nonce {
+	noted := false // not twice, if two have sent it
+	r, err = g.book.change(id, func(r *record) error {
+		if noted = r.Refund != nil && r.Refund.Nonce == back.Nonce; noted {
 			r.Refunded, r.Refund = r.Refunded+back.Amount, nil // no more than was paid: it was left
 		}
 		return nil
 	})
+	if noted && err == nil {
+		g.book.counts.refunds.Add(1)
+		g.book.counts.refunded.Add(uint64(back.Amount))
+	}
+	return r, err
 }
 
 // giveBackAll gives back what has expired, and what could not be given back
@@ -100,8 +102,11 @@ func (g *Gateway) sweep(ctx context.Context) error {
 	due := map[accountID]record{}
 	var over []accountID
 	now := time.Now()
-	err := g.book.all(func(id accountID, r record) {
+	held, err := g.findPayments(ctx)
+	errs := []error{err}
+	err = g.book.all(func(id accountID, r record) {
 		switch {
+		case held[id]: // what came of its payment is not known
 		case r.Pending && now.Unix()-r.Created > int64(forgetPending/time.Second):
 			over = append(over, id)
 		case r.Pending:
@@ -111,7 +116,7 @@ func (g *Gateway) sweep(ctx context.Context) error {
 			over = append(over, id)
 		}
 	})
-	errs := []error{err} // of what cannot be read; the others have their rest all the same
+	errs = append(errs, err) // of what cannot be read; the others have their rest all the same
 	for id, r := range due {
 		if ctx.Err() != nil {
 			break

@@ -70,14 +70,17 @@ type rig struct {
 	log    *slog.Logger
 
 	secure, plain, socks string // addresses of the proxies
+	metrics              net.Addr
 }
 
 // Faults of the facilitator: it does nothing, does what it is asked and the answer
-// is lost, or settles nothing.
+// is lost, or settles nothing, or the answer to that is lost.
 const (
-	down     = 1
-	mute     = 2
-	noSettle = 3
+	down       = 1
+	mute       = 2
+	noSettle   = 3
+	muteSettle = 4
+	muteOnce   = 5 // the answer to one settlement
 )
 
 // running is something with a Run, until it is stopped.
@@ -144,9 +147,15 @@ func (w testWriter) Write(b []byte) (int, error) {
 // newRig starts all but agents; change sets the gateway up differently.
 func newRig(t *testing.T, change func(*gateway.Config)) *rig {
 	t.Helper()
+	return newRigOn(t, 1<<41+7, change)
+}
+
+// newRigOn is newRig on a chain.
+func newRigOn(t *testing.T, chain uint64, change func(*gateway.Config)) *rig {
+	t.Helper()
 	r := &rig{
 		t: t, dir: t.TempDir(), agents: map[string]*running{}, gone: map[string]*atomic.Bool{}, wallet: must(channel.GenerateKey()), buyer: must(channel.GenerateKey()),
-		params: ledger.Params{ChainID: 1<<41 + 7, Token: channel.Address{1, 2, 3}, Name: "USDC", Version: "2", FeeDivisor: ledger.FeeDivisor},
+		params: ledger.Params{ChainID: chain, Token: channel.Address{1, 2, 3}, Name: "USDC", Version: "2", FeeDivisor: ledger.FeeDivisor},
 		secure: freePort(t), plain: freePort(t), socks: freePort(t),
 		log: slog.New(slog.NewTextHandler(testWriter{t}, nil)),
 	}
@@ -155,7 +164,8 @@ func newRig(t *testing.T, change func(*gateway.Config)) *rig {
 		switch fault := r.fault.Load(); {
 		case fault == down, fault == noSettle && q.URL.Path == "/settle":
 			http.Error(w, "down", http.StatusBadGateway)
-		case fault == mute:
+		case fault == mute, fault >= muteSettle && q.URL.Path == "/settle":
+			r.fault.CompareAndSwap(muteOnce, 0)
 			settles.ServeHTTP(httptest.NewRecorder(), q)
 			http.Error(w, "lost", http.StatusBadGateway)
 		default:
@@ -176,7 +186,7 @@ func newRig(t *testing.T, change func(*gateway.Config)) *rig {
 		return path
 	}
 	r.cfg = directory.Config{
-		Listen: netip.MustParseAddrPort(freePort(t)), Public: []netip.Addr{here}, KeyFile: filepath.Join(r.dir, "relay.key"), Logger: r.log.With("side", "relay"),
+		Listen: netip.MustParseAddrPort(freePort(t)), Public: []netip.Addr{here}, KeyFile: filepath.Join(r.dir, "relay.key"), Metrics: "127.0.0.1:0", Logger: r.log.With("side", "relay"),
 		Limits: relayserver.Limits{Requests: relayserver.Rate{N: 100_000, Per: time.Second}},
 		Gateway: directory.GatewayConfig{
 			Wallet: write("wallet.json", keystore(r.wallet)), PassphraseFile: write("passphrase", passphrase),
@@ -205,7 +215,11 @@ func (r *rig) start() {
 	r.t.Helper()
 	ready := make(chan relay.Name, 1)
 	cfg := r.cfg
-	cfg.Ready = func(n relay.Name, _ net.Addr) error { ready <- n; return nil }
+	cfg.Ready = func(n relay.Name, metrics net.Addr) error {
+		r.metrics = metrics
+		ready <- n
+		return nil
+	}
 	r.relay = start(func(ctx context.Context) error { return directory.Run(ctx, cfg) })
 	select {
 	case r.name = <-ready:

@@ -72,25 +72,11 @@ func (g *Gateway) collect(amount channel.Amount, serve http.HandlerFunc) (http.H
 	}, serve)
 }
 
-// payerOf is who pays for a request that was found to be paid.
-func payerOf(r *http.Request) (channel.Address, error) {
-	var p x402.PaymentPayload
-	if err := x402.DecodeHeader(r.Header.Get(x402.HeaderSignature), &p); err != nil {
-		return channel.Address{}, err
-	}
-	switch m := p.Payload; {
-	case m.Exact != nil:
-		return m.Exact.Authorization.From, nil
-	case m.Deposit != nil:
-		return m.Deposit.Config.Payer, nil
-	case m.Voucher != nil:
-		return m.Voucher.Config.Payer, nil
-	}
-	return channel.Address{}, errors.New("no payment")
-}
-
 // sell sells a new credit.
 func (g *Gateway) sell(w http.ResponseWriter, r *http.Request, o order) {
+	if g.again(w, r, accountID{}) {
+		return
+	}
 	c, err := o.choice()
 	if err == nil {
 		err = o.checkBytes()
@@ -113,28 +99,60 @@ func (g *Gateway) sell(w http.ResponseWriter, r *http.Request, o order) {
 		Price: s.price, Paid: s.amount, Allow: allow, Choice: c,
 		Created: now.Unix(), Expires: now.Add(g.cfg.Life).Unix(),
 	}
-	g.serveSale(w, r, s.amount, func(w http.ResponseWriter, payer channel.Address) {
-		rec.Payer = payer
-		g.fill(w, rec)
+	g.serveSale(w, r, s.amount, func(w http.ResponseWriter, from payer) {
+		rec.Payer = from.address
+		g.fill(w, rec, from)
 	})
 }
 
 // fill opens a credit that is about to be paid: it is stored as pending, the
 // payment is booked with the answer's head, and then it is one.
-func (g *Gateway) fill(w http.ResponseWriter, rec record) {
+func (g *Gateway) fill(w http.ResponseWriter, rec record, from payer) {
 	rec.Pending = true
-	l, err := g.book.create(rec)
+	var l login
+	var err error
+	var done func() error
+	if from.by == nil {
+		l, err = g.book.create(rec)
+		done = func() error {
+			_, err := g.book.change(idOf(l.user), func(r *record) error { r.Pending = false; return nil })
+			g.book.counts.sell(false, rec.Paid)
+			return err
+		}
+	} else {
+		l = g.loginOf(keyOf(*from.by))
+		done, err = g.begin(from, payment{Account: channel.Hash(idOf(l.user))}, l, &rec)
+	}
 	if err != nil {
-		g.log.Error("store a credit", "err", err)
-		refuse(w, http.StatusInternalServerError, "the credit could not be stored; nothing is charged")
+		g.refuseStore(w, err)
 		return
 	}
 	c := rec.credit()
 	c.User, c.Password, c.Proxies = l.user, l.password, g.fronts.urls(g.cfg.Host, l)
-	g.confirm(w, c, func() error {
-		_, err := g.book.change(idOf(l.user), func(r *record) error { r.Pending = false; return nil })
+	g.confirm(w, c, done)
+}
+
+// begin stores a transfer that is about to be made, with the credit that it opens
+// if it does, and returns what to do when it was.
+func (g *Gateway) begin(from payer, p payment, l login, rec *record) (done func() error, err error) {
+	p.By, p.Name, p.Created = *from.by, from.name, time.Now().Unix()
+	key := keyOf(*from.by)
+	if err := g.book.begin(key, p, l, rec); err != nil {
+		return nil, err
+	}
+	return func() error {
+		_, err := g.book.honour(key)
 		return err
-	})
+	}, nil
+}
+
+func (g *Gateway) refuseStore(w http.ResponseWriter, err error) {
+	if errors.Is(err, errSold) { // a moment ago
+		refuse(w, http.StatusServiceUnavailable, errSold.Error()+": send the same request again")
+		return
+	}
+	g.log.Error("store a credit", "err", err)
+	refuse(w, http.StatusInternalServerError, "the credit could not be stored; nothing is charged")
 }
 
 // confirm books the payment, does what was paid for, and answers.
@@ -158,6 +176,9 @@ func (g *Gateway) confirm(w http.ResponseWriter, c Credit, done func() error) {
 
 // topUp sells more of a credit, at its price.
 func (g *Gateway) topUp(w http.ResponseWriter, r *http.Request, id accountID, rec record, o order) {
+	if g.again(w, r, id) {
+		return
+	}
 	amount, err := priceOf(o.Bytes, rec.Price)
 	total, terr := rec.Paid.Add(amount)
 	switch err = errors.Join(err, terr, o.checkBytes()); {
@@ -183,39 +204,64 @@ func (g *Gateway) topUp(w http.ResponseWriter, r *http.Request, id accountID, re
 		g.refuseSale(w, err)
 		return
 	}
-	g.serveSale(w, r, amount, func(w http.ResponseWriter, payer channel.Address) {
-		if payer != rec.Payer {
+	g.serveSale(w, r, amount, func(w http.ResponseWriter, from payer) {
+		if from.address != rec.Payer {
 			refuse(w, http.StatusConflict, "what is left of a credit is given back to who bought it: only "+rec.Payer.String()+" can add to it")
 			return
 		}
 		rec.Paid = total
 		rec.Expires = max(rec.Expires, time.Now().Add(g.cfg.Life).Unix())
-		g.confirm(w, rec.credit(), func() error {
-			_, err := g.book.change(id, func(r *record) (err error) {
-				if r.Paid, err = r.Paid.Add(amount); err != nil || r.Paid > maxCredit {
-					return channel.ErrOverflow
-				}
-				r.Expires = max(r.Expires, rec.Expires)
-				return nil
-			})
-			return err
-		})
+		g.add(w, id, rec, payment{More: amount, Account: channel.Hash(id), Expires: rec.Expires}, from)
 	})
 }
 
+// add adds to a credit, which is rec with it, what is about to be paid.
+func (g *Gateway) add(w http.ResponseWriter, id accountID, rec record, p payment, from payer) {
+	done := func() error {
+		_, err := g.book.change(id, func(r *record) error { return r.add(p) })
+		g.book.counts.sell(true, p.More)
+		return err
+	}
+	if from.by != nil {
+		var err error
+		if done, err = g.begin(from, p, login{}, nil); err != nil {
+			g.refuseStore(w, err)
+			return
+		}
+	}
+	g.confirm(w, rec.credit(), done)
+}
+
+// add adds what a payment is for.
+func (r *record) add(p payment) (err error) {
+	if r.Paid, err = r.Paid.Add(p.More); err != nil || r.Paid > maxCredit {
+		return channel.ErrOverflow
+	}
+	r.Expires = max(r.Expires, p.Expires)
+	return nil
+}
+
 // serveSale has a sale paid.
-func (g *Gateway) serveSale(w http.ResponseWriter, r *http.Request, amount channel.Amount, serve func(http.ResponseWriter, channel.Address)) {
+func (g *Gateway) serveSale(w http.ResponseWriter, r *http.Request, amount channel.Amount, serve func(http.ResponseWriter, payer)) {
 	if amount > maxCredit {
 		refuse(w, http.StatusBadRequest, fmt.Sprintf("that costs %s USD, and a credit holds at most %s", amount.USD(), maxCredit.USD()))
 		return
 	}
 	h, err := g.collect(amount, func(w http.ResponseWriter, r *http.Request) {
-		payer, err := payerOf(r)
+		from, err := payerOf(r)
 		if err != nil {
 			refuse(w, http.StatusBadRequest, "the payment names no payer")
 			return
 		}
-		serve(w, payer)
+		if from.by != nil {
+			key := keyOf(*from.by)
+			if err := g.take(r.Context(), key); err != nil {
+				refuse(w, http.StatusServiceUnavailable, "nobody waits any more")
+				return
+			}
+			defer g.release(key)
+		}
+		serve(w, from)
 	})
 	if err != nil {
 		g.log.Error("sell", "err", err)
@@ -226,6 +272,7 @@ func (g *Gateway) serveSale(w http.ResponseWriter, r *http.Request, amount chann
 }
 
 func (g *Gateway) refuseSale(w http.ResponseWriter, err error) {
+	g.book.counts.refuse(reasonOf(err))
 	if told, ok := errors.AsType[*proxy.RefusedError](err); ok {
 		refuse(w, told.Status, told.Error())
 		return

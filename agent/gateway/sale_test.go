@@ -20,8 +20,18 @@ import (
 type shopper struct {
 	*rig
 	client *http.Client
+	base   http.RoundTripper
 	pays   *spend.Transport
 	paid   []spend.Payment
+	sent   string // the last payment, as it was sent
+}
+
+// RoundTrip remembers what is paid.
+func (s *shopper) RoundTrip(req *http.Request) (*http.Response, error) {
+	if text := req.Header.Get(x402.HeaderSignature); text != "" {
+		s.sent = text
+	}
+	return s.base.RoundTrip(req)
 }
 
 func (r *rig) shopper(schemes ...string) *shopper {
@@ -29,12 +39,12 @@ func (r *rig) shopper(schemes ...string) *shopper {
 	s := &shopper{rig: r}
 	store := must(bolt.Open(filepath.Join(r.t.TempDir(), "channels.db")))
 	r.t.Cleanup(func() { store.Close() })
-	base := r.https().Transport
-	r.t.Cleanup(base.(*http.Transport).CloseIdleConnections)
+	s.base = r.https().Transport
+	r.t.Cleanup(s.base.(*http.Transport).CloseIdleConnections)
 	token := channel.Token{ChainID: r.params.ChainID, Address: r.params.Token, Name: r.params.Name, Version: r.params.Version}
 	s.pays = must(spend.New(spend.Config{
 		Key: r.buyer, Store: store, Assets: []spend.Asset{{Token: token, Ledger: r.fac}}, MaxPrice: 5_000_000, MaxDeposit: 5_000_000, Budget: 10_000_000,
-		Schemes: schemes, Base: base, OnPayment: func(p spend.Payment) { s.paid = append(s.paid, p) },
+		Schemes: schemes, Base: s, OnPayment: func(p spend.Payment) { s.paid = append(s.paid, p) },
 	}))
 	s.client = &http.Client{Transport: s.pays, Timeout: patience}
 	return s
@@ -47,7 +57,23 @@ func (s *shopper) buy(body string, c *gateway.Credit) (out gateway.Credit, statu
 	if c != nil {
 		req.SetBasicAuth(c.User, c.Password)
 	}
-	resp, err := s.client.Do(req)
+	return s.do(s.client, req)
+}
+
+// buyAgain posts an order with a payment that was sent before.
+func (s *shopper) buyAgain(payment string, c *gateway.Credit) (out gateway.Credit, status int) {
+	s.t.Helper()
+	req := must(http.NewRequestWithContext(s.t.Context(), http.MethodPost, "https://"+s.name.Address()+gateway.CreditPath, strings.NewReader(`{"bytes":100000000}`)))
+	req.Header.Set(x402.HeaderSignature, payment)
+	if c != nil {
+		req.SetBasicAuth(c.User, c.Password)
+	}
+	return s.do(&http.Client{Transport: s.base, Timeout: patience}, req)
+}
+
+func (s *shopper) do(client *http.Client, req *http.Request) (out gateway.Credit, status int) {
+	s.t.Helper()
+	resp, err := client.Do(req)
 	if err != nil {
 		s.t.Fatal(err)
 	}

@@ -27,6 +27,10 @@ const (
 
 var identifierForm = regexp.MustCompile(`^[A-Za-z0-9_-]{16,128}$`)
 
+// IdentifierOf returns the name that a client gave a payment by the extension
+// payment-identifier, "" for one without.
+func IdentifierOf(p x402.PaymentPayload) (string, error) { return identifierOf(p, false) }
+
 // identifierOf returns the payment's name, "" for one without.
 func identifierOf(p x402.PaymentPayload, required bool) (string, error) {
 	var e struct {
