@@ -40,7 +40,7 @@ func TestOrderedRotation(t *testing.T) {
 	path := filepath.Join(m.dir, "buyer.sock")
 	ln := must(agent.ListenPrivate(path))
 	orders := make(chan buyer.RotationOrder)
-	served := start(func(ctx context.Context) error { return buyer.ServeControl(ctx, ln, orders) })
+	served := start(func(ctx context.Context) error { return buyer.ServeControl(ctx, ln, orders, nil) })
 	t.Cleanup(func() { served.stop(t) })
 	p := m.buy(func(c *buyer.Config) { c.Rotations, c.Budget = orders, 50_000 })
 	site := web(t)

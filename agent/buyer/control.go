@@ -18,8 +18,8 @@ import (
 	"github.com/depinsim/x402/channel"
 )
 
-// A running buyer is asked for another address of its agent over a unix socket:
-// one JSON object there and one back, a connection each.
+// A running buyer is asked for another address of its agent, or for its channels,
+// over a unix socket: one JSON object there and one back, a connection each.
 
 // ErrNotRunning is returned when no buyer answers on a control socket.
 var ErrNotRunning = errors.New("no buyer answers")
@@ -44,21 +44,25 @@ const (
 	controlTime  = 5 * time.Second  // for the request, and for its answer to be taken
 	orderTime    = 10 * time.Second // for a session to take the order
 	maxOrder     = 4 << 10
+	maxChannels  = 64 << 20 // of an answer that has them
 )
 
-// An order is a request on the wire.
+// An order is a request on the wire: for another address, or for the channels.
 type order struct {
-	Most *channel.Amount `json:"most,omitempty"`
+	Most     *channel.Amount `json:"most,omitempty"`
+	Channels bool            `json:"channels,omitempty"`
 }
 
 // An orderAnswer is its answer.
 type orderAnswer struct {
 	RotationReport
-	Failed string `json:"failed,omitempty"` // why nobody was asked
+	Failed   string   `json:"failed,omitempty"`   // why nobody was asked
+	Channels [][]byte `json:"channels,omitempty"` // channel.State, encoded
 }
 
-// ServeControl passes on orders that come on ln until ctx ends. It closes ln.
-func ServeControl(ctx context.Context, ln net.Listener, orders chan<- RotationOrder) error {
+// ServeControl passes on orders that come on ln, and shows what is in store, until
+// ctx ends. It closes ln.
+func ServeControl(ctx context.Context, ln net.Listener, orders chan<- RotationOrder, store channel.Store) error {
 	defer context.AfterFunc(ctx, func() { _ = ln.Close() })() // ends Accept
 	var conns errgroup.Group
 	conns.SetLimit(controlConns)
@@ -67,7 +71,7 @@ func ServeControl(ctx context.Context, ln net.Listener, orders chan<- RotationOr
 		var conn net.Conn
 		if conn, err = ln.Accept(); err == nil {
 			conns.Go(func() error {
-				serveOrder(ctx, conn, orders)
+				serveOrder(ctx, conn, orders, store)
 				return nil
 			})
 		}
@@ -80,7 +84,7 @@ func ServeControl(ctx context.Context, ln net.Listener, orders chan<- RotationOr
 }
 
 // serveOrder answers one request. It owns conn. Who has left is not told.
-func serveOrder(ctx context.Context, conn net.Conn, orders chan<- RotationOrder) {
+func serveOrder(ctx context.Context, conn net.Conn, orders chan<- RotationOrder, store channel.Store) {
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
 	_ = conn.SetDeadline(time.Now().Add(controlTime)) // of a closed one: the read fails
@@ -89,6 +93,11 @@ func serveOrder(ctx context.Context, conn net.Conn, orders chan<- RotationOrder)
 		return
 	}
 	var a orderAnswer
+	if o.Channels {
+		a.show(store)
+		_ = json.NewEncoder(conn).Encode(a)
+		return
+	}
 	done := make(chan RotationReport, 1)
 	select {
 	case orders <- RotationOrder{o.Most, done}:
@@ -106,33 +115,69 @@ func serveOrder(ctx context.Context, conn net.Conn, orders chan<- RotationOrder)
 	_ = json.NewEncoder(conn).Encode(a)
 }
 
+// show puts what is in store into the answer.
+func (a *orderAnswer) show(store channel.Store) {
+	states, err := store.Load()
+	for _, s := range states {
+		b, merr := s.MarshalBinary()
+		err = errors.Join(err, merr)
+		a.Channels = append(a.Channels, b)
+	}
+	if err != nil {
+		a.Failed, a.Channels = err.Error(), nil
+	}
+}
+
 // OrderRotation asks the buyer with a control socket for another address, for at
 // most most, or what that costs if it is nil. It takes as long as that takes.
 func OrderRotation(ctx context.Context, path string, most *channel.Amount) (RotationReport, error) {
+	a, err := ask(ctx, path, order{Most: most}, maxOrder)
+	return a.RotationReport, err
+}
+
+// RunningChannels asks the buyer with a control socket for the channels that it has
+// the records of, as they are now.
+func RunningChannels(ctx context.Context, path string) ([]channel.State, error) {
+	ctx, cancel := context.WithTimeout(ctx, controlTime)
+	defer cancel()
+	a, err := ask(ctx, path, order{Channels: true}, maxChannels)
+	if err != nil {
+		return nil, err
+	}
+	states := make([]channel.State, len(a.Channels))
+	for i, b := range a.Channels {
+		if err := states[i].UnmarshalBinary(b); err != nil {
+			return nil, fmt.Errorf("what the running buyer answers: %w", err)
+		}
+	}
+	return states, nil
+}
+
+// ask sends an order and reads an answer of at most so many bytes.
+func ask(ctx context.Context, path string, o order, most int64) (a orderAnswer, err error) {
 	var d net.Dialer
 	conn, err := d.DialContext(ctx, "unix", path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
-		return RotationReport{}, fmt.Errorf("%s: %w", path, ErrNotRunning)
+		return a, fmt.Errorf("%s: %w", path, ErrNotRunning)
 	case err != nil:
-		return RotationReport{}, err
+		return a, err
 	}
 	defer conn.Close()
 	defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
-	var a orderAnswer
-	err = json.NewEncoder(conn).Encode(order{most})
+	err = json.NewEncoder(conn).Encode(o)
 	if err == nil {
-		err = json.NewDecoder(io.LimitReader(conn, maxOrder)).Decode(&a)
+		err = json.NewDecoder(io.LimitReader(conn, most)).Decode(&a)
 	}
 	switch {
 	case ctx.Err() != nil:
-		return RotationReport{}, fmt.Errorf("given up: %w", context.Cause(ctx))
+		return a, fmt.Errorf("given up: %w", context.Cause(ctx))
 	case errors.Is(err, os.ErrPermission):
-		return RotationReport{}, err
+		return a, err
 	case err != nil:
-		return RotationReport{}, fmt.Errorf("the buyer ended before it answered: %w", io.ErrUnexpectedEOF)
+		return a, fmt.Errorf("the buyer ended before it answered: %w", io.ErrUnexpectedEOF)
 	case a.Failed != "":
-		return RotationReport{}, errors.New(a.Failed)
+		return a, errors.New(a.Failed)
 	}
-	return a.RotationReport, nil
+	return a, nil
 }

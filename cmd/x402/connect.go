@@ -401,7 +401,7 @@ func (p *purchase) buy(ctx context.Context, key *channel.Key, store channel.Stor
 	if cfg.Tolls, err = p.tollConfig(); err != nil {
 		return err
 	}
-	control, orders := p.listenControl(cfg.Logger)
+	control, orders := p.listenControl(cfg.Logger, cfg.Store)
 	cfg.Rotations = orders
 	bctx, stop := context.WithCancel(ctx)
 	defer stop()

@@ -110,8 +110,10 @@ SYNOPSIS
 
 DESCRIPTION
     One account over all networks that the wallet was used on, in one table. On
-    each network: what is in its account, and its channels with agents, relays
-    and what was paid by x402 pay: what was deposited, less what came back; what
+    each network: what is in its account; what was earned by all agents and
+    relays that are paid at its address, and how much of that is not settled to
+    the account yet; and its channels with agents, relays and what was paid by
+    x402 pay: what was deposited, less what came back; what
     of it is signed away; what the other side has claimed of that; what is in
     escrow still; and what of all that is LEFT to the wallet, in USD and in
     atomic units. Then the sum of the network, and at the end of all.
@@ -123,8 +125,9 @@ DESCRIPTION
 
     A facilitator that does not answer is shown as unreachable, with what was
     known last of its channels; sums say so then, and the exit status is 0. While
-    x402 connect is running only that knows what it has signed: the rest is
-    shown, but for channels of x402 pay. It needs no passphrase.
+    x402 connect is running that is asked for its channels. While another command
+    has them, only that knows what it has signed: the rest is shown, but for
+    channels of x402 pay. It needs no passphrase.
 
 FLAGS
     --network NAME          Only this network, such as eip155:8453.

@@ -18,18 +18,18 @@ import (
 	"github.com/depinsim/x402/channel"
 )
 
-// listenControl opens the socket for x402 rotate, and returns what serves it and
-// the orders that come. The state folder's lock is held: nobody else has it.
+// listenControl opens the socket for x402 rotate and x402 wallet show, and returns
+// what serves it and the orders that come. The state folder's lock is held: nobody else has it.
 // Without the socket one buys all the same.
-func (p *purchase) listenControl(log *slog.Logger) (serve func(context.Context) error, orders chan buyer.RotationOrder) {
+func (p *purchase) listenControl(log *slog.Logger, store channel.Store) (serve func(context.Context) error, orders chan buyer.RotationOrder) {
 	ln, err := agent.ListenPrivate(p.control())
 	if err != nil {
-		log.Warn("x402 rotate cannot reach this run", "err", err)
+		log.Warn("x402 rotate and wallet show cannot reach this run", "err", err)
 		return func(context.Context) error { return nil }, nil
 	}
 	orders = make(chan buyer.RotationOrder)
 	return func(ctx context.Context) error {
-		return errors.Join(buyer.ServeControl(ctx, ln, orders), os.Remove(p.control()))
+		return errors.Join(buyer.ServeControl(ctx, ln, orders, store), os.Remove(p.control()))
 	}, orders
 }
 

@@ -36,7 +36,7 @@ func TestRotateCommand(t *testing.T) {
 	orders := make(chan buyer.RotationOrder)
 	ctx, cancel := context.WithCancel(t.Context())
 	var g errgroup.Group
-	g.Go(func() error { return buyer.ServeControl(ctx, ln, orders) })
+	g.Go(func() error { return buyer.ServeControl(ctx, ln, orders, nil) })
 	t.Cleanup(func() {
 		cancel()
 		if err := g.Wait(); err != nil {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -22,8 +23,8 @@ func TestSums(t *testing.T) {
 	s := shown{
 		Accounts: counted([]shownAccount{
 			{Network: "eip155:1", Facilitator: "down", err: facilitator.ErrUnavailable, Error: "down"},
-			{Network: "eip155:1", Facilitator: "a", Balance: new(channel.Amount(100))},
-			{Network: "eip155:1", Facilitator: "b", Balance: new(channel.Amount(999))},
+			{Network: "eip155:1", Facilitator: "a", Balance: new(channel.Amount(100)), Earned: 70, Unsettled: 7},
+			{Network: "eip155:1", Facilitator: "b", Balance: new(channel.Amount(999)), Earned: 999, Unsettled: 999},
 			{Network: "eip155:2", Facilitator: "b", Balance: new(channel.Amount(1<<64 - 1))},
 			{Network: "eip155:3", Facilitator: "c", err: facilitator.ErrUnavailable, Error: "down"},
 		}),
@@ -35,16 +36,21 @@ func TestSums(t *testing.T) {
 	}
 	s.add()
 	want := []shownNetwork{
-		{"eip155:1", sums{Account: 100, Deposited: 55, Signed: new(channel.Amount(25)), Claimed: 15, Escrow: 40, Total: 130, USD: "0.00013"}},
+		{"eip155:1", sums{Account: 100, Deposited: 55, Signed: new(channel.Amount(25)), Claimed: 15, Escrow: 40, Unsettled: 7, Total: 137, USD: "0.000137"}},
 		{"eip155:2", sums{Account: 1<<64 - 1, Signed: new(channel.Amount(0)), Total: 1<<64 - 1, USD: "18446744073709.551615"}},
 		{"eip155:3", sums{Deposited: 7, Claimed: 1, Escrow: 6, USD: "0.00", AtLeast: true}},
 	}
 	if diff := cmp.Diff(want, s.Networks, cmp.AllowUnexported(shownNetwork{})); diff != "" {
 		t.Error(diff)
 	}
-	total := sums{Account: 100, Deposited: 62, Claimed: 16, Escrow: 46, Total: 130, USD: "0.00013", AtLeast: true}
+	total := sums{Account: 100, Deposited: 62, Claimed: 16, Escrow: 46, Unsettled: 7, Total: 137, USD: "0.000137", AtLeast: true}
 	if diff := cmp.Diff(total, s.Total); diff != "" {
 		t.Error(diff)
+	}
+	var out bytes.Buffer
+	if err := s.print(&out, 0); err != nil || !regexp.MustCompile(`(?m)^eip155:1 +earned +a +- +- +0\.00007 +- +0\.000007 +7 +not settled yet$`).MatchString(out.String()) ||
+		strings.Count(out.String(), "earned") != 1 {
+		t.Errorf("%v\n%s", err, out.String())
 	}
 }
 

@@ -98,18 +98,20 @@ func (k *keeper) ask(ctx context.Context) {
 		}
 		var info x402.AccountInfo
 		if info, k.err = k.fac.Balance(ctx, n, k.wallet); k.err == nil {
-			k.add(n, &info.Balance)
+			k.add(n, &info)
 		} else {
 			k.add(n, nil)
 		}
 	}
 }
 
-// add adds an account; one whose balance is nil is not known, and k.err says why.
-func (k *keeper) add(network string, balance *channel.Amount) {
-	a := shownAccount{Network: network, Facilitator: k.url, Balance: balance}
-	if balance == nil {
+// add adds an account; of one that is nil nothing is known, and k.err says why.
+func (k *keeper) add(network string, info *x402.AccountInfo) {
+	a := shownAccount{Network: network, Facilitator: k.url}
+	if info == nil {
 		a.err, a.Error = k.err, k.err.Error()
+	} else {
+		a.Balance, a.Earned, a.Unsettled = &info.Balance, info.Claimed, info.Unsettled
 	}
 	k.accounts = append(k.accounts, a)
 }

@@ -19,7 +19,8 @@ type cupboard struct {
 	wallet  *buyer.Wallet
 	store   channel.Store
 	payer   *channel.Payer
-	inUse   bool   // by another x402: what was signed is not known
+	inUse   bool   // by another x402
+	blind   bool   // which does not say what was signed
 	extra   string // --facilitator, for channels without an offer
 	clients map[string]*facilitator.Client
 	down    map[string]error // of facilitators that did not answer, which are not waited for again
@@ -54,20 +55,23 @@ func (p places) openCupboard(extra string) (*cupboard, error) {
 	return c, nil
 }
 
-// openToLook opens a cupboard of which another x402 may have the records. Then
-// its channels are those that offers are stored for, with what the history knows
-// of them.
-func (p places) openToLook(extra string) (*cupboard, error) {
+// openToLook opens a cupboard of which another x402 may have the records. That one
+// is asked for them; if it does not answer, the channels are those that offers are
+// stored for, with what the history knows of them.
+func (p places) openToLook(ctx context.Context, extra string) (*cupboard, error) {
 	c, err := p.openCupboard(extra)
 	if !errors.Is(err, channel.ErrInUse) {
 		return c, err
 	}
-	states, err := c.offers().Channels(c.wallet.Address())
-	if err != nil {
-		return nil, err
+	c.inUse = true
+	states, err := buyer.RunningChannels(ctx, c.control())
+	if c.blind = err != nil; c.blind {
+		if states, err = c.offers().Channels(c.wallet.Address()); err != nil {
+			return nil, err
+		}
+		_ = c.history().Recall(states) // whoever shows the history says what is wrong with it
 	}
-	_ = c.history().Recall(states) // whoever shows the history says what is wrong with it
-	c.inUse, c.store = true, sheet(states)
+	c.store = sheet(states)
 	c.payer, err = channel.NewPayer(c.store)
 	return c, err
 }

@@ -17,7 +17,8 @@ import (
 type shown struct {
 	Address  channel.Address `json:"address"`
 	File     string          `json:"file"`
-	InUse    bool            `json:"inUse,omitempty"` // by another x402, which alone knows what was signed
+	InUse    bool            `json:"inUse,omitempty"` // by another x402
+	Blind    bool            `json:"blind,omitempty"` // which alone knows what was signed, and does not answer
 	Total    sums            `json:"total"`
 	Networks []shownNetwork  `json:"networks"`
 	Accounts []shownAccount  `json:"accounts"`
@@ -34,8 +35,12 @@ type shownAccount struct {
 	Network     string          `json:"network"` // empty: the facilitator did not say
 	Facilitator string          `json:"facilitator"`
 	Balance     *channel.Amount `json:"balance,omitempty"` // nil: not known
-	Same        bool            `json:"same,omitempty"`    // as the one before of the network: another facilitator's word
-	Error       string          `json:"error,omitempty"`   // why it is not known
+	// Earned is what was ever claimed for the address, by all agents and relays that
+	// are paid at it, and Unsettled the part that is not in the account yet.
+	Earned    channel.Amount `json:"earned,omitzero"`
+	Unsettled channel.Amount `json:"unsettled,omitzero"`
+	Same      bool           `json:"same,omitempty"`  // as the one before of the network: another facilitator's word
+	Error     string         `json:"error,omitempty"` // why it is not known
 
 	err error
 }
@@ -64,8 +69,9 @@ type sums struct {
 	Signed    *channel.Amount `json:"signed,omitempty"` // nil: not known of a channel
 	Claimed   channel.Amount  `json:"claimed"`
 	Escrow    channel.Amount  `json:"escrow"`
-	Total     channel.Amount  `json:"total"` // the wallet's: its accounts, and what is left in channels
-	USD       string          `json:"usd"`   // Total
+	Unsettled channel.Amount  `json:"unsettled"` // claimed for the wallet
+	Total     channel.Amount  `json:"total"`     // the wallet's: its accounts, what is left in channels, and Unsettled
+	USD       string          `json:"usd"`       // Total
 	// AtLeast says that there may be more or less: an account or a channel is not
 	// known as it is now.
 	AtLeast bool `json:"incomplete,omitempty"`
@@ -89,7 +95,7 @@ func walletShow(ctx context.Context, args []string, stdout, _ io.Writer) (err er
 	if *events < 0 {
 		return usage("--history: %d, want how many lines", *events)
 	}
-	c, err := p.openToLook(*url)
+	c, err := p.openToLook(ctx, *url)
 	if err != nil {
 		return err
 	}
@@ -105,14 +111,14 @@ func walletShow(ctx context.Context, args []string, stdout, _ io.Writer) (err er
 // facilitator that does not answer is no error: what is not known is marked.
 func (c *cupboard) all(ctx context.Context, network string) (shown, error) {
 	drawers := slices.DeleteFunc(c.labels("all"), func(d drawer) bool { return network != "" && d.network() != network })
-	out := shown{Address: c.wallet.Address(), File: c.places.wallet, InUse: c.inUse}
+	out := shown{Address: c.wallet.Address(), File: c.places.wallet, InUse: c.inUse, Blind: c.blind}
 	var err error
 	out.Accounts, err = c.accounts(ctx, drawers, network)
 	for _, a := range out.Accounts {
 		err = errors.Join(err, unlessDown(a.err))
 	}
 	c.lookInto(ctx, drawers)
-	out.Channels = channelsOf(drawers, !c.inUse)
+	out.Channels = channelsOf(drawers, !c.blind)
 	if err == nil { // else the same is wrong with the channels
 		for i := range drawers {
 			drawers[i].err = unlessDown(drawers[i].err)
@@ -194,6 +200,7 @@ func (x *sums) account(a shownAccount) {
 		return
 	}
 	x.more(sums{Account: *a.Balance, Total: *a.Balance, Signed: new(channel.Amount)})
+	x.more(sums{Unsettled: a.Unsettled, Total: a.Unsettled, Signed: new(channel.Amount)})
 }
 
 func (x *sums) channel(c shownChannel) {
@@ -219,6 +226,7 @@ func (x *sums) more(o sums) {
 	plus(&x.Deposited, o.Deposited)
 	plus(&x.Claimed, o.Claimed)
 	plus(&x.Escrow, o.Escrow)
+	plus(&x.Unsettled, o.Unsettled)
 	plus(&x.Total, o.Total)
 	if x.Signed == nil || o.Signed == nil {
 		x.Signed = nil

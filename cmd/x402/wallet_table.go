@@ -17,8 +17,11 @@ import (
 // history as another.
 func (s shown) print(w io.Writer, events int) error {
 	rows := [][2]string{{"address", s.Address.String()}, {"file", s.File}}
-	if s.InUse {
-		rows = append(rows, [2]string{"note", "x402 is running with these channels: only it knows what it has signed"})
+	switch {
+	case s.Blind:
+		rows = append(rows, [2]string{"note", "x402 is running with these channels, and does not answer: only it knows what it has signed, and which channels have paid for HTTP"})
+	case s.InUse:
+		rows = append(rows, [2]string{"note", "x402 is running with these channels, and says how they are"})
 	}
 	for _, text := range s.faults() {
 		rows = append(rows, [2]string{"note", text})
@@ -78,6 +81,9 @@ func (s shown) table(w io.Writer) {
 		for _, a := range s.Accounts {
 			if a.Network == network {
 				line(w, accountCells(a)...)
+				if a.Earned > 0 && !a.Same {
+					line(w, network, "earned", printable(a.Facilitator), "-", "-", a.Earned.USD(), "-", a.Unsettled.USD(), a.Unsettled.String(), earnedState(a))
+				}
 			}
 		}
 		for _, c := range s.Channels {
@@ -109,6 +115,14 @@ func accountCells(a shownAccount) []string {
 		state = "the same account"
 	}
 	return []string{network, "account", printable(a.Facilitator), "-", "-", "-", "-", usd, units, state}
+}
+
+// earnedState says what is to become of what was earned.
+func earnedState(a shownAccount) string {
+	if a.Unsettled > 0 {
+		return "not settled yet"
+	}
+	return "settled to the account"
 }
 
 func channelCells(c shownChannel) []string {
