@@ -32,6 +32,7 @@ type claimJob struct {
 	job
 	op     ledger.Op
 	rows   int
+	bytes  int            // of its call; zero where they cost nothing
 	value  channel.Amount // that it would move
 	urgent bool           // a payer withdraws, or the owner asked
 }
@@ -51,6 +52,9 @@ func (r *round) sendClaims(ctx context.Context) error {
 		return nil
 	}
 	if err := r.weigh(ctx); err != nil {
+		return err
+	}
+	if err := r.priceData(ctx); err != nil {
 		return err
 	}
 	batch := r.choose()
@@ -224,12 +228,12 @@ func (r *round) choose() []claimJob {
 	})
 	var batch []claimJob
 	var rows int
-	gas, urgent := uint64(gasBase), false
+	gas, bytes, urgent := uint64(gasBase), dataBase, false
 	value := new(big.Int)
 	kept := map[uint64]bool{}
 	defer func() { r.keep(kept) }()
 	for _, w := range r.waiting {
-		if !w.urgent && !r.worth(wide(w.value), w.gas()) {
+		if !w.urgent && !r.worth(wide(w.value), w.gas(), w.bytes) {
 			kept[w.Number] = true
 			continue
 		}
@@ -239,10 +243,11 @@ func (r *round) choose() []claimJob {
 		batch = append(batch, w)
 		rows += max(w.rows, 1)
 		gas += w.gas()
+		bytes += w.bytes
 		urgent = urgent || w.urgent
 		value.Add(value, wide(w.value))
 	}
-	if urgent || r.claiming || r.worth(value, gas) {
+	if urgent || r.claiming || r.worth(value, gas, bytes) {
 		return batch
 	}
 	for _, w := range batch {
@@ -258,11 +263,12 @@ func b2i(b bool) int {
 	return 0
 }
 
-// worth says whether gas, at the price of now, costs no more than the owner's
-// share of value.
-func (r *round) worth(value *big.Int, gas uint64) bool {
-	// gas · price · units per coin / 10^18 ≤ value · share / 10^4
+// worth says whether gas, at the price of now, and what the chain takes for bytes
+// besides, cost no more than the owner's share of value.
+func (r *round) worth(value *big.Int, gas uint64, bytes int) bool {
+	// (gas · price + data) · units per coin / 10^18 ≤ value · share / 10^4
 	cost := new(big.Int).Mul(wide(gas), wide(r.fee.price(r.head)))
+	cost.Add(cost, r.data.of(bytes))
 	cost.Mul(cost, wide(r.cfg.NativePrice)).Mul(cost, big.NewInt(10_000))
 	limit := new(big.Int).Mul(value, wide(r.cfg.GasShare))
 	return value.Sign() > 0 && cost.Cmp(limit.Mul(limit, big.NewInt(1_000_000_000_000_000_000))) <= 0

@@ -2,6 +2,7 @@ package evm
 
 import (
 	"errors"
+	"math/big"
 	"sync"
 	"testing"
 
@@ -15,9 +16,9 @@ import (
 // market opens a home that minds its gas, at a price of the chain's coin by
 // which a claim alone must be worth about so much, and n parties with 100 USD in
 // their channels.
-func market(t *testing.T, n int) (*world, []*ledgertest.Party) {
+func market(t *testing.T, n int, place ...evmtest.Contract) (*world, []*ledgertest.Party) {
 	t.Helper()
-	w, _, _ := funded(t, func(c *Config) { c.NativePrice, c.GasShare = 3_000_000_000, 100 })
+	w, _, _ := funded(t, func(c *Config) { c.NativePrice, c.GasShare = 3_000_000_000, 100 }, place...)
 	var parties []*ledgertest.Party
 	for i := range n {
 		p := ledgertest.NewParty(t, w.params, i)
@@ -78,6 +79,53 @@ func TestBatch(t *testing.T) {
 	}
 	if w.chain.Channel(p[2].ID).Claimed != 0 {
 		t.Error("a claim of one unit was sent")
+	}
+}
+
+// TestDataFee: what a rollup takes for a transaction's bytes counts like gas. A
+// claim that is worth its gas alone waits where they are dear, and goes when it is
+// worth both.
+func TestDataFee(t *testing.T) {
+	const perByte = 100_000_000_000 // wei: at 3,000 USD a coin and a share of 1%, 1 byte for each 0.03 USD that is claimed
+	w, p := market(t, 2, evmtest.GasPriceOracle(perByte))
+	if !w.hasOracle {
+		t.Fatal("the oracle was not found")
+	}
+	one, err := w.callOf(p[0].ClaimOp(t, 1, 1))
+	if err != nil {
+		t.Fatal(err)
+	}
+	alone, _ := w.dear(t)
+	data := channel.Amount(dataBase+dataBatch+len(one.data)) * 30_000
+	if data < alone/2 {
+		t.Fatalf("data for %d units, gas for %d: the test shows nothing", data, alone)
+	}
+	before := w.nonce(t)
+	w.pending(t, p[0].ClaimOp(t, alone+alone/10, alone+alone/10))
+	w.pending(t, p[0].ClaimOp(t, data, data)) // less the gas
+	if got := w.nonce(t); got != before {
+		t.Fatalf("sent %d transactions for what is not worth it", got-before)
+	}
+	enough := data + alone + alone/10
+	if r := w.submit(t, p[0].ClaimOp(t, enough, enough)); r.Amount != enough {
+		t.Errorf("%+v", r)
+	}
+}
+
+// TestDataFeeRounding never makes bytes cheaper than they are.
+func TestDataFeeRounding(t *testing.T) {
+	for _, tt := range []struct {
+		wei   int64
+		bytes int
+		n     int
+		want  int64
+	}{{100, 10, 10, 100}, {100, 10, 1, 10}, {101, 10, 1, 11}, {1, 1000, 1, 1}, {0, 5, 7, 0}} {
+		if got := (dataFee{big.NewInt(tt.wei), tt.bytes}).of(tt.n); got.Int64() != tt.want {
+			t.Errorf("%+v: %s", tt, got)
+		}
+	}
+	if got := (dataFee{}).of(1_000_000); got.Sign() != 0 {
+		t.Error(got)
 	}
 }
 

@@ -63,6 +63,8 @@ type Home struct {
 	log     *slog.Logger
 	wake    chan struct{} // one in it: Run is to look now; never closed
 
+	hasOracle bool // of what bytes cost besides gas; set by Open
+
 	// Owned by Run.
 	known    map[channel.ID]ledger.Channel // of waiting claims, as they were last read
 	seen     uint64                        // logs are read up to this block
@@ -228,6 +230,11 @@ func (h *Home) checkChain(ctx context.Context) (common.Hash, error) {
 			return common.Hash{}, fmt.Errorf("no contract at %s on %s", a, h.params.Network())
 		}
 	}
+	code, err := h.node.eth.CodeAt(ctx, oracleAddress, nil)
+	if err != nil {
+		return common.Hash{}, failed("eth_getCode", err)
+	}
+	h.hasOracle = len(code) > 0
 	if err := h.checkDomains(ctx); err != nil {
 		return common.Hash{}, err
 	}

@@ -21,9 +21,9 @@ import (
 
 // funded returns a world and a party with money, on a chain of its own behind a
 // proxy. change may be nil.
-func funded(t *testing.T, change func(*Config)) (*world, *proxy, *ledgertest.Party) {
+func funded(t *testing.T, change func(*Config), place ...evmtest.Contract) (*world, *proxy, *ledgertest.Party) {
 	t.Helper()
-	chain := evmtest.Simulated(t, evmtest.Config{})
+	chain := evmtest.Simulated(t, evmtest.Config{Place: place})
 	p := newProxy(t, chain.URL)
 	w := setup(t, chain, func(c *Config) {
 		c.RPC = p.url

@@ -201,6 +201,7 @@ type round struct {
 	*Home
 	head     *types.Header
 	fee      fee
+	data     dataFee
 	busy     map[any]bool // channels and accounts that something on its way touches
 	inFlight int
 	claiming bool // a batch of claims is on its way

@@ -36,11 +36,7 @@ func Anvil(t testing.TB, c Config) *Chain {
 	}
 	call("anvil_setBalance", common.Address(faucet(t).Address()), (*hexutil.Big)(ether(faucetEther)))
 	for _, p := range c.Place {
-		a, err := Compiled(p.Name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		call("anvil_setCode", common.Address(p.Address), a.Runtime)
+		call("anvil_setCode", common.Address(p.Address), hexutil.Bytes(p.runtime(t)))
 		for k, v := range p.Storage {
 			call("anvil_setStorageAt", common.Address(p.Address), common.Hash(k), common.Hash(v))
 		}

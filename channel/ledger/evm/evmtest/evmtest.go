@@ -18,12 +18,14 @@ package evmtest
 
 import (
 	"context"
+	"encoding/binary"
 	"math/big"
 	"testing"
 	"time"
 
 	"github.com/ethereum/go-ethereum/common"
 	"github.com/ethereum/go-ethereum/core/types"
+	"github.com/ethereum/go-ethereum/core/vm"
 	"github.com/ethereum/go-ethereum/crypto"
 	"github.com/ethereum/go-ethereum/ethclient"
 
@@ -54,21 +56,53 @@ type Config struct {
 // A Contract is code at an address from the first block on.
 type Contract struct {
 	Address channel.Address
-	Name    string                        // of one of the contracts in contracts/
+	Name    string                        // of one of the contracts in contracts/; empty: Code is its
 	Storage map[channel.Hash]channel.Hash // slots that are not zero
+	Code    []byte
+}
+
+// runtime is what stands on the chain.
+func (c Contract) runtime(t testing.TB) []byte {
+	t.Helper()
+	if c.Name == "" {
+		return c.Code
+	}
+	a, err := Compiled(c.Name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a.Runtime
+}
+
+// GasPriceOracle returns that of a rollup of the OP stack, which takes so much for
+// each byte of a transaction (docs.optimism.io, predeploys): a stub of getL1Fee, and
+// of nothing else. The chain itself charges nothing.
+func GasPriceOracle(weiPerByte uint64) Contract {
+	var slot channel.Hash
+	binary.BigEndian.PutUint64(slot[24:], weiPerByte)
+	return Contract{
+		Address: channel.Address(common.HexToAddress("0x420000000000000000000000000000000000000F")),
+		// The call is a selector, 32 bytes of an offset, and at 36 the length, which
+		// times slot 0 is the answer.
+		Code: []byte{
+			byte(vm.PUSH1), 36, byte(vm.CALLDATALOAD), byte(vm.PUSH1), 0, byte(vm.SLOAD), byte(vm.MUL),
+			byte(vm.PUSH1), 0, byte(vm.MSTORE), byte(vm.PUSH1), 32, byte(vm.PUSH1), 0, byte(vm.RETURN),
+		},
+		Storage: map[channel.Hash]channel.Hash{{}: slot},
+	}
 }
 
 // TokenAt returns a token contract ("TestToken" or "FeeToken") at an address,
 // with its EIP-712 domain; name and version have at most 31 bytes.
 func TokenAt(a channel.Address, contract, name, version string) Contract {
-	return Contract{a, contract, map[channel.Hash]channel.Hash{{}: shortString(name), {31: 1}: shortString(version)}}
+	return Contract{Address: a, Name: contract, Storage: map[channel.Hash]channel.Hash{{}: shortString(name), {31: 1}: shortString(version)}}
 }
 
 // WalletAt returns an EIP-1271 wallet of owner at an address.
 func WalletAt(a, owner channel.Address) Contract {
 	var slot channel.Hash
 	copy(slot[12:], owner[:])
-	return Contract{a, "Wallet", map[channel.Hash]channel.Hash{{}: slot}}
+	return Contract{Address: a, Name: "Wallet", Storage: map[channel.Hash]channel.Hash{{}: slot}}
 }
 
 // shortString is how Solidity stores a string of at most 31 bytes.

@@ -66,15 +66,11 @@ func genesis(t testing.TB, c Config) types.GenesisAlloc {
 	t.Helper()
 	alloc := types.GenesisAlloc{common.Address(faucet(t).Address()): {Balance: ether(faucetEther)}}
 	for _, p := range c.Place {
-		a, err := Compiled(p.Name)
-		if err != nil {
-			t.Fatal(err)
-		}
 		storage := map[common.Hash]common.Hash{}
 		for k, v := range p.Storage {
 			storage[common.Hash(k)] = common.Hash(v)
 		}
-		alloc[common.Address(p.Address)] = types.Account{Balance: new(big.Int), Code: a.Runtime, Storage: storage}
+		alloc[common.Address(p.Address)] = types.Account{Balance: new(big.Int), Code: p.runtime(t), Storage: storage}
 	}
 	return alloc
 }
