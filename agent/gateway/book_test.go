@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"log/slog"
 	"net/netip"
@@ -358,4 +359,26 @@ func TestPriceOf(t *testing.T) {
 	if _, err := priceOf(1<<63, agent.MaxPrice); !errors.Is(err, channel.ErrOverflow) {
 		t.Error(err)
 	}
+}
+
+// FuzzPayment: what is read of a payment is stored as it was.
+func FuzzPayment(f *testing.F) {
+	f.Add([]byte(`{"version":1,"account":"0x` + strings.Repeat("11", 32) + `","by":{"signature":"0x` + strings.Repeat("22", 65) + `","authorization":{"from":"0x` +
+		strings.Repeat("33", 20) + `","to":"0x` + strings.Repeat("44", 20) + `","value":"5","validAfter":"0","validBefore":"9","nonce":"0x` + strings.Repeat("55", 32) + `"}},"created":7,"state":"open"}`))
+	f.Add([]byte(`{"version":2}`))
+	f.Add([]byte(`{"version":1,"state":"sold"}`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		p, err := parsePayment(b)
+		if err != nil {
+			return
+		}
+		text, err := json.Marshal(p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if again, err := parsePayment(text); err != nil || again != p {
+			t.Errorf("%+v, %v; was %+v", again, err, p)
+		}
+		_ = p.due(time.Now())
+	})
 }

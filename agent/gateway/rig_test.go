@@ -23,6 +23,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -210,22 +211,29 @@ func (r *rig) payment() agent.Payment {
 	}
 }
 
-// start runs the relay.
+// start runs the relay. Ports that another process has for a moment, which draws
+// its own likewise, are waited for.
 func (r *rig) start() {
 	r.t.Helper()
-	ready := make(chan relay.Name, 1)
-	cfg := r.cfg
-	cfg.Ready = func(n relay.Name, metrics net.Addr) error {
-		r.metrics = metrics
-		ready <- n
-		return nil
-	}
-	r.relay = start(func(ctx context.Context) error { return directory.Run(ctx, cfg) })
-	select {
-	case r.name = <-ready:
-	case <-r.relay.done:
-		r.t.Fatal(r.relay.err)
-	}
+	r.until("for the relay's ports", func() bool {
+		ready := make(chan relay.Name, 1)
+		cfg := r.cfg
+		cfg.Ready = func(n relay.Name, metrics net.Addr) error {
+			r.metrics = metrics
+			ready <- n
+			return nil
+		}
+		r.relay = start(func(ctx context.Context) error { return directory.Run(ctx, cfg) })
+		select {
+		case r.name = <-ready:
+			return true
+		case <-r.relay.done:
+			if !errors.Is(r.relay.err, syscall.EADDRINUSE) {
+				r.t.Fatal(r.relay.err)
+			}
+			return false
+		}
+	})
 }
 
 // cards are in the modems of agents, by country.
