@@ -31,6 +31,11 @@ REPEATS ?= 20
 BENCH ?=
 # Which of OpenWrt's architectures packages are built for. Default: all.
 ARCHS ?=
+# The key that signs a release. Those of OpenWrt's feeds are beside it, unless
+# they are named: NAME.key, NAME.usign and NAME.pem.
+export SIGNING_KEY ?=
+export X402_USIGN_KEY ?= $(wildcard $(patsubst %.key,%.usign,$(filter %.key,$(SIGNING_KEY))))
+export X402_APK_KEY ?= $(wildcard $(patsubst %.key,%.pem,$(filter %.key,$(SIGNING_KEY))))
 # How often the crash test kills each process.
 export X402_KILLS ?= 10
 # Set: the race tests simulate and emulate as much as those without the race detector.
@@ -71,7 +76,9 @@ debian: ## build the Debian packages for amd64, arm64 and armhf into dist/debian
 	@packaging/debian/build.sh $(VERSION)
 
 .PHONY: release
-release: cross debian ## programs, packages, checksums and a Debian repository in dist/ (SIGNING_KEY=FILE)
+release: cross debian ## programs, packages, feeds, checksums and a Debian repository in dist/ (SIGNING_KEY=FILE)
+	@rm -rf dist/packages
+	@$(PACKAGES) $(ARCHS)
 	@scripts/release/release.sh $(VERSION)
 
 .PHONY: reproduce

@@ -77,6 +77,15 @@ func (k Key) Format(s fmt.State, _ rune) { fmt.Fprint(s, k.String()) }
 // Public returns the key's public half.
 func (k Key) Public() PublicKey { return PublicKey{&k.key.PublicKey} }
 
+// MarshalText is the key in PEM, as [ParseKey] reads it.
+func (k Key) MarshalText() ([]byte, error) {
+	der, err := x509.MarshalECPrivateKey(k.key)
+	if err != nil {
+		return nil, err
+	}
+	return pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: der}), nil
+}
+
 // MarshalText is the PEM for /etc/apk/keys.
 func (k PublicKey) MarshalText() ([]byte, error) {
 	der, err := x509.MarshalPKIXPublicKey(k.key)

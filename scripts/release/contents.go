@@ -75,17 +75,26 @@ type hash struct {
 	Content   string `json:"content"`
 }
 
-// sbom prints what the programs are made of.
-func sbom(o options, programs []string) error {
+// packed are the endings of packages, which hold programs that are named beside
+// them.
+var packed = []string{".deb", ".ipk", ".apk"}
+
+// sbom prints what the files are: programs, with what they are made of, and
+// packages.
+func sbom(o options, files []string) error {
 	doc := bom{Format: "CycloneDX", Spec: "1.5", Version: 1, Metadata: metadata{
 		o.when, component{Type: "application", Ref: o.name, Name: o.name, Version: o.version},
 	}}
-	for _, program := range programs {
-		sum, err := sumOf(program)
+	var programs []string
+	for _, file := range files {
+		sum, err := sumOf(file)
 		if err != nil {
 			return err
 		}
-		name := filepath.ToSlash(filepath.Clean(program))
+		if !slices.Contains(packed, filepath.Ext(file)) {
+			programs = append(programs, file)
+		}
+		name := filepath.ToSlash(filepath.Clean(file))
 		doc.Metadata.Component.Components = append(doc.Metadata.Component.Components,
 			component{Type: "file", Ref: name, Name: name, Hashes: []hash{{"SHA-256", sum}}})
 	}

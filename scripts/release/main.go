@@ -6,7 +6,7 @@
 //	release sign [-key K] FILE…   write FILE.asc beside each
 //	release verify -keyring R F…  check FILE.asc, and all files of a SHA256SUMS
 //	release apt -root DIR [-key K] [-phase PERCENT] DEB…
-//	release sbom -name N -version V BINARY…   CycloneDX, on the standard output
+//	release sbom -name N -version V FILE…     programs and packages in CycloneDX, on the standard output
 //	release notice BINARY…        the licences of what is linked in
 //	release sums DIR              write DIR/SHA256SUMS
 //

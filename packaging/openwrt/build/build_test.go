@@ -118,3 +118,23 @@ func TestRefuses(t *testing.T) {
 		}
 	}
 }
+
+// TestNewKeys makes keys that sign, once.
+func TestNewKeys(t *testing.T) {
+	name := filepath.Join(t.TempDir(), "new")
+	if err := makeKeys(name); err != nil {
+		t.Fatal(err)
+	}
+	var j job
+	if err := j.readKeys(name+".usign", name+".pem"); err != nil || j.usign == nil || j.apk == nil {
+		t.Errorf("%v, %v, %v", j.usign, j.apk, err)
+	}
+	for _, file := range []string{name + ".usign", name + ".pem"} {
+		if info, err := os.Stat(file); err != nil || info.Mode() != 0o600 {
+			t.Errorf("%v, %v", info, err)
+		}
+	}
+	if err := makeKeys(name); !errors.Is(err, fs.ErrExist) {
+		t.Errorf("over keys that there are: %v", err)
+	}
+}

@@ -2,10 +2,11 @@
 // scripts/cross.sh built, and a feed of each architecture with them and the pages.
 //
 //	build [flags] ARCH...
+//	build -new-keys NAME
 //
 // They go to DIST/packages/opkg/ARCH and DIST/packages/apk/ARCH. Every package is
 // read back and compared, its signature too. Keys are named by flags or the
-// environment; without one the feed is not signed.
+// environment; without one the feed is not signed. -new-keys makes both.
 package main
 
 import (
@@ -57,7 +58,11 @@ func run() error {
 	date := flag.Int64("date", 0, "time of all files, in seconds since 1970")
 	usign := flag.String("usign-key", os.Getenv("X402_USIGN_KEY"), "secret key of usign for opkg's index (X402_USIGN_KEY)")
 	apkKey := flag.String("apk-key", os.Getenv("X402_APK_KEY"), "private key of P-256 in PEM for apk's packages and index (X402_APK_KEY)")
+	name := flag.String("new-keys", "", "make no packages, but the keys that sign: NAME.usign and NAME.pem")
 	flag.Parse()
+	if *name != "" {
+		return makeKeys(*name)
+	}
 	j := job{dist: *dist, time: time.Unix(*date, 0)}
 	var err error
 	if j.version, err = openwrt.ParseVersion(*version); err != nil {
@@ -88,32 +93,6 @@ func run() error {
 		return err
 	}
 	return j.report(archs, sizes)
-}
-
-func (j *job) readKeys(usign, apkKey string) error {
-	if usign != "" {
-		text, err := os.ReadFile(usign)
-		if err != nil {
-			return err
-		}
-		k, err := ipk.ParseKey(text)
-		if err != nil {
-			return fmt.Errorf("%s: %w", usign, err)
-		}
-		j.usign = &k
-	}
-	if apkKey != "" {
-		text, err := os.ReadFile(apkKey)
-		if err != nil {
-			return err
-		}
-		k, err := apk.ParseKey(text)
-		if err != nil {
-			return fmt.Errorf("%s: %w", apkKey, err)
-		}
-		j.apk = &k
-	}
-	return nil
 }
 
 // arch makes the two feeds of an architecture and returns the sizes of the
