@@ -1,5 +1,7 @@
 #!/bin/sh
 # cross.sh TARGET builds x402-agent for one router target into dist/TARGET/.
+# cross.sh flags prints what makes it small, for OpenWrt's own build, which has the
+# tags router and tinygo too.
 #
 # A TARGET is GOOS_GOARCH or GOOS_GOARCH_VARIANT, where the variant is the value
 # of GOARM, GO386, GOMIPS or GOMIPS64. The tag router leaves D-Bus out, see
@@ -24,7 +26,7 @@ mips64_ | mips64le_) export GOMIPS64="$variant" ;;
 	exit 2
 	;;
 esac
-export CGO_ENABLED=0 GOOS="$os" GOARCH="$arch"
+[ "$target" = flags ] || export CGO_ENABLED=0 GOOS="$os" GOARCH="$arch"
 case "$arch" in mips | mipsle) ldflags="$ldflags -R 0x4000" ;; esac
 
 # Inlining everywhere makes the program 0.6 MB larger. Only the packet path, the
@@ -56,13 +58,17 @@ done
 # library is copied without that file; by the tag tinygo what is left does without it.
 secp256k1=github.com/decred/dcrd/dcrec/secp256k1/v4
 less=dist/$target/less
-trap 'rm -rf "$less"' EXIT
+[ "$target" = flags ] || trap 'rm -rf "$less"' EXIT
 rm -rf "$less"
 mkdir -p "$less/secp256k1"
 cp "$("$go" list -f '{{.Dir}}' $secp256k1)"/*.* "$less/secp256k1/"
 unlink "$less/secp256k1/compressedbytepoints.go"
 cp go.mod go.sum "$less/"
 "$go" mod edit -replace "$secp256k1=./$less/secp256k1" "$less/go.mod"
+if [ "$target" = flags ]; then
+	echo "$inline -modfile=$PWD/$less/go.mod"
+	exit
+fi
 
 # shellcheck disable=SC2086 # a list of words
 "$go" build $inline -modfile "$less/go.mod" -tags router,tinygo -trimpath -buildvcs=false -ldflags "$ldflags" \

@@ -1,7 +1,7 @@
 // Package openwrt says what is in x402-agent's packages for OpenWrt, for which
 // routers, and writes them for both of its package managers: opkg, which 24.10
 // and older have, and apk, since 25.12. What the files below files do is in
-// docs/openwrt.md; the Makefile here is for OpenWrt's own build.
+// docs/openwrt.md; the Makefiles below it are for OpenWrt's own build.
 package openwrt
 
 import (

@@ -8,7 +8,6 @@ import (
 	"maps"
 	"os"
 	"os/exec"
-	"path"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -212,27 +211,6 @@ func TestSyntax(t *testing.T) {
 			if out, err := exec.Command(checker[0], append(checker[1:], file)...).CombinedOutput(); err != nil {
 				t.Errorf("%s: %v\n%s", name, err, out)
 			}
-		}
-	}
-}
-
-// TestFeed holds the Makefile for OpenWrt's own build against the package.
-func TestFeed(t *testing.T) {
-	makefile, err := os.ReadFile("Makefile")
-	if err != nil {
-		t.Fatal(err)
-	}
-	kinds := map[fs.FileMode]string{0o600: "CONF", 0o644: "DATA", 0o755: "BIN"}
-	p := small(t)
-	want := []string{"  USERID:=" + p.User + "\n", "+" + strings.Join(p.Depends, " +") + "\n", "conffiles\n" + strings.Join(p.ConfFiles, "\n") + "\n"}
-	for _, f := range p.Files {
-		if f.Path != "usr/bin/x402-agent" {
-			want = append(want, "\t$(INSTALL_"+kinds[f.Mode]+") ./files/"+f.Path+" $(1)/"+path.Dir(f.Path)+"/\n")
-		}
-	}
-	for _, line := range want {
-		if !strings.Contains(string(makefile), line) {
-			t.Errorf("no %q", line)
 		}
 	}
 }
