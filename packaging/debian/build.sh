@@ -50,8 +50,9 @@ share() {
 rm -rf dist/debian
 mkdir -p "$out/share"
 programs tools # for this machine: what they say is the manual
+native=$("$GO" env GOARCH)
 "$GO" build -o "$out/tools/" ./packaging/manual ./scripts/release
-"$GO" build -modfile=.ci/nfpm.mod -o "$out/tools/" github.com/goreleaser/nfpm/v2/cmd/nfpm
+nfpm=$("$GO" tool -n -modfile=.ci/nfpm.mod nfpm) # built, and kept with what the go command builds
 for name in x402-agent x402-relay x402-facilitator; do share "$name" 8; done
 share x402 1
 find "$out/share" -exec touch -d "@$SOURCE_DATE_EPOCH" {} +
@@ -63,9 +64,14 @@ for ARCH in $ARCHITECTURES; do
 	*) GOARCH=$ARCH GOARM= ;;
 	esac
 	export GOARCH GOARM
-	programs "$ARCH"
+	if [ "$ARCH" = "$native" ]; then
+		mkdir "$out/$ARCH"
+		cp "$out"/tools/x402* "$out/$ARCH"
+	else
+		programs "$ARCH"
+	fi
 	for package in agent relay facilitator tool; do
-		"$out/tools/nfpm" package --packager deb --config "packaging/debian/$package/nfpm.yaml" --target "$out" >/dev/null
+		"$nfpm" package --packager deb --config "packaging/debian/$package/nfpm.yaml" --target "$out" >/dev/null
 	done
 done
 rm -rf dist/debian/tools dist/debian/share dist/debian/manual
