@@ -330,6 +330,8 @@ func (d *device) instance() instance {
 				continue
 			}
 			in[words[1]] = words[2:]
+		case "procd_add_jail", "procd_add_jail_mount", "procd_add_jail_mount_rw":
+			in[strings.TrimPrefix(words[0], "procd_add_")] = words[1:]
 		}
 	}
 	return in

@@ -59,6 +59,39 @@ func TestFirstStart(t *testing.T) {
 	}
 }
 
+// TestJail: who asks for a jail gets one where there is one, with what the agent
+// needs in it.
+func TestJail(t *testing.T) {
+	d := newDevice(t, false)
+	d.must(d.install(pack(t, "v1.0.0")))
+	s := settings()
+	s["agent"]["jail"] = "1"
+	s["modem"] = map[string]string{"port": "auto", "pin_file": "/etc/pin"}
+	d.write("etc/pin", "1234\n")
+	d.uci(s)
+	said := d.run("/etc/init.d/x402-agent start")
+	if in := d.instance(); in == nil || in["jail"] != nil || in["no_new_privs"] != nil || !strings.Contains(said, "this router has no procd-ujail") {
+		t.Errorf("without ujail: %v, %s", in, said)
+	}
+	d.write("sbin/ujail", "")
+	d.must(os.Chmod(d.path("sbin/ujail"), 0o755))
+	d.run("/etc/init.d/x402-agent start")
+	in, want := d.instance(), instance{
+		"jail": {"x402-agent", "procfs"}, "jail_mount": {"/etc/TZ", "/etc/ssl/certs", "/usr/share/zoneinfo", "/etc/pin"},
+		"jail_mount_rw": {"/dev", "/sys", "/etc/x402", "/var/run/x402-agent"}, "no_new_privs": {"1"},
+	}
+	for key := range want {
+		if diff := cmp.Diff(want[key], in[key]); diff != "" {
+			t.Errorf("%s: %s", key, diff)
+		}
+	}
+	s["recovery"] = map[string]string{"power_command": "[/usr/sbin/cycle"}
+	d.uci(s)
+	if said := d.run("/etc/init.d/x402-agent start"); d.instance() != nil || !strings.Contains(said, "x402.agent.jail: cannot be 1 together with recovery.power_command") {
+		t.Errorf("with a command: %v, %s", d.instance(), said)
+	}
+}
+
 // TestSettings renders every option that the agent has, and reads the file with
 // another reader of TOML.
 func TestSettings(t *testing.T) {

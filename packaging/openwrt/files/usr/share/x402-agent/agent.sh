@@ -108,6 +108,7 @@ x402_grant() {
 #	x402_faults          what is wrong, one a line
 #	x402_type, x402_name the section that is read, and whether its table is begun
 #	x402_list            a list that is read, and its key
+#	x402_pins            files that the agent reads a PIN from
 
 # x402_fault OPTION TEXT notes what is wrong.
 x402_fault() {
@@ -137,7 +138,7 @@ x402_kind() {
 x402_find() {
 	x402_key="$1"
 	case "$x402_type.$1" in
-	agent.enabled | agent.consent) x402_as=switch ;;
+	agent.enabled | agent.consent | agent.jail) x402_as=switch ;;
 	agent.memlimit | agent.gc) x402_as=count ;;
 	agent.log_level) x402_as=level ;;
 	sim.name) x402_as=text ;;
@@ -232,6 +233,7 @@ x402_option() {
 	[ -n "$2" ] && [ "$x402_type" != unknown ] || return 0
 	x402_flush
 	x402_find "$1" && x402_plain "$1" "$2" || return 0
+	case "$x402_key" in modem.pin_file | pin_file) x402_pins="$x402_pins $2" ;; esac
 	case "$x402_as" in
 	text) x402_put "$x402_key" "$(x402_quote "$2")" ;;
 	list) x402_put "$x402_key" "[$(x402_quote "$2")]" ;;
@@ -267,13 +269,18 @@ x402_item() {
 
 # x402_load reads the settings. It fails if something is wrong with them.
 x402_load() {
-	x402_top='' x402_body='' x402_faults='' x402_seen='' x402_list='' x402_listkey='' x402_type='' x402_name='' x402_begun='' x402_level=''
+	x402_top='' x402_body='' x402_faults='' x402_seen='' x402_list='' x402_listkey='' x402_type='' x402_name='' x402_begun='' x402_level='' x402_pins=''
 	config_cb() { x402_section "$1" "$2"; }
 	option_cb() { x402_option "$1" "$2"; }
 	list_cb() { x402_item "$1" "$2"; }
 	config_load x402 || x402_fault '' "the file /etc/config/x402 is missing, or no UCI"
 	x402_section '' ''
 	reset_cb
+	if x402_jailed; then
+		case "$x402_body" in
+		*power_command\ =*) x402_name=agent x402_fault jail "cannot be 1 together with recovery.power_command: what that runs is not in the jail" ;;
+		esac
+	fi
 	[ -z "$x402_faults" ]
 }
 
@@ -429,6 +436,30 @@ x402_environment() {
 	[ -z "$memlimit" ] || set -- "GOMEMLIMIT=${memlimit}MiB"
 	[ -z "$gc" ] || set -- "$@" "GOGC=$gc"
 	[ $# = 0 ] || procd_set_param env "$@"
+}
+
+# x402_jailed says whether the agent is to see no more than it needs.
+x402_jailed() {
+	local jail
+	config_get_bool jail agent jail 0
+	[ "$jail" = 1 ]
+}
+
+# x402_jail has procd start the agent in a jail: it sees devices, its own files,
+# and no other process. All of /dev is in it, since modems are plugged in later,
+# and all of /sys, where the agent takes a modem off the bus; what it may open
+# there is as without. Images for small flash lack ujail.
+x402_jail() {
+	x402_jailed || return 0
+	if ! [ -x /sbin/ujail ]; then
+		x402_say warn "there is no jail: agent.jail is 1, but this router has no procd-ujail"
+		return 0
+	fi
+	procd_add_jail x402-agent procfs
+	# shellcheck disable=SC2086 # a list of words
+	procd_add_jail_mount /etc/TZ /etc/ssl/certs /usr/share/zoneinfo $x402_pins
+	procd_add_jail_mount_rw /dev /sys "$X402_KEPT" "$X402_RUN"
+	procd_set_param no_new_privs 1
 }
 
 # x402_check shows whether all is well, to who asks for it.
