@@ -59,6 +59,44 @@ func TestFirstStart(t *testing.T) {
 	}
 }
 
+// TestCheck: what the facilitator settles in is shown as commands, of which none
+// has anything that a shell would run.
+func TestCheck(t *testing.T) {
+	d := newDevice(t, false)
+	d.must(d.install(pack(t, "v1.0.0")))
+	d.must(os.Remove(d.path("usr/bin/x402-agent")))
+	d.write("usr/bin/x402-agent", `#!/bin/sh
+cat <<'END'
+warning  offer        settles on eip155:1
+                      do: put this under [payment] if you trust it
+    network = "eip155:1"
+    asset = "0xB0536BAD46D034aB13A2416D49204094770DbB28"
+    asset_name = "x402 credit"
+    asset_version = "2"
+    asset_name = "a'; reboot; '"
+    asset_name = "$(reboot)"
+x402-agent: 1 of 2 checks failed
+END
+exit 1
+`)
+	d.must(os.Chmod(d.path("usr/bin/x402-agent"), 0o755))
+	d.uci(settings())
+	said, err := d.sh("/etc/init.d/x402-agent check")
+	want := `warning  offer        settles on eip155:1
+                      do: copy this if you trust it, and uci commit x402
+    uci set x402.payment.network='eip155:1'
+    uci set x402.payment.asset='0xB0536BAD46D034aB13A2416D49204094770DbB28'
+    uci set x402.payment.asset_name='x402 credit'
+    uci set x402.payment.asset_version='2'
+    asset_name = "a'; reboot; '"
+    asset_name = "$(reboot)"
+x402-agent: 1 of 2 checks failed
+`
+	if diff := cmp.Diff(want, said); err == nil || diff != "" {
+		t.Errorf("%v %s", err, diff)
+	}
+}
+
 // TestJail: who asks for a jail gets one where there is one, with what the agent
 // needs in it.
 func TestJail(t *testing.T) {

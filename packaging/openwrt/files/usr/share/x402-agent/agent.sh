@@ -462,12 +462,18 @@ x402_jail() {
 	procd_set_param no_new_privs 1
 }
 
-# x402_check shows whether all is well, to who asks for it.
+# x402_check shows whether all is well, to who asks for it. What the facilitator
+# settles in is shown as commands to copy, unless there is something in it that a
+# shell might take for its own: it is the facilitator who says it.
 x402_check() {
+	local found status=0
 	x402_prepare || return 1
 	x402_render || {
 		x402_faulty
 		return 1
 	}
-	"$X402_PROGRAM" check --config "$X402_CONFIG"
+	found="$("$X402_PROGRAM" check --config "$X402_CONFIG")" || status=$?
+	printf '%s\n' "$found" | sed -E -e "s/^    (network|asset|asset_name|asset_version) = \"([A-Za-z0-9 ._:-]{1,80})\"\$/    uci set x402.payment.\\1='\\2'/" \
+		-e 's/put this under \[payment\] if you trust it/copy this if you trust it, and uci commit x402/'
+	return $status
 }
