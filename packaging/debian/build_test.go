@@ -5,6 +5,7 @@ package debian_test
 import (
 	"bytes"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -206,10 +207,9 @@ func TestContents(t *testing.T) {
 
 func TestLintian(t *testing.T) {
 	need(t, "lintian")
-	for name, deb := range packages(t) {
-		if out := run(t, "lintian", "--allow-root", "--fail-on", "error,warning", deb); out != "" {
-			t.Errorf("%s: %s", name, out)
-		}
+	debs := slices.Collect(maps.Values(packages(t))) // together it takes two thirds of the time
+	if out := run(t, "lintian", append([]string{"--allow-root", "--fail-on", "error,warning"}, debs...)...); out != "" {
+		t.Error(out)
 	}
 }
 

@@ -43,6 +43,7 @@ func (r root) dpkg(t *testing.T, args ...string) string {
 	t.Helper()
 	return run(t, "dpkg", append([]string{
 		"--root=" + string(r), "--log=/dev/null", "--force-script-chrootless", "--force-depends", "--force-confdef", "--force-confold",
+		"--force-unsafe-io", // nothing here has to survive a power cut
 	}, args...)...)
 }
 

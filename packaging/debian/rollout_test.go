@@ -2,24 +2,55 @@ package debian_test
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
+	"time"
 )
 
-// A fleet is two hubs, a Debian repository that both can read, and Ansible,
-// which enters the hubs in the place of ssh.
+// A fleet is some hubs, a Debian repository that they can read, and Ansible,
+// which enters the hubs in the place of ssh. The first hubs are hub1, where a
+// rollout begins, and hub2, which has a price and a plan of its own.
 type fleet struct {
 	hubs      map[string]*hub
 	tool, key string // of scripts/release
 	deb       string // the agent's package
 	inventory string
 	config    map[string]any
+	retries   int // how often it is asked whether a hub is well
 }
 
 const owner = "0x70997970C51812dc3A010C7d01b50e0d17dc79C8"
+
+// hubsVar is how many hubs the fleet has: at least 2, which are enough to see
+// that one is looked at before another is touched.
+const hubsVar = "X402_HUBS"
+
+// hubNames are the names of the fleet's hubs, which are also their order.
+func hubNames(t *testing.T) (names []string) {
+	t.Helper()
+	n := 2
+	if s := os.Getenv(hubsVar); s != "" {
+		var err error
+		if n, err = strconv.Atoi(s); err != nil || n < 2 || n > 99 {
+			t.Fatalf("%s=%s: want 2 to 99", hubsVar, s)
+		}
+	}
+	for i := range n {
+		names = append(names, fmt.Sprintf("hub%d", i+1))
+	}
+	return names
+}
+
+// listenOf is where a hub's agent listens: all hubs are in one network namespace.
+func listenOf(name string) string {
+	n, _ := strconv.Atoi(name[len("hub"):]) // of hubNames
+	return fmt.Sprintf("127.0.0.1:%d", 4400+n)
+}
 
 func newFleet(t *testing.T) *fleet {
 	t.Helper()
@@ -27,12 +58,14 @@ func newFleet(t *testing.T) *fleet {
 	need(t, "ansible-playbook", "dpkg-deb")
 	debs, netns, dir := packages(t), newNamespace(t), t.TempDir()
 	network, asset := ledgerIn(t, netns, debs["x402-facilitator"])
-	f := &fleet{hubs: map[string]*hub{}, deb: debs["x402-agent"], tool: filepath.Join(dir, "release"), key: filepath.Join(dir, "test"), inventory: filepath.Join(dir, "hubs.json")}
+	f := &fleet{hubs: map[string]*hub{}, deb: debs["x402-agent"], tool: filepath.Join(dir, "release"), key: filepath.Join(dir, "test"), inventory: filepath.Join(dir, "hubs.json"), retries: 30}
 	run(t, "go", "build", "-o", f.tool, top+"/scripts/release")
 	run(t, f.tool, "key", f.key)
-	for _, name := range []string{"hub1", "hub2"} {
+	began := time.Now()
+	for _, name := range hubNames(t) {
 		f.hubs[name] = newHub(t, name, netns)
 	}
+	t.Logf("%d hubs run after %.0f s", len(f.hubs), time.Since(began).Seconds())
 	f.config = map[string]any{
 		"modem":   map[string]any{"port": "none"},
 		"price":   map[string]any{"per_gb": "4.00"},
@@ -61,22 +94,21 @@ func (f *fleet) publish(t *testing.T, deb string, flags ...string) {
 // roll runs the playbook and returns what it says.
 func (f *fleet) roll(t *testing.T) (string, error) {
 	t.Helper()
-	host := func(port string, config map[string]any) map[string]any {
-		config["listen"], config["endpoints"] = "127.0.0.1:"+port, []string{"127.0.0.1:" + port}
-		return map[string]any{"x402_agent_host_config": config}
+	hosts := map[string]any{}
+	for name := range f.hubs {
+		config := map[string]any{"listen": listenOf(name), "endpoints": []string{listenOf(name)}}
+		if name == "hub2" {
+			config["price"], config["plan"] = map[string]any{"per_gb": "3.00"}, map[string]any{"size": "50 GB", "reset_day": 15, "interface": "lo"}
+		}
+		hosts[name] = map[string]any{"x402_agent_host_config": config}
 	}
 	b, err := json.Marshal(map[string]any{"hubs": map[string]any{
-		"hosts": map[string]any{
-			"hub1": host("4411", map[string]any{}),
-			"hub2": host("4412", map[string]any{
-				"price": map[string]any{"per_gb": "3.00"}, "plan": map[string]any{"size": "50 GB", "reset_day": 15, "interface": "lo"},
-			}),
-		},
+		"hosts": hosts,
 		"vars": map[string]any{
 			"ansible_ssh_executable": filepath.Join(filepath.Dir(f.inventory), "ssh"), "ansible_ssh_transfer_method": "piped",
 			"ansible_become": false, "ansible_python_interpreter": "/usr/bin/python3",
 			"x402_apt_url": "file:/srv/apt", "x402_apt_key": f.key + ".pgp", "x402_agent_config": f.config,
-			"x402_agent_health_retries": 20, "x402_agent_health_delay": 1,
+			"x402_agent_health_retries": f.retries, "x402_agent_health_delay": 1,
 		},
 	}})
 	if err != nil {
@@ -88,15 +120,21 @@ func (f *fleet) roll(t *testing.T) (string, error) {
 	cmd := exec.CommandContext(t.Context(), "ansible-playbook", "-i", f.inventory, "site.yml")
 	cmd.Dir = top + "/packaging/ansible"
 	cmd.Env = append(os.Environ(), "ANSIBLE_NOCOLOR=1", "ANSIBLE_LOCAL_TEMP="+t.TempDir(), "LC_ALL=C.UTF-8")
+	began := time.Now()
 	out, err := cmd.CombinedOutput()
+	t.Logf("the playbook took %.0f s for %d hubs", time.Since(began).Seconds(), len(f.hubs))
 	return string(out), err
 }
 
-// state is what a hub's agent says, and its version.
+// state is what a hub's agent says when it sells, or after a minute what it says
+// then, and its version.
 func (f *fleet) state(t *testing.T, name string) (version string, s status) {
 	t.Helper()
-	if err := json.Unmarshal([]byte(f.hubs[name].do(t, "x402-agent status --json")), &s); err != nil {
-		t.Fatal(err)
+	said := f.hubs[name].do(t, `n=0
+		until said=$(x402-agent status --json 2>&1) && ! echo "$said" | grep -q '"refusing"' || [ $((n += 1)) -gt 300 ]; do sleep 0.2; done
+		echo "$said"`)
+	if err := json.Unmarshal([]byte(said), &s); err != nil {
+		t.Fatalf("%v: %s", err, said)
 	}
 	return f.hubs[name].do(t, "dpkg-query -W -f '${Version}' x402-agent"), s
 }
@@ -131,17 +169,21 @@ func TestRollout(t *testing.T) {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	pids := map[string]int{}
-	for name, want := range map[string]struct{ listen, price string }{"hub1": {"127.0.0.1:4411", "4000000"}, "hub2": {"127.0.0.1:4412", "3000000"}} {
+	for name := range f.hubs {
+		price := map[bool]string{false: "4000000", true: "3000000"}[name == "hub2"]
 		v, s := f.state(t, name)
-		if v != version || s.Refusing != "" || !strings.EqualFold(s.PayTo, owner) || s.Listen != want.listen || s.Price.Down != want.price || (s.Plan != nil) != (name == "hub2") {
+		if v != version || s.Refusing != "" || !strings.EqualFold(s.PayTo, owner) || s.Listen != listenOf(name) || s.Price.Down != price || (s.Plan != nil) != (name == "hub2") {
 			t.Errorf("%s: %s %+v", name, v, s)
 		}
 		pids[name] = s.PID
 	}
-	if out, err := f.roll(t); err != nil || strings.Count(out, "changed=0 ") != 2 {
+	if out, err := f.roll(t); err != nil || strings.Count(out, "changed=0 ") != len(f.hubs) {
 		t.Errorf("the second time: %v\n%s", err, out)
 	}
 
+	// What is bad does not become well by waiting.
+	retries := f.retries
+	f.retries = 2
 	t.Run("bad config", func(t *testing.T) {
 		price := f.config["price"]
 		defer func() { f.config["price"] = price }()
@@ -150,7 +192,7 @@ func TestRollout(t *testing.T) {
 			t.Errorf("%v\n%s", err, out)
 		}
 		for name := range f.hubs {
-			if _, s := f.state(t, name); s.Refusing != "" || name == "hub2" && s.PID != pids[name] {
+			if _, s := f.state(t, name); s.Refusing != "" || name != "hub1" && s.PID != pids[name] {
 				t.Errorf("%s: %+v", name, s)
 			}
 		}
@@ -161,11 +203,12 @@ func TestRollout(t *testing.T) {
 			t.Errorf("%v\n%s", err, out)
 		}
 		for name := range f.hubs {
-			if v, s := f.state(t, name); v != version || s.Refusing != "" || name == "hub2" && s.PID != pids[name] {
+			if v, s := f.state(t, name); v != version || s.Refusing != "" || name != "hub1" && s.PID != pids[name] {
 				t.Errorf("%s: %s %+v", name, v, s)
 			}
 		}
 	})
+	f.retries = retries
 	t.Run("good version", func(t *testing.T) {
 		f.publish(t, f.repack(t, "1.4.0", ":"))
 		if out, err := f.roll(t); err != nil {
