@@ -226,7 +226,7 @@ func (j *Journal) add(s State) error {
 		if err := j.append(appendConfigRecord(make([]byte, 0, maxRecord), s)); err != nil {
 			return err
 		}
-		j.live += recordOverhead + configSize + maxRecord
+		j.live += recordOverhead + ConfigSize + maxRecord
 	}
 	return j.append(appendStateRecord(make([]byte, 0, maxRecord), s))
 }
@@ -326,7 +326,7 @@ func (j *Journal) parse(b []byte) (good int, err error) {
 		}
 		switch kind {
 		case recordConfig:
-			d, c := decodeConfig(payload)
+			d, c := DecodeConfig(payload)
 			s := State{Domain: d, Config: c, ID: d.ID(c)}
 			configs[s.ID] = s
 		case recordState:

@@ -14,12 +14,14 @@ const (
 	recordConfig = 1
 	recordState  = 2
 
-	configSize = 8 + 20 + 5*20 + 8 + 32
-	stateSize  = 32 + 1 + 5*8 + 65 // and the note
+	stateSize = 32 + 1 + 5*8 + 65 // and the note
 
 	recordOverhead = 2 + 4
 	maxRecord      = recordOverhead + stateSize + MaxNote // 240; the budget is 256
 )
+
+// ConfigSize is how many bytes AppendConfig appends.
+const ConfigSize = 8 + 20 + 5*20 + 8 + 32
 
 // Made once; crc32 keeps its own tables from then on.
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -36,16 +38,16 @@ func (s State) MarshalBinary() ([]byte, error) {
 	if _, err := s.withNote(s.Note); err != nil {
 		return nil, err
 	}
-	b := make([]byte, 0, 1+configSize+stateSize+len(s.Note)+4)
+	b := make([]byte, 0, 1+ConfigSize+stateSize+len(s.Note)+4)
 	b = append(b, stateVersion)
-	b = appendConfig(b, s.Domain, s.Config)
+	b = AppendConfig(b, s.Domain, s.Config)
 	b = appendState(b, s)
 	return binary.BigEndian.AppendUint32(b, crc32.Checksum(b, castagnoli)), nil
 }
 
 // UnmarshalBinary reads what MarshalBinary wrote, and nothing else.
 func (s *State) UnmarshalBinary(b []byte) error {
-	if len(b) < 1+configSize+4 {
+	if len(b) < 1+ConfigSize+4 {
 		return fmt.Errorf("stored state: %w", errShort)
 	}
 	if b[0] != stateVersion {
@@ -55,8 +57,8 @@ func (s *State) UnmarshalBinary(b []byte) error {
 	if crc32.Checksum(b, castagnoli) != binary.BigEndian.Uint32(sum) {
 		return errors.New("stored state: wrong checksum")
 	}
-	d, c := decodeConfig(b[1 : 1+configSize])
-	v, err := decodeState(b[1+configSize:])
+	d, c := DecodeConfig(b[1 : 1+ConfigSize])
+	v, err := decodeState(b[1+ConfigSize:])
 	if err != nil {
 		return fmt.Errorf("stored state: %w", err)
 	}
@@ -77,7 +79,7 @@ func appendRecord(b []byte, kind byte, fill func([]byte) []byte) []byte {
 }
 
 func appendConfigRecord(b []byte, s State) []byte {
-	return appendRecord(b, recordConfig, func(b []byte) []byte { return appendConfig(b, s.Domain, s.Config) })
+	return appendRecord(b, recordConfig, func(b []byte) []byte { return AppendConfig(b, s.Domain, s.Config) })
 }
 
 func appendStateRecord(b []byte, s State) []byte {
@@ -92,7 +94,7 @@ func nextRecord(b []byte) (kind byte, payload []byte, size int, ok bool) {
 	}
 	kind, n := b[0], int(b[1])
 	switch {
-	case kind == recordConfig && n == configSize:
+	case kind == recordConfig && n == ConfigSize:
 	case kind == recordState && n >= stateSize && n <= stateSize+MaxNote:
 	default:
 		return 0, nil, 0, false
@@ -106,7 +108,8 @@ func nextRecord(b []byte) (kind byte, payload []byte, size int, ok bool) {
 	return kind, b[2 : 2+n], recordOverhead + n, true
 }
 
-func appendConfig(b []byte, d Domain, c Config) []byte {
+// AppendConfig encodes what a channel's ID is made of.
+func AppendConfig(b []byte, d Domain, c Config) []byte {
 	b = binary.BigEndian.AppendUint64(b, d.ChainID)
 	b = append(b, d.Contract[:]...)
 	b = append(b, c.Payer[:]...)
@@ -118,8 +121,8 @@ func appendConfig(b []byte, d Domain, c Config) []byte {
 	return append(b, c.Salt[:]...)
 }
 
-// decodeConfig takes exactly configSize bytes; every value of them is a config.
-func decodeConfig(b []byte) (d Domain, c Config) {
+// decodeConfig takes exactly ConfigSize bytes; every value of them is a config.
+func DecodeConfig(b []byte) (d Domain, c Config) {
 	r := reader{b}
 	d.ChainID = r.uint64()
 	r.bytes(d.Contract[:])

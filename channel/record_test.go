@@ -100,7 +100,7 @@ func FuzzRecord(f *testing.F) {
 			var again []byte
 			switch kind {
 			case recordConfig:
-				d, c := decodeConfig(payload)
+				d, c := DecodeConfig(payload)
 				again = appendConfigRecord(nil, State{Domain: d, Config: c})
 			case recordState:
 				s, err := decodeState(payload)
