@@ -31,10 +31,15 @@ type crook struct {
 	lie func(*agent.Reading)
 	// sell answers a wish for a token on a channel; nil: it does not.
 	sell func(channel.ID, agent.TokenRequest) agent.TokenGrant
+	// receipt makes of a true receipt the one that is given, and has it signed; nil:
+	// it runs away before that.
+	receipt func(agent.Receipt) agent.Receipt
+	device  *channel.Key
 
 	mu       sync.Mutex
 	vouchers []channel.Amount
-	reason   error // why the last connection ended
+	voucher  channel.Voucher // the newest
+	reason   error           // why the last connection ended
 }
 
 // listen serves one connection after the other until the test ends.
@@ -48,8 +53,7 @@ func (c *crook) listen(t *testing.T, m *market) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	device, err := channel.GenerateKey()
-	if err != nil {
+	if c.device, err = channel.GenerateKey(); err != nil {
 		t.Fatal(err)
 	}
 	ln, err := quic.Listen(quic.ListenConfig{Conn: socket, Key: key})
@@ -61,7 +65,7 @@ func (c *crook) listen(t *testing.T, m *market) {
 		t.Fatal(err)
 	}
 	c.offer = agent.Offer{
-		Agent: device.Address(), Endpoints: []string{socket.LocalAddr().String()}, TunnelKey: hash,
+		Agent: c.device.Address(), Endpoints: []string{socket.LocalAddr().String()}, TunnelKey: hash,
 		Price: m.cfg.Price, Payment: m.offer().Payment,
 	}
 	var wg sync.WaitGroup
@@ -121,7 +125,24 @@ func (c *crook) serve(t *testing.T, conn tunnel.ServerConn) {
 	defer mt.Close(nil)
 	s.Admit(tunnel.Lanes{UpTCP: mt.UpTCP, DownTCP: mt.DownTCP, UpUDP: mt.UpUDP, DownUDP: mt.DownUDP})
 	id := must(c.offer.Payment.Domain()).ID(h.Config)
-	wg.Go(func() { c.read(ctl, conn, id) })
+	ends := func(typ uint64) bool {
+		if c.receipt == nil {
+			return false
+		}
+		switch typ {
+		case agent.CapsuleDrain:
+			s.Drain(context.Background())
+			r := mt.Reading()
+			_ = ctl.Send(agent.CapsuleReading, agent.AppendReading(nil, agent.Reading{
+				ReceivedTCP: r.UpTCP, ReceivedUDP: r.UpUDP, SentTCP: r.DownTCP, SentUDP: r.DownUDP, Credit: 500, Paid: c.last(),
+			}))
+			return ctl.Send(agent.CapsuleDrain, nil) == nil
+		case agent.CapsuleReceipt:
+			return ctl.Send(agent.CapsuleReceipt, agent.AppendReceipt(nil, c.receipt(c.truth(h, mt.Reading())))) == nil
+		}
+		return false
+	}
+	wg.Go(func() { c.read(ctl, conn, id, ends) })
 	for {
 		r := mt.Reading()
 		reading := agent.Reading{
@@ -139,12 +160,28 @@ func (c *crook) serve(t *testing.T, conn tunnel.ServerConn) {
 	}
 }
 
-// read remembers what is signed, and runs away when the buyer wants to end.
-func (c *crook) read(ctl *tunnel.Control, conn tunnel.ServerConn, id channel.ID) {
+// truth is the receipt of a session.
+func (c *crook) truth(h agent.Hello, r meter.Reading) agent.Receipt {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s, err := channel.NewState(must(c.offer.Payment.Domain()), h.Config)
+	if err != nil {
+		panic(err)
+	}
+	s.Max, s.Signature = c.voucher.Max, c.voucher.Signature
+	return agent.NewReceipt(s, agent.Tally{Session: 1, Price: h.Price, Up: r.Up(), Down: r.Down()}, 0)
+}
+
+// read remembers what is signed, and runs away when the buyer wants to end, unless
+// that is done otherwise.
+func (c *crook) read(ctl *tunnel.Control, conn tunnel.ServerConn, id channel.ID, ends func(typ uint64) bool) {
 	for {
 		capsule, err := ctl.Receive()
 		if err != nil {
 			return
+		}
+		if ends(capsule.Type) {
+			continue
 		}
 		if capsule.Type == agent.CapsuleDrain {
 			conn.Close(tunnel.ReasonDone, "")
@@ -160,7 +197,7 @@ func (c *crook) read(ctl *tunnel.Control, conn tunnel.ServerConn, id channel.ID)
 		}
 		if v, err := agent.ParseVoucher(id, capsule.Value); err == nil {
 			c.mu.Lock()
-			c.vouchers = append(c.vouchers, v.Max)
+			c.vouchers, c.voucher = append(c.vouchers, v.Max), v
 			c.mu.Unlock()
 		}
 	}

@@ -61,7 +61,7 @@ func (p *prepaid) withStore(do func(buyer.Config)) {
 	}
 	defer store.Close()
 	do(buyer.Config{
-		Key: m.wallet, Store: store, Offer: p.offer, MaxPrice: 1_000_000_000, Salt: p.salt, Logger: m.log.With("side", "buyer"),
+		Key: m.wallet, Store: store, Offer: p.offer, MaxPrice: 1_000_000_000, Salt: p.salt, Logger: m.log.With("side", "buyer"), Receipts: m.kept(),
 	})
 }
 

@@ -34,10 +34,11 @@ const (
 	CapsuleEarly   = 0x7402_001b // buyer, first on a resumed connection: a hello
 	CapsuleRotate  = 0x7402_001c // buyer: another address, please
 	CapsuleRotated = 0x7402_001d // agent: what came of it
+	CapsuleReceipt = 0x7402_001e // buyer: empty, one please; agent: what it has come to, signed
 )
 
 // KnownCapsule reports whether typ is one of the above.
-func KnownCapsule(typ uint64) bool { return typ >= CapsuleHello && typ <= CapsuleRotated }
+func KnownCapsule(typ uint64) bool { return typ >= CapsuleHello && typ <= CapsuleReceipt }
 
 // ExporterLabel is the label of the TLS exporter (RFC 8446 §7.5) whose value a
 // hello signs.
@@ -154,6 +155,8 @@ type Terms struct {
 	Voucher  channel.Voucher `json:"voucher"` // the newest that the agent holds; zero for none
 	// Rotate is what another address costs. Nil: the agent gives none on request.
 	Rotate *channel.Amount `json:"rotate,omitempty"`
+	// Receipts says that the agent gives receipts.
+	Receipts bool `json:"receipts,omitempty"`
 }
 
 // Tally is the running total that the terms begin.

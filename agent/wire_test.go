@@ -320,7 +320,7 @@ func TestParseRotated(t *testing.T) {
 }
 
 func TestKnownCapsules(t *testing.T) {
-	for typ, want := range map[uint64]bool{0: false, CapsuleHello - 1: false, CapsuleHello: true, CapsuleVoucher: true, CapsuleNotice: true, CapsuleToken: true, CapsuleEarly: true, CapsuleRotated: true, CapsuleRotated + 1: false} {
+	for typ, want := range map[uint64]bool{0: false, CapsuleHello - 1: false, CapsuleHello: true, CapsuleVoucher: true, CapsuleNotice: true, CapsuleToken: true, CapsuleEarly: true, CapsuleRotated: true, CapsuleReceipt: true, CapsuleReceipt + 1: false} {
 		if KnownCapsule(typ) != want {
 			t.Errorf("%#x", typ)
 		}

@@ -79,6 +79,8 @@ type Config struct {
 	// Tickets keep what lets the buyer come back within one round trip; nil
 	// keeps nothing.
 	Tickets Tickets
+	// Receipts keep what agents sign for what was bought; nil: none is asked for.
+	Receipts *Receipts
 
 	// Socket opens the UDP sockets that Run uses and closes. Default: the
 	// kernel's.

@@ -37,7 +37,13 @@ func (x *session) left(now time.Time) bool {
 	if x.leaveBy.IsZero() {
 		return false
 	}
-	return x.ended() && x.purse.agent.Paid >= x.purse.signed || now.After(x.leaveBy)
+	if now.After(x.leaveBy) {
+		return true
+	}
+	if !x.ended() || x.purse.agent.Paid < x.purse.signed {
+		return false
+	}
+	return x.askReceipt() != nil || x.receipted() // one that cannot be asked has gone
 }
 
 // ended reports whether all flows have ended and their counts are final, also
@@ -69,6 +75,7 @@ func (x *session) finish(ctx context.Context, received <-chan error, why error) 
 		{func() error { return x.ctl.Send(agent.CapsuleDrain, nil) }, x.ended, drainTime, "to end its flows"},
 		{x.payRest, func() bool { return x.purse.agent.Paid >= x.purse.signed }, 15 * time.Second, "to take the last voucher"},
 		{func() error { return nil }, func() bool { return b.topping == nil }, lastCall + time.Second, "and the facilitator to end a deposit"},
+		{x.askReceipt, x.receipted, 2 * receiptWait, "to give a receipt"},
 		{x.askClose, func() bool { return x.closed != nil }, closeTime, "to claim and refund"},
 	}
 	if b.cfg.Keep {

@@ -169,31 +169,47 @@ func (h History) read(each func(sight)) error {
 
 // add adds a line. It is not synced: one that is lost is made up for by the next
 // look at the channel's record.
-func (h History) add(s sight) (err error) {
+func (h History) add(s sight) error {
 	line, err := json.Marshal(s)
 	if err != nil {
 		return err
 	}
-	f, err := os.OpenFile(h.Path, os.O_RDWR|os.O_APPEND|os.O_CREATE, 0o600)
+	f, err := appendTo(h.Path)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, f.Close()) }()
+	_, err = f.Write(append(line, '\n'))
+	return errors.Join(err, f.Close())
+}
+
+// appendTo opens a file to which lines are added. One that a crash has cut is
+// ended.
+func appendTo(path string) (_ *os.File, err error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_APPEND|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, f.Close())
+		}
+	}()
 	info, err := f.Stat()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	end := []byte{'\n'}
 	if info.Size() > 0 {
 		if _, err := f.ReadAt(end, info.Size()-1); err != nil {
-			return err
+			return nil, err
 		}
 	}
-	if end[0] != '\n' { // a crash has cut the line before
-		line = append([]byte{'\n'}, line...)
+	if end[0] != '\n' {
+		if _, err := f.Write([]byte{'\n'}); err != nil {
+			return nil, err
+		}
 	}
-	_, err = f.Write(append(line, '\n'))
-	return err
+	return f, nil
 }
 
 // Watch returns a store that keeps the history of what is saved in it. The

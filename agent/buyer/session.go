@@ -49,8 +49,14 @@ type session struct {
 	rotate  *channel.Amount       // what another address costs; nil: there is none
 	ordered chan<- RotationReport // who waits for one that was ordered; nil: nobody
 	upgrade chan struct{}         // closed when QUIC gets through; nil: it is used
-	leaving agent.Notice          // the agent's, that it stops: the session drains and pays; zero: it does not
-	leaveBy time.Time             // when it leaves at the latest
+
+	began      agent.Tally // as the terms began it
+	receipts   bool        // the agent gives them
+	receiptAt  time.Time   // when the session's was asked for; zero: not yet
+	hasReceipt bool        // it has come
+
+	leaving agent.Notice // the agent's, that it stops: the session drains and pays; zero: it does not
+	leaveBy time.Time    // when it leaves at the latest
 }
 
 const (
@@ -303,6 +309,8 @@ func (x *session) handle(c tunnel.Capsule) error {
 			return err
 		}
 		return x.rotatedNow(r)
+	case agent.CapsuleReceipt:
+		x.hearReceipt(c.Value)
 	case agent.CapsuleDrain:
 		x.drained = true
 	case agent.CapsuleClosed:
@@ -354,7 +362,7 @@ func (x *session) accept(t agent.Terms) error {
 	if _, err := b.payer.Thaw(b.id); err != nil { // it was not closed after all
 		return &overError{err}
 	}
-	x.rotate = t.Rotate
+	x.rotate, x.receipts, x.began = t.Rotate, t.Receipts, t.Tally()
 	b.billed(t.Price)
 	signed := max(state.Max, proven, state.Claimed)
 	x.purse = purse{

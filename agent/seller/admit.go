@@ -307,6 +307,7 @@ func (s *Seller) enlist(id channel.ID, h greeting, conn tunnel.ServerConn) (*ses
 	if own.Session == 0 && state.Claimed > own.Base {
 		own.Base = state.Claimed
 	}
+	stored := own
 	if own.Prepaid == 0 { // a token's totals are the agent's alone
 		own = resume(own, s.secret, state.ID, h.Hello)
 	}
@@ -318,6 +319,7 @@ func (s *Seller) enlist(id channel.ID, h greeting, conn tunnel.ServerConn) (*ses
 	now, leaving := time.Now(), make(chan struct{})
 	x := &session{
 		s: s, conn: conn, id: state.ID, state: state, prepaid: own.Prepaid > 0, closing: h.Closing, resumed: h.resumed != nil,
+		former:  formerOf(stored, own),
 		account: account{policy: s.cfg.Credit, tally: tally, paid: max(state.Max, state.Claimed), balance: state.Balance, total: s.cfg.TotalCredit},
 		meter:   meter.New(meter.Config{WeightUp: up, WeightDown: down}),
 		inbox:   make(chan tunnel.Capsule), rotated: make(chan rotatedFor, 1), leaving: leaving, done: make(chan struct{}),
@@ -337,6 +339,9 @@ func (s *Seller) enlist(id channel.ID, h greeting, conn tunnel.ServerConn) (*ses
 // start stores the session's beginning, tells the buyer the terms and lets
 // flows in.
 func (x *session) start() error {
+	if !x.former.kept {
+		x.s.keepReceipt(x.state, x.former.tally) // it says so if it cannot
+	}
 	t := x.account.tally
 	note, err := x.note()
 	if err != nil {
@@ -352,7 +357,7 @@ func (x *session) start() error {
 	terms, err := json.Marshal(agent.Terms{
 		Version: agent.ProtocolVersion, Session: t.Session, Price: t.Price,
 		Base: t.Base, BaseUp: t.BaseUp, BaseDown: t.BaseDown,
-		Balance: x.account.balance, Credit: x.account.trust(), Voucher: voucher, Rotate: x.s.cfg.Rotate.Price,
+		Balance: x.account.balance, Credit: x.account.trust(), Voucher: voucher, Rotate: x.s.cfg.Rotate.Price, Receipts: true,
 	})
 	if err != nil {
 		return err
@@ -363,11 +368,11 @@ func (x *session) start() error {
 	x.log.Info("session opened", "session", t.Session, "price_up", t.Price.Up, "price_down", t.Price.Down, "balance", x.account.balance, "cipher", x.cipher(), "resumed", x.resumed)
 	if x.prepaid || x.closing {
 		x.tun.Trust()
-		return nil
+		return x.sayFormer()
 	}
 	x.meter.Extend(x.account.limit())
 	x.tun.Admit(x.s.planned(tunnel.Lanes{UpTCP: x.meter.UpTCP, DownTCP: x.meter.DownTCP, UpUDP: x.meter.UpUDP, DownUDP: x.meter.DownUDP}))
-	return nil
+	return x.sayFormer()
 }
 
 func notify(ctl *tunnel.Control, log *slog.Logger, n agent.Notice) {

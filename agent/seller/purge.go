@@ -75,7 +75,7 @@ func (e *UnclaimedError) add(journal *channel.Journal) error {
 }
 
 func removeState(dir string) error {
-	names := []string{channelsFolder, linesFolder, planFile, cardsFile, recoveryFile, pinGuardFile, offerSeqFile, offerFile, controlFile}
+	names := []string{channelsFolder, linesFolder, receiptsFile, receiptsOldFile, planFile, cardsFile, recoveryFile, pinGuardFile, offerSeqFile, offerFile, controlFile}
 	entries, err := os.ReadDir(dir)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil

@@ -60,19 +60,20 @@ type Seller struct {
 	// strangers are connections without a session or a token yet.
 	strangers tunnel.Strangers
 
-	journal *channel.Journal
-	payee   *channel.Payee
-	addr    net.Addr // nil: not yet
-	started time.Time
-	settle  chan settleRequest // served by settleLoop; unbuffered
-	due     chan struct{}      // one token: enough is unclaimed to settle
-	settled string             // the last settlement's transaction; settleLoop's, then lastSettle's
-	sim     simWatch
-	ration  *ration // nil: the SIM's plan is not kept
-	cards   *cards
-	links   *links
-	looks   looks
-	serves  func() // buyers are served; again does nothing
+	journal  *channel.Journal
+	payee    *channel.Payee
+	addr     net.Addr // nil: not yet
+	started  time.Time
+	settle   chan settleRequest // served by settleLoop; unbuffered
+	due      chan struct{}      // one token: enough is unclaimed to settle
+	settled  string             // the last settlement's transaction; settleLoop's, then lastSettle's
+	sim      simWatch
+	ration   *ration // nil: the SIM's plan is not kept
+	cards    *cards
+	links    *links
+	receipts receiptBook
+	looks    looks
+	serves   func() // buyers are served; again does nothing
 
 	recovery  *modem.Recovery // watchSIM's; nil: the modem is left as it is
 	turnstile turnstile
@@ -144,6 +145,8 @@ func open(c Config) (*Seller, error) {
 	if s.payee, err = channel.NewPayee(s.journal); err != nil {
 		return nil, errors.Join(err, s.journal.Close())
 	}
+	s.receipts.dir = c.StateDir
+	s.keepReceipts()
 	if s.cards, err = openCards(filepath.Join(c.StateDir, cardsFile), s.key.Derive("x402 sim v1"), c.SellNewSIM); err != nil {
 		return nil, errors.Join(err, s.journal.Close())
 	}

@@ -45,6 +45,7 @@ type session struct {
 	resumed bool       // the buyer came back by a ticket
 	asked   bool       // the ledger, before the session began
 	looked  chan error // what came of asking beside; nil: it is not
+	former  former     // the channel's last session
 
 	inbox   chan tunnel.Capsule // from receive; unbuffered
 	rotated chan rotatedFor     // from rotateFor; holds one
@@ -60,9 +61,11 @@ type session struct {
 	progress time.Time // when the buyer last paid or acknowledged something
 	sampled  time.Time // rate: when and at which count it was last measured
 	sampleAt uint64
-	rate     uint64 // bytes a second, in the last sample
-	rotating bool   // the buyer asked for another address
-	warned   bool   // that the buyer cannot pay enough in advance
+	rate     uint64        // bytes a second, in the last sample
+	rotating bool          // the buyer asked for another address
+	warned   bool          // that the buyer cannot pay enough in advance
+	ended    bool          // all flows have
+	receipt  agent.Receipt // the last that the buyer asked for
 
 	view atomic.Pointer[SessionStatus] // for status; replaced at every update
 }
@@ -246,6 +249,8 @@ func (x *session) handle(ctx context.Context, wg *sync.WaitGroup, c tunnel.Capsu
 		return x.sellToken(c.Value)
 	case agent.CapsuleRotate:
 		return x.rotateFor(ctx, wg, c.Value)
+	case agent.CapsuleReceipt:
+		return x.sayReceipt()
 	case agent.CapsuleClose:
 		closing, err := agent.ParseClosing(c.Value)
 		if err != nil {
@@ -326,6 +331,7 @@ func (x *session) drain(ctx context.Context, wg *sync.WaitGroup) {
 // sayDrained tells the buyer that no flow is left, behind the final counts.
 func (x *session) sayDrained() error {
 	x.account.update(x.meter.Reading())
+	x.ended = true
 	now := time.Now()
 	if x.leaving == nil {
 		x.left = now
@@ -441,6 +447,9 @@ func (x *session) note() ([]byte, error) {
 func (x *session) end(cause error) {
 	x.account.update(x.meter.Reading())
 	t := x.account.close()
+	if state, ok := x.s.payee.Get(x.id); ok && !x.prepaid {
+		t.Ended = x.s.keepReceipt(state, t)
+	}
 	x.account.tally = t
 	note, err := x.note()
 	if err == nil {

@@ -118,8 +118,8 @@ type ChannelEarnings struct {
 	Lost     uint64          `json:"lost"`
 }
 
-// FlashWrites is what was written for vouchers, totals and the plan since the
-// start.
+// FlashWrites is what was written for vouchers, totals, receipts and the plan
+// since the start.
 type FlashWrites struct {
 	Syncs uint64 `json:"syncs"`
 	Bytes uint64 `json:"bytes"`
@@ -151,8 +151,9 @@ func (s *Seller) status() Status {
 		Name: s.cfg.Name, Offer: s.cfg.OfferPath(), PID: os.Getpid(), Agent: s.key.Address(), Uptime: int64(time.Since(s.started) / time.Second),
 		Network: s.cfg.Payment.Network, PayTo: s.cfg.Payment.PayTo, Price: s.price(),
 		Modem: s.sim.report(s.cfg.Modem), Sessions: s.sessionViews(), Earnings: s.earnings(),
-		FlashWrites: FlashWrites{Syncs: s.journal.SyncCount(), Bytes: s.journal.Written()},
 	}
+	syncs, bytes := s.receipts.flash()
+	st.FlashWrites = FlashWrites{Syncs: s.journal.SyncCount() + syncs, Bytes: s.journal.Written() + bytes}
 	s.mu.Lock()
 	st.OfferSeq, st.Rotation = s.offerSeq, s.rotated
 	relays := s.relays

@@ -131,6 +131,9 @@ func (s *Seller) voidNote(id channel.ID) ([]byte, error) {
 	if err := t.UnmarshalBinary(state.Note); err != nil {
 		return nil, err
 	}
+	if !t.Void {
+		s.keepReceipt(state, t) // it says so if it cannot
+	}
 	t.Void = true
 	return t.MarshalBinary()
 }
