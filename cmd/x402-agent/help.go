@@ -22,6 +22,7 @@ COMMANDS
     status      show how the agent is
     sessions    show who is buying
     earnings    show what every buyer has brought
+    receipts    export what was sold, signed by the agent
     plan        show the SIM's data plan, or say what is used of it
     settle      claim what buyers paid, now
     sim         show the SIMs that were in the modem, and sell the one that is
@@ -41,6 +42,8 @@ FILES
                               derive from it
     STATE_DIR/tunnel.key      key of the tunnel, replaced if it is lost
     STATE_DIR/channels/       vouchers: what buyers have signed and you can claim
+    STATE_DIR/receipts        the newest receipts of what was sold, and before
+                              them receipts.old: at least 320, in 256 KiB
     STATE_DIR/plan            what is used of the plans of the SIMs that were in
                               the modem
     STATE_DIR/sims.json       the SIMs that were in the modem, without their

@@ -65,6 +65,7 @@ func (p program) commands() []command {
 		{"status", statusHelp, p.status},
 		{"sessions", sessionsHelp, p.sessions},
 		{"earnings", earningsHelp, p.earnings},
+		{"receipts", receiptsHelp, p.receipts},
 		{"plan", planHelp, p.plan},
 		{"settle", settleHelp, p.settle},
 		{"sim", simHelp, p.sim},

@@ -261,8 +261,9 @@ func scriptModem(ts *testscript.TestScript, _ bool, args []string) {
 }
 
 // scriptSold makes the state directory of an agent that has sold 100,000 bytes
-// for 0.40 USD, of which 0.25 are paid by a voucher on a deposit of 1.00.
-func scriptSold(ts *testscript.TestScript, _ bool, _ []string) {
+// for 0.40 USD, of which 0.25 are paid by a voucher on a deposit of 1.00; with !
+// it was killed before the session had ended.
+func scriptSold(ts *testscript.TestScript, neg bool, _ []string) {
 	b, ctx := ts.Value(benchKey{}).(*bench), context.Background()
 	p, network := b.party, b.party.Params.Network()
 	client, err := nethttp.New(nethttp.Config{URL: b.web.URL})
@@ -283,7 +284,7 @@ func scriptSold(ts *testscript.TestScript, _ bool, _ []string) {
 	ts.Check(err)
 	_, err = payee.Observe(p.ID, 1_000_000, 0, 0, 0)
 	ts.Check(err)
-	note, err := agent.Tally{Session: 3, Price: agent.Price{Up: 4_000_000_000, Down: 4_000_000_000}, Up: 20_000, Down: 80_000, Ended: true}.MarshalBinary()
+	note, err := agent.Tally{Session: 3, Price: agent.Price{Up: 4_000_000_000, Down: 4_000_000_000}, Up: 20_000, Down: 80_000, Ended: !neg}.MarshalBinary()
 	ts.Check(err)
 	_, err = payee.Accept(p.Voucher(250_000), note)
 	ts.Check(err)
@@ -328,7 +329,7 @@ func TestHelp(t *testing.T) {
 	want := map[string][]string{
 		"run": {"config", "ready-file"}, "check": {"config", "json", "offline"}, "purge": {"config", "lose-unclaimed"}, "modems": {"json"}, "status": talking, "sessions": talking,
 		"earnings": talking, "plan": talking, "settle": talking, "rotate": {"config", "control", "expires", "hold", "json", "link", "links", "revoke", "sim", "uses"}, "sim": append(slices.Clone(talking), "used"),
-		"modem": talking, "sms": talking, "ussd": append([]string{"cancel"}, talking...), "version": {"json"},
+		"modem": talking, "sms": talking, "ussd": append([]string{"cancel"}, talking...), "version": {"json"}, "receipts": {"config", "csv", "json", "sim", "since"},
 	}
 	explained := regexp.MustCompile(`(?m)^    --([a-z-]+) `)
 	p := program{out: io.Discard}

@@ -394,7 +394,7 @@ func (p *purchase) buy(ctx context.Context, key *channel.Key, store channel.Stor
 	}
 	cfg := buyer.Config{
 		Key: key, Store: store, Offer: p.offer, Budget: p.budget, MaxPrice: p.maxPrice, Deposit: p.deposit, Keep: p.keep,
-		SOCKS: p.socks, HTTP: p.http, Proxy: p.proxy, Reach: p.reach, OnStatus: showExit(v, v.status), Exit: p.exit, Tickets: p.tickets(),
+		SOCKS: p.socks, HTTP: p.http, Proxy: p.proxy, Reach: p.reach, OnStatus: showExit(v, v.status), Exit: p.exit, Tickets: p.tickets(), Receipts: p.receipts(),
 		RotateEvery: p.rotateEvery, RotatePrice: p.rotatePrice,
 		Logger: slog.New(p.handler(logs)),
 	}

@@ -21,6 +21,7 @@ COMMANDS
     token       buy bytes for a program that speaks to agents by itself
     pay         fetch something on the web that is paid for by x402
     wallet      the key that pays: make it, look at it, get deposits back
+    receipts    what agents have signed for: export it, check it
     demo        the whole story on this machine: sell, buy, crash, settle, refund
     modemsim    play a modem with a SIM card, to try an agent without one
     version     print the version
@@ -32,6 +33,7 @@ FILES
         facilitators                     who keeps its money, for wallet show
     $XDG_STATE_HOME/x402/                state, by default in ~/.local/state:
         channels.db                      what was signed; losing it costs no money
+        receipts                         what agents have signed for
         history                          what became of deposits, for wallet show
         offers/                          what each channel was opened for
         resources/                       what was paid for by x402 pay

@@ -19,6 +19,7 @@ func TestHelp(t *testing.T) {
 		"relay":           nil,
 		"token":           {"token.go", "relay.go"},
 		"pay":             {"pay.go"},
+		"receipts":        {"receipts.go"},
 		"wallet new":      nil,
 		"wallet import":   nil,
 		"wallet backup":   nil,
@@ -79,7 +80,7 @@ func TestExplainedFlags(t *testing.T) {
 	explained := regexp.MustCompile(`(?m)^    (--[a-z-]+) ([A-Z]+)?`)
 	t.Setenv("HOME", t.TempDir())
 	for _, name := range []string{
-		"connect", "rotate", "offers", "relay list", "token", "pay", "wallet new", "wallet import", "wallet backup", "wallet show", "wallet fund", "wallet refund", "wallet withdraw",
+		"connect", "rotate", "offers", "relay list", "token", "pay", "receipts", "wallet new", "wallet import", "wallet backup", "wallet show", "wallet fund", "wallet refund", "wallet withdraw",
 	} {
 		var help bytes.Buffer
 		execute(t.Context(), append(strings.Fields(name), "--help"), &help, io.Discard)

@@ -104,6 +104,10 @@ func (p places) history() buyer.History {
 	return buyer.History{Path: filepath.Join(p.state, "history")}
 }
 
+func (p places) receipts() *buyer.Receipts {
+	return &buyer.Receipts{Path: filepath.Join(p.state, "receipts")}
+}
+
 // openStore opens the channels' records, and with them the right to change
 // anything in the state folder.
 func (p places) openStore() (channel.Store, error) {

@@ -42,6 +42,7 @@ func commands() []command {
 		{"token", token},
 		{"pay", pay},
 		{"wallet", wallet},
+		{"receipts", receipts},
 		{"demo", runDemo},
 		{"modemsim", modemsim},
 		{"version", printVersion},

@@ -115,7 +115,7 @@ func (p *purchase) runToken(ctx context.Context, bytes uint64) (err error) {
 		return err
 	}
 	t, err := buyer.BuyToken(ctx, buyer.Config{
-		Key: key, Store: store, Offer: p.offer, Salt: salt, MaxPrice: p.maxPrice, Reach: p.reach, Tolls: tolls, Logger: slog.New(p.handler(p.stderr)),
+		Key: key, Store: store, Offer: p.offer, Salt: salt, MaxPrice: p.maxPrice, Reach: p.reach, Tolls: tolls, Receipts: p.receipts(), Logger: slog.New(p.handler(p.stderr)),
 	}, bytes)
 	if errors.Is(err, buyer.ErrKept) {
 		return withHint(err, "x402 wallet show says what is in the channel; x402 token --close %s gets it back", p.id.String()[:10])

@@ -108,7 +108,7 @@ func (r refunder) refund(ctx context.Context, d drawer) error {
 	if err != nil {
 		return err
 	}
-	result, err := buyer.Run(rctx, buyer.Config{Key: r.key, Store: r.store, Offer: offer, Salt: d.State.Config.Salt, CloseOnly: true, Reach: r.ways, Tolls: tolls, Logger: r.log})
+	result, err := buyer.Run(rctx, buyer.Config{Key: r.key, Store: r.store, Offer: offer, Salt: d.State.Config.Salt, CloseOnly: true, Reach: r.ways, Tolls: tolls, Receipts: r.places.receipts(), Logger: r.log})
 	if err != nil {
 		return err
 	}
