@@ -19,7 +19,8 @@ import (
 // A meeting is a running relay.
 type meeting struct {
 	*running
-	name relay.Name
+	name    relay.Name
+	keyFile string
 }
 
 // startRelay starts a relay on this machine, which ends with the test.
@@ -40,7 +41,7 @@ func startRelayOf(t *testing.T, change func(*directory.Config)) *meeting {
 	if change != nil {
 		change(&cfg)
 	}
-	r := &meeting{running: start(func(ctx context.Context) error { return directory.Run(ctx, cfg) })}
+	r := &meeting{running: start(func(ctx context.Context) error { return directory.Run(ctx, cfg) }), keyFile: cfg.KeyFile}
 	t.Cleanup(func() {
 		r.cancel()
 		<-r.done
