@@ -200,6 +200,32 @@ func (s *Store) Save(state channel.State) error {
 	return nil
 }
 
+// Delete forgets a channel, durably when it returns nil. It is no error if there is
+// none.
+func (s *Store) Delete(id channel.ID) error {
+	err := s.update(func(tx *bbolt.Tx) error {
+		values := tx.Bucket([]byte(bucketChannels))
+		if values.Get(id[:]) == nil {
+			return errUnchanged
+		}
+		c := tx.Bucket([]byte(bucketOrder)).Cursor()
+		k, v := c.First()
+		for k != nil && string(v) != string(id[:]) {
+			k, v = c.Next()
+		}
+		if k != nil {
+			if err := c.Delete(); err != nil {
+				return err
+			}
+		}
+		return values.Delete(id[:])
+	})
+	if err != nil {
+		return fmt.Errorf("wallet %s: %w", s.path, err)
+	}
+	return nil
+}
+
 // Close releases the file. Everything saved is already durable.
 func (s *Store) Close() error { return s.db.Close() }
 

@@ -97,6 +97,27 @@ func TestStoreKeeps(t *testing.T) {
 	}
 }
 
+func TestDelete(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "wallet.db")
+	s := mustOpen(t, path)
+	one, two, three := newState(t, 3), newState(t, 1), newState(t, 2)
+	mustSave(t, s, one, two, three)
+	for range 2 { // the second time there is none
+		if err := s.Delete(two.ID); err != nil {
+			t.Fatal(err)
+		}
+		wantStates(t, s, one, three)
+	}
+	mustSave(t, s, two)
+	mustClose(t, s)
+	s = mustOpen(t, path)
+	wantStates(t, s, one, three, two)
+	mustClose(t, s)
+	if err := s.Delete(two.ID); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("closed: %v", err)
+	}
+}
+
 func TestStoreIsLocked(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "wallet.db")
 	s := mustOpen(t, path)
