@@ -68,6 +68,9 @@ type AgentConfig struct {
 	// Rotate is told of a rotation link that somebody uses, likewise. Nil: links
 	// are not for this agent.
 	Rotate func(id SessionID, link string)
+	// Watch is told what the relay says of claims that it keeps, likewise. Nil:
+	// it keeps none of this agent's.
+	Watch  func(text []byte)
 	Logger *slog.Logger
 }
 
@@ -228,6 +231,11 @@ func (a *Agent) Rotated(ctx context.Context, id SessionID, result []byte) error 
 	return a.send(ctx, Message{Type: TypeRotated, Allotment: &Allotment{ID: id}, Rotated: result})
 }
 
+// Watch hands the relay a claim to keep, as JSON.
+func (a *Agent) Watch(ctx context.Context, claim []byte) error {
+	return a.send(ctx, Message{Type: TypeWatch, Watch: claim})
+}
+
 func (a *Agent) send(ctx context.Context, m Message) error {
 	select {
 	case <-a.done:
@@ -334,6 +342,10 @@ func (a *Agent) take(m Message) error {
 	case TypeRotate:
 		if m.Allotment != nil && a.config.Rotate != nil {
 			a.config.Rotate(m.Allotment.ID, m.Link)
+		}
+	case TypeWatch:
+		if a.config.Watch != nil {
+			a.config.Watch(m.Watch)
 		}
 	case TypeEnd:
 		if m.Allotment != nil && a.config.Ended != nil {

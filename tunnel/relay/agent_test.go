@@ -123,14 +123,15 @@ func TestAgentOverTCP(t *testing.T) {
 	overPipe(t, func(c *AgentConfig) {
 		c.Session = func(a Allotment) { told = append(told, "session "+a.ID.String()) }
 		c.Ended = func(id SessionID) { told = append(told, "end "+id.String()) }
+		c.Watch = func(text []byte) { told = append(told, "watch "+string(text)) }
 	}, func(conn *tls.Conn) {
 		welcome(t, conn)
 		if m, err := ReadMessage(conn); err != nil || m.Type != TypeOffer || string(m.Offer) != `"offer"` {
 			t.Errorf("offer %+v, %v", m, err)
 		}
 		send(t, conn, Message{Type: TypeSession, Allotment: &good}, Message{Type: "later"}, Message{Type: TypeEnd, Allotment: &good},
-			Message{Type: TypeNotice, Code: CodeOffer, Text: "no"})
-		for i, want := range []string{TypeOffer, TypeEnd} {
+			Message{Type: TypeWatch, Watch: []byte(`{"amount":"7"}`)}, Message{Type: TypeNotice, Code: CodeOffer, Text: "no"})
+		for i, want := range []string{TypeOffer, TypeEnd, TypeWatch} {
 			if m, err := ReadMessage(conn); err != nil || m.Type != want {
 				t.Errorf("%d: %+v, %v", i, m, err)
 			}
@@ -154,7 +155,8 @@ func TestAgentOverTCP(t *testing.T) {
 		}
 		var wg sync.WaitGroup
 		wg.Go(func() {
-			if err := errors.Join(a.Publish(context.Background(), []byte(`"more"`)), a.End(context.Background(), SessionID{1})); err != nil {
+			if err := errors.Join(a.Publish(context.Background(), []byte(`"more"`)), a.End(context.Background(), SessionID{1}),
+				a.Watch(context.Background(), []byte(`{}`))); err != nil {
 				t.Error(err)
 			}
 		})
@@ -166,7 +168,7 @@ func TestAgentOverTCP(t *testing.T) {
 			t.Errorf("publish after the end: %v", err)
 		}
 	})
-	if strings.Join(told, ", ") != "session 0100000000000000, end 0100000000000000" {
+	if strings.Join(told, ", ") != `session 0100000000000000, end 0100000000000000, watch {"amount":"7"}` {
 		t.Errorf("told %q", told)
 	}
 }

@@ -24,6 +24,7 @@ const (
 	TypeDrain   = "drain"   // relay: it is about to stop
 	TypeRotate  = "rotate"  // relay: ID of a request, Link
 	TypeRotated = "rotated" // agent: that ID, Rotated
+	TypeWatch   = "watch"   // both: Watch
 )
 
 // Codes of notices.
@@ -70,6 +71,7 @@ type Message struct {
 	Text      string          `json:"text,omitempty"`
 	Link      string          `json:"link,omitempty"`
 	Rotated   json.RawMessage `json:"rotated,omitempty"`
+	Watch     json.RawMessage `json:"watch,omitempty"`
 	*Allotment
 }
 

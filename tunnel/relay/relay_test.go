@@ -67,6 +67,7 @@ func testMessages() []Message {
 		{Type: TypePing},
 		{Type: TypeNotice, Code: CodeLimit, Text: "enough"},
 		{Type: TypeDrain},
+		{Type: TypeWatch, Watch: json.RawMessage(`{"amount":"7"}`)},
 	}
 }
 
@@ -158,7 +159,7 @@ func FuzzMessage(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if m.Offer != nil && !json.Valid(m.Offer) {
+		if m.Offer != nil && !json.Valid(m.Offer) || m.Watch != nil && !json.Valid(m.Watch) {
 			t.Errorf("offer %q", m.Offer)
 		}
 		again, err := m.Append(nil)

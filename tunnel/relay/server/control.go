@@ -176,6 +176,7 @@ func (s *Server) serveControl(ctx context.Context, c *caller) error {
 		!old.send(relay.Message{Type: relay.TypeNotice, Code: relay.CodeReplaced, Text: "you came by another connection"}) {
 		old.drop()
 	}
+	s.greet(m)
 	s.config.Directory.Seen(m.agent, true)
 	defer func() {
 		if s.members.leave(m) {
@@ -265,7 +266,7 @@ func (s *Server) write(ctx context.Context, m *member, l link) error {
 
 // read owns the reading half. Its errors are not nil.
 func (s *Server) read(m *member, c *caller) error {
-	var messages, offers time.Time // when the buckets are full again
+	var messages, offers, claims time.Time // when the buckets are full again
 	for {
 		if err := c.link.SetReadDeadline(time.Now().Add(relay.Silence)); err != nil {
 			return err
@@ -300,6 +301,10 @@ func (s *Server) read(m *member, c *caller) error {
 			}
 		case relay.TypeRotated:
 			s.rotations.take(m.agent, msg)
+		case relay.TypeWatch:
+			if claims, ok = claimRate().take(claims, now); ok && s.config.Watch != nil {
+				m.send(relay.Message{Type: relay.TypeWatch, Watch: s.config.Watch.Take(m.agent, m.from.Addr(), msg.Watch)})
+			}
 		case relay.TypeEnd:
 			if msg.Allotment == nil {
 				continue

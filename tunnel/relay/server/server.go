@@ -122,6 +122,7 @@ type Config struct {
 	Toll      Toll // nil: the relay is free
 	// Gateway answers at /v1/credit; nil: there is none.
 	Gateway http.Handler
+	Watch   Watch // nil: agents' claims are not kept
 	Ports   Ports // of sessions; default: the kernel's choice
 	Limits  Limits
 	// Drain is how long sessions go on after the end was asked for.
