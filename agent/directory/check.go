@@ -67,6 +67,9 @@ func Check(ctx context.Context, f ConfigFile, err error) []Finding {
 	if c.Gateway.Wallet != "" {
 		found = append(found, c.checkGateway(ctx)...)
 	}
+	if len(c.Watch.Facilitators) > 0 {
+		found = append(found, c.checkWatch(ctx)...)
+	}
 	if len(c.Networks) > 0 {
 		found = append(found, c.checkNetworks(time.Now()))
 	}

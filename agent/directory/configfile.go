@@ -86,7 +86,7 @@ func parseConfig(path string, content []byte) (ConfigFile, error) {
 	}
 	f := ConfigFile{Path: path, Config: Config{Drain: defaultDrain}}
 	raw := &rawFile{file: &f, listen: netip.AddrPortFrom(netip.IPv6Unspecified(), defaultPort), faulty: map[string]bool{}}
-	keys, given, set := slices.Concat(raw.keys(), raw.tollKeys(), raw.gatewayKeys()), map[string]any{}, map[string]bool{}
+	keys, given, set := slices.Concat(raw.keys(), raw.tollKeys(), raw.gatewayKeys(), raw.watchKeys()), map[string]any{}, map[string]bool{}
 	flatten(given, "", tree)
 	for _, k := range keys {
 		value, ok := given[k.name]
@@ -102,10 +102,11 @@ func parseConfig(path string, content []byte) (ConfigFile, error) {
 	raw.readPlace(keys)
 	raw.readToll(set)
 	raw.readGateway(set)
+	raw.readWatch(set)
 	if len(raw.problems) > 0 {
 		return ConfigFile{}, &ConfigError{path, raw.problems, f.Config.Toll.Payment.Facilitator}
 	}
-	f.Warnings = slices.Concat(f.Config.advice(), f.Config.adviseToll(set), f.Config.adviseGateway())
+	f.Warnings = slices.Concat(f.Config.advice(), f.Config.adviseToll(set), f.Config.adviseGateway(), f.Config.adviseWatch(set))
 	return f, nil
 }
 

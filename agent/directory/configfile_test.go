@@ -84,8 +84,11 @@ func TestConfigShipped(t *testing.T) {
 		c.Ports != (server.Ports{First: 20000, Last: 29999}) || len(c.Public) != 2 || c.CertFile == "" || c.KeyFile == "" {
 		t.Errorf("%+v", c)
 	}
-	if plain.Config.Toll.Price != 0 || plain.Config.Gateway.Wallet != "" {
-		t.Error("the shipped file charges, or has a gateway")
+	if plain.Config.Toll.Price != 0 || plain.Config.Gateway.Wallet != "" || plain.Config.Watch.Facilitators != nil {
+		t.Error("the shipped file charges, has a gateway or keeps claims")
+	}
+	if w := full.Config.Watch; w.Every != 5*time.Minute || w.Channels != 20_000 || len(w.Facilitators) != 1 {
+		t.Errorf("%+v", w)
 	}
 	toll := full.Config.Toll
 	if p := toll.Payment; toll.Price != 200_000 || p.PayTo.String() != payTo || p.AssetName != "USDC" || p.Network != "eip155:84532" || toll.StateDir != "/var/lib/x402-relay" {
@@ -107,7 +110,7 @@ func TestConfigShipped(t *testing.T) {
 	}
 	var known []string
 	raw := &rawFile{file: &ConfigFile{}}
-	for _, k := range slices.Concat(raw.keys(), raw.tollKeys(), raw.gatewayKeys()) {
+	for _, k := range slices.Concat(raw.keys(), raw.tollKeys(), raw.gatewayKeys(), raw.watchKeys()) {
 		known = append(known, k.name)
 	}
 	slices.Sort(documented)

@@ -69,5 +69,8 @@ func (r relayed) close() error {
 	if r.toll != nil {
 		errs = append(errs, r.toll.Close())
 	}
+	if r.watch != nil {
+		errs = append(errs, r.watch.Close())
+	}
 	return errors.Join(errs...)
 }

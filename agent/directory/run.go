@@ -16,6 +16,7 @@ import (
 
 	"github.com/depinsim/x402/agent/carrier"
 	"github.com/depinsim/x402/agent/gateway"
+	"github.com/depinsim/x402/agent/watch"
 	"github.com/depinsim/x402/tunnel/relay"
 	"github.com/depinsim/x402/tunnel/relay/server"
 )
@@ -48,6 +49,7 @@ type Config struct {
 	Metrics string        // address of the listener for Prometheus; "": none
 	Toll    TollConfig    // what is charged; without a price: nothing
 	Gateway GatewayConfig // what is sold on; without a wallet: nothing
+	Watch   watch.Config  // whose claims are kept; without facilitators: nobody's
 	Logger  *slog.Logger
 	// Ready is called once agents and buyers can come, with the relay's name and
 	// the address of the metrics, nil if there are none.
@@ -95,6 +97,14 @@ func (c Config) open(ctx context.Context) (r relayed, err error) {
 		}
 		sc.Gateway, o.Resources = r.gateway, r.gateway.Resources
 	}
+	if len(c.Watch.Facilitators) > 0 {
+		wc := c.Watch
+		wc.Logger = c.Logger.With("part", "watch")
+		if r.watch, err = watch.Open(wc); err != nil {
+			return r, errors.Join(fmt.Errorf("watch: %w", err), r.metrics.Close(), r.close())
+		}
+		sc.Watch = r.watch
+	}
 	r.Directory = New(o)
 	if r.files, err = c.openNetworks(r.Directory); err != nil {
 		return r, errors.Join(err, r.metrics.Close(), r.close())
@@ -113,6 +123,7 @@ type relayed struct {
 	*server.Server
 	toll      *Toll            // nil: the relay is free
 	gateway   *gateway.Gateway // nil: there is none
+	watch     *watch.Watch     // likewise
 	metrics   metricsListener
 	addresses []netip.Addr
 	files     *carrier.Files // of the table of networks; nil: none
@@ -141,6 +152,10 @@ func (c Config) run(ctx context.Context, r relayed) error {
 	if r.toll != nil {
 		collectors = append(collectors, r.toll.Collectors()...)
 		g.Go(func() error { return r.toll.Run(gctx) }) // to the end of the last session
+	}
+	if r.watch != nil {
+		collectors = append(collectors, r.watch.Collectors()...)
+		g.Go(func() error { return r.watch.Run(gctx, s) })
 	}
 	g.Go(func() error {
 		defer end()

@@ -27,6 +27,11 @@ DESCRIPTION
     agents what leaves by them. Its customers trust it: it holds their money
     until they spend it, and sees where they go. See x402-relay help token.
 
+    A relay may keep agents' newest claims, if the config file names
+    facilitators under [watch], or has a price or a gateway: while an agent is
+    off it asks whether a payer takes his deposit back, and claims for the agent
+    in time. It can neither take nor redirect that money.
+
 COMMANDS
     run         run the relay until told to stop
     check       look whether all is well, without running
@@ -44,6 +49,7 @@ FILES
     channel.key, channels.db
                             in payment.state_dir, if the relay charges: the key
                             that claims, and the vouchers
+    watch.db                in watch.state_dir, if the relay keeps agents' claims
     credit.db, channels.db, sales.db, offers, gateway.sock
                             in gateway.state_dir, if there is a gateway: what
                             customers have, the channels with agents, those of
@@ -108,7 +114,8 @@ DESCRIPTION
     Checks the config file, the key or certificate, what the public name resolves
     to, whether the port is free, and whether the system lets the relay open as
     many sockets as its limits need; of a relay that charges also its directory,
-    the facilitator and the asset. It changes nothing. Run it as the relay's
+    the facilitator and the asset; of one that keeps agents' claims its directory
+    and the facilitators. It changes nothing. Run it as the relay's
     user.
 
     Each line is "ok", "warning" (the relay runs all the same) or "failed",
