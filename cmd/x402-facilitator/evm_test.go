@@ -16,6 +16,7 @@ import (
 	"github.com/depinsim/x402/channel"
 	"github.com/depinsim/x402/channel/facilitator"
 	"github.com/depinsim/x402/channel/facilitator/nethttp"
+	"github.com/depinsim/x402/channel/ledger"
 	"github.com/depinsim/x402/channel/ledger/evm/evmtest"
 	"github.com/depinsim/x402/channel/ledger/ledgertest"
 	"github.com/depinsim/x402/channel/x402"
@@ -83,6 +84,62 @@ func TestKillOnChain(t *testing.T) {
 		if w.rounds == 0 {
 			t.Logf("trader %d did not finish a round", i)
 		}
+	}
+}
+
+// TestKilledWatchtower kills the facilitator with SIGKILL when it has answered that it
+// keeps a claim, and a newer one. A withdrawal that begins while it is down is seen by
+// the next process, which claims the newest.
+func TestKilledWatchtower(t *testing.T) {
+	chain, command, _ := onChain(t)
+	dear := func() *process {
+		cmd := command()
+		cmd.Args = append(cmd.Args, "--native-price", "3000")
+		p, err := start(cmd)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return p
+	}
+	party := ledgertest.NewParty(t, chain.Params(), 1)
+	chain.Mint(party.Config.Payer, 1_000_000)
+	chain.Fund(party.Config.Payer)
+	chain.Send(ledgertest.Key(t, "evmtest faucet"), evmtest.CallOf(t, party.DepositOp(t, 1_000_000)))
+	p := dear()
+	c, err := nethttp.New(nethttp.Config{URL: p.url})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, total := range []channel.Amount{300, 700} {
+		for {
+			_, err := c.Claim(t.Context(), chain.Params().Network(), party.Claim(total, total))
+			if facilitator.Pending(err) {
+				break
+			}
+			if !errors.Is(err, facilitator.ErrUnavailable) { // a busy machine is no fault
+				t.Fatal(err)
+			}
+		}
+	}
+	if err := p.kill(); err != nil {
+		t.Fatal(err)
+	}
+	r := chain.Send(party.Payer, evmtest.CallOf(t, ledger.InitiateWithdraw{Config: party.Config, Amount: 1_000_000}))
+	if r.Status != 1 || chain.Channel(party.ID).Claimed != 0 {
+		t.Fatal("not withdrawn, or claimed already")
+	}
+	p = dear()
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for end := time.After(2 * time.Minute); chain.Channel(party.ID).Claimed != 700; {
+		select {
+		case <-tick.C:
+		case <-end:
+			t.Fatalf("claimed are %s: %s", chain.Channel(party.ID).Claimed, p.stderr.String())
+		}
+	}
+	if err := p.stop(); err != nil {
+		t.Error(err)
 	}
 }
 

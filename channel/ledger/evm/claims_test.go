@@ -5,6 +5,7 @@ import (
 	"math/big"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/depinsim/x402/channel"
 	"github.com/depinsim/x402/channel/ledger"
@@ -146,6 +147,49 @@ func TestWithdrawalHurries(t *testing.T) {
 	ch := st.Channels[p[0].ID]
 	if err != nil || ch.WithdrawAmount != 1000 || ch.FinalizeAfter() != r.Time+ledgertest.Delay {
 		t.Errorf("%+v, %v", ch, err)
+	}
+}
+
+// TestWatchtower: of what the agent handed over the newest is claimed in the block
+// behind the one in which its payer begins to withdraw, while the agent is off, and
+// at once after a start if that was meanwhile. Who reads the channel is told with
+// that very block.
+func TestWatchtower(t *testing.T) {
+	w, p := market(t, 2)
+	for _, p := range p {
+		w.pending(t, p.ClaimOp(t, 50, 40))
+		w.pending(t, p.ClaimOp(t, 90, 80))
+		w.pending(t, p.ClaimOp(t, 60, 60)) // late
+		w.chain.Fund(p.Config.Payer)
+	}
+	begin := func(p *ledgertest.Party) uint64 {
+		t.Helper()
+		r := w.chain.Send(p.Payer, evmtest.CallOf(t, ledger.InitiateWithdraw{Config: p.Config, Amount: 100_000_000}))
+		if r.Status != 1 {
+			t.Fatal("reverted")
+		}
+		return r.BlockNumber.Uint64()
+	}
+	block := begin(p[0])
+	st, err := w.Read(t.Context(), ledger.Touch{Channels: []channel.ID{p[0].ID}})
+	if ch := st.Channels[p[0].ID]; err != nil || ch.WithdrawAt == 0 || ch.WithdrawAmount != 100_000_000 {
+		t.Errorf("%+v, %v", ch, err)
+	}
+	eventually(t, "claim", func() bool { return w.chain.Channel(p[0].ID).Claimed == 80 })
+	if r := w.submit(t, p[0].ClaimOp(t, 90, 80)); r.Height != block+1 || r.Amount != 80 {
+		t.Errorf("claimed in block %d, withdrawn in %d: %+v", r.Height, block, r)
+	}
+	w.stop()
+	begin(p[1])
+	w.open(t)
+	eventually(t, "claim after the start", func() bool { return w.chain.Channel(p[1].ID).Claimed == 80 })
+	w.chain.Advance(ledgertest.Delay * time.Second)
+	for _, p := range p {
+		before := w.chain.Balance(p.Config.Payer)
+		w.chain.Send(p.Payer, evmtest.CallOf(t, ledger.FinalizeWithdraw{Config: p.Config}))
+		if got := w.chain.Balance(p.Config.Payer) - before; got != 100_000_000-80 {
+			t.Errorf("the payer has %s back", got)
+		}
 	}
 }
 
