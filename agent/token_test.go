@@ -254,6 +254,7 @@ func TestTokenPowerLoss(t *testing.T) {
 	}
 	expect(t, res.Body, 5_000_000)
 	came := s.up.Load() + s.down.Load()
+	dead.Store(true) // nothing is claimed by one that has no power
 	kept := journal(t, m.cfg.StateDir)
 	if _, err := io.Copy(io.Discard, res.Body); err != nil {
 		t.Fatal(err)
@@ -262,7 +263,6 @@ func TestTokenPowerLoss(t *testing.T) {
 	all := s.up.Load() + s.down.Load()
 	token.counted(s.up.Load(), s.down.Load())
 
-	dead.Store(true) // nothing is claimed by one that has no power
 	m.agent.stop(t)
 	dead.Store(false)
 	for name, b := range kept {

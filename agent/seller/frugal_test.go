@@ -81,7 +81,19 @@ func (n *meteredNet) carried() int {
 
 // welcomer is a relay that welcomes agents and gives them nothing to do.
 func welcomer(ctx context.Context, t *testing.T, conn net.PacketConn, key *ecdsa.PrivateKey) func() {
-	cert, err := h2.Certificate(key)
+	return host{key: key}.serve(ctx, t, conn)
+}
+
+// A host is a relay that welcomes agents, and says what answer says to what they
+// say. Nil says nothing.
+type host struct {
+	key    *ecdsa.PrivateKey
+	answer func(*quicgo.Conn, relay.Message) []relay.Message
+}
+
+// serve serves until ctx ends or the function that it returns is called.
+func (h host) serve(ctx context.Context, t *testing.T, conn net.PacketConn) func() {
+	cert, err := h2.Certificate(h.key)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -97,7 +109,7 @@ func welcomer(ctx context.Context, t *testing.T, conn net.PacketConn, key *ecdsa
 			if err != nil {
 				return
 			}
-			wg.Go(func() { welcome(ctx, c) })
+			wg.Go(func() { h.welcome(ctx, c) })
 		}
 	})
 	return func() {
@@ -106,16 +118,25 @@ func welcomer(ctx context.Context, t *testing.T, conn net.PacketConn, key *ecdsa
 	}
 }
 
-func welcome(ctx context.Context, c *quicgo.Conn) {
+func (h host) welcome(ctx context.Context, c *quicgo.Conn) {
 	s, err := c.AcceptStream(ctx)
 	for err == nil {
 		var m relay.Message
-		if m, err = relay.ReadMessage(s); err != nil || m.Type != relay.TypeHello {
-			continue
+		if m, err = relay.ReadMessage(s); err != nil {
+			return
 		}
-		var b []byte
-		if b, err = (relay.Message{Type: relay.TypeWelcome, Version: relay.Version, Observed: netip.MustParseAddrPort("192.0.2.7:7")}).Append(nil); err == nil {
-			_, err = s.Write(b)
+		var say []relay.Message
+		if m.Type == relay.TypeHello {
+			say = append(say, relay.Message{Type: relay.TypeWelcome, Version: relay.Version, Observed: netip.MustParseAddrPort("192.0.2.7:7")})
+		}
+		if h.answer != nil {
+			say = append(say, h.answer(c, m)...)
+		}
+		for _, m := range say {
+			var b []byte
+			if b, err = m.Append(nil); err == nil {
+				_, err = s.Write(b)
+			}
 		}
 	}
 }

@@ -82,6 +82,7 @@ func earningsOf(lines []*line) Earnings {
 		all.Owed += e.Owed
 		all.Paid += e.Paid
 		all.Claimed += e.Claimed
+		all.Watched += e.Watched
 		all.Lost += e.Lost
 	}
 	return all

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/depinsim/x402/channel"
 	"github.com/depinsim/x402/tunnel"
 	"github.com/depinsim/x402/tunnel/h2"
 	"github.com/depinsim/x402/tunnel/kcp"
@@ -73,7 +74,7 @@ func (s *Seller) openReach(ctx context.Context) (_ *reach, err error) {
 		}
 	}
 	for _, name := range s.cfg.Relays {
-		r.relays = append(r.relays, &relayLink{r: r, name: name, doubt: make(chan struct{}, 1), renew: make(chan struct{}, 1), places: make(map[sessionID]context.CancelFunc)})
+		r.relays = append(r.relays, &relayLink{r: r, name: name, doubt: make(chan struct{}, 1), renew: make(chan struct{}, 1), places: make(map[sessionID]context.CancelFunc), wards: make(map[channel.ID]ward)})
 	}
 	return r, nil
 }

@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/depinsim/x402/channel"
 	"github.com/depinsim/x402/tunnel/h2"
 	"github.com/depinsim/x402/tunnel/path"
 	"github.com/depinsim/x402/tunnel/relay"
@@ -34,8 +35,11 @@ type relayLink struct {
 	agent  *relay.Agent // nil: not connected
 	err    error        // why not
 	since  time.Time
-	linked time.Time                        // when a rotation link was used last
-	places map[sessionID]context.CancelFunc // held there, each for one buyer; the function gives it up
+	linked time.Time // when a rotation link was used last
+	// watches says that claims are kept there, wards of which channels.
+	watches bool
+	wards   map[channel.ID]ward
+	places  map[sessionID]context.CancelFunc // held there, each for one buyer; the function gives it up
 }
 
 const (
@@ -203,7 +207,7 @@ func (l *relayLink) visit(ctx, sctx context.Context, patience time.Duration) err
 func (l *relayLink) serve(ctx, sctx context.Context, a *relay.Agent, r *renewals) (*relay.Agent, error) {
 	var running sync.WaitGroup
 	defer running.Wait()
-	actx, stop := context.WithCancel(ctx)
+	actx, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
 	ended := make(chan error, 1)
 	running.Go(func() { ended <- a.Run(actx) })
@@ -218,6 +222,9 @@ func (l *relayLink) serve(ctx, sctx context.Context, a *relay.Agent, r *renewals
 				err = errors.New("the relay ended the connection")
 			}
 			return nil, err
+		case <-ctx.Done():
+			l.handAll(ctx)
+			return nil, ctx.Err()
 		case <-l.doubt:
 			r.want()
 			continue
@@ -303,7 +310,10 @@ func (l *relayLink) doubted(moved bool) {
 func (l *relayLink) set(a *relay.Agent, err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.agent, l.err, l.since = a, err, time.Now()
+	l.agent, l.err, l.since, l.watches = a, err, time.Now(), false
+	for id, w := range l.wards { // what was not answered is handed over again
+		l.wards[id] = ward{handed: w.kept, kept: w.kept}
+	}
 }
 
 // dial goes by UDP, from the socket that buyers' packets come to, or else by
@@ -316,6 +326,7 @@ func (l *relayLink) dial(ctx, sctx context.Context, patience time.Duration) (*re
 		Session: func(a relay.Allotment) { l.allot(sctx, a) },
 		Ended:   l.end,
 		Rotate:  func(id sessionID, link string) { l.rotate(sctx, id, link) },
+		Watch:   l.watched,
 	}
 	dctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()

@@ -65,8 +65,10 @@ type Seller struct {
 	addr     net.Addr // nil: not yet
 	started  time.Time
 	settle   chan settleRequest // served by settleLoop; unbuffered
-	due      chan struct{}      // one token: enough is unclaimed to settle
-	settled  string             // the last settlement's transaction; settleLoop's, then lastSettle's
+	due      chan bool          // one token: enough is unclaimed to claim, and if true to settle
+	alarm    chan channel.ID    // one: its payer withdraws, as a relay says
+	hands    hands
+	settled  string // the last settlement's transaction; settleLoop's, then lastSettle's
 	sim      simWatch
 	ration   *ration // nil: the SIM's plan is not kept
 	cards    *cards
@@ -94,6 +96,7 @@ type Seller struct {
 	closing    bool   // no new sessions
 	offer      []byte // signed
 	offerSeq   uint64
+	alarmedAt  time.Time
 	// unsettled is why the last settlement failed, nil if it did not.
 	unsettled error
 	// leftBehind is what channels without a session owe and denied.
@@ -107,7 +110,8 @@ func open(c Config) (*Seller, error) {
 	}
 	s := &Seller{
 		cfg: c, log: c.Logger, fac: c.Facilitator, dialer: c.Dialer,
-		started: time.Now(), sessions: make(map[channel.ID]*session), settle: make(chan settleRequest), due: make(chan struct{}, 1),
+		started: time.Now(), sessions: make(map[channel.ID]*session), settle: make(chan settleRequest), due: make(chan bool, 1), alarm: make(chan channel.ID, 1),
+		hands:  hands{soon: make(chan struct{}, 1), gave: make(map[channel.ID]channel.Amount), kept: make(map[channel.ID]channel.Amount)},
 		serves: func() {}, radio: make(chan func(context.Context)), tunnels: make(map[*tunnel.Session]bool), unused: make(chan struct{}, 1), uses: make(map[channel.ID]*tokenUse), usedAt: make(map[channel.ID]time.Time), passed: make(map[string]int),
 	}
 	if s.domain, err = c.Payment.Domain(); err != nil {
@@ -223,6 +227,7 @@ func (s *Seller) run(ctx context.Context) error {
 	g, gctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return s.watchSIM(gctx) })
 	g.Go(func() error { return s.settleLoop(gctx) })
+	g.Go(func() error { return s.handLoop(gctx) })
 	g.Go(func() error { return s.tokenLoop(gctx) })
 	g.Go(func() error { return s.radioLoop(gctx) })
 	g.Go(func() error { return r.run(gctx, sctx) })

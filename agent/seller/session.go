@@ -288,7 +288,7 @@ func (x *session) pay(ctx context.Context, b []byte) error {
 	x.state = state
 	x.account.paid = state.Max
 	x.progress = time.Now()
-	x.s.noteDue(state)
+	x.s.noteDue(state, false)
 	return nil
 }
 
@@ -453,11 +453,12 @@ func (x *session) end(cause error) {
 	x.account.tally = t
 	note, err := x.note()
 	if err == nil {
-		_, err = x.s.payee.Note(x.id, note)
+		x.state, err = x.s.payee.Note(x.id, note)
 	}
 	if err != nil {
 		x.log.Error("store the session's totals", "err", err)
 	}
+	x.s.noteDue(x.state, true)
 	owed, _ := t.Owed() // an overflow ended the session before
 	x.log.Info("session closed", "session", t.Session, "up", t.Up-t.BaseUp, "down", t.Down-t.BaseDown,
 		"amount", owed, "paid", x.account.paid, "lost", x.account.gap(), "reason", cause)

@@ -30,8 +30,6 @@ const (
 	ledgerTime    = 8 * time.Second // for one look at a channel; a buyer waits for it
 	retryMin      = 5 * time.Second
 	retryMax      = 10 * time.Minute
-	watchEvery    = time.Hour   // for withdrawals that payers begin
-	watchFirst    = time.Minute // after a start: routers may not run for an hour
 )
 
 // charged is how much of a channel may be claimed: what is owed, as far as
@@ -49,20 +47,25 @@ func charged(s channel.State) (channel.Amount, error) {
 }
 
 // settleLoop claims and settles every SettleEvery, at SettleAt, on request,
-// and when a payer withdraws; a failure is tried again, later and later.
+// and when a payer withdraws; a failure is tried again, later and later. What is
+// to be handed over is claimed and not settled.
 func (s *Seller) settleLoop(ctx context.Context) error {
 	s.finishFrozen(ctx)
 	next, retry := s.cfg.SettleEvery, retryMin
 	timer := time.NewTimer(min(next, watchFirst))
 	defer timer.Stop()
-	last := time.Now()
-	for {
+	last, pay := time.Now(), true
+	for ; ; pay = true {
 		var request settleRequest
 		select {
 		case <-ctx.Done():
 			return nil
 		case request = <-s.settle:
-		case <-s.due:
+		case id := <-s.alarm:
+			if yes, _ := s.withdraws(ctx, id); !yes { // a relay that is right says it again
+				continue
+			}
+		case pay = <-s.due:
 			if next < s.cfg.SettleEvery && time.Since(last) < next {
 				continue // the last one failed: the timer says when to try again
 			}
@@ -72,9 +75,12 @@ func (s *Seller) settleLoop(ctx context.Context) error {
 				continue
 			}
 		}
-		r := s.settleAll(ctx)
+		r := s.settleAll(ctx, pay)
 		if request.done != nil {
 			request.done <- r
+		}
+		if !pay && r.err == nil {
+			continue
 		}
 		last, next = time.Now(), s.cfg.SettleEvery
 		s.mu.Lock()
@@ -91,54 +97,14 @@ func (s *Seller) settleLoop(ctx context.Context) error {
 	}
 }
 
-// noteDue wakes the settle loop when enough is unclaimed.
-func (s *Seller) noteDue(state channel.State) {
-	if c, err := charged(state); err == nil && c-state.Claimed >= s.cfg.SettleAt {
-		select {
-		case s.due <- struct{}{}:
-		default:
-		}
-	}
-}
-
-// withdrawing asks the ledger about all channels with something to lose, and
-// reports whether a payer of one is taking his deposit back.
-func (s *Seller) withdrawing(ctx context.Context) bool {
-	found := false
-	for _, state := range s.payee.All() {
-		if c, err := charged(state); err != nil || c == state.Claimed {
-			continue
-		}
-		fresh, err := s.observe(ctx, state.ID)
-		if err != nil {
-			s.log.Debug("watch for withdrawals", "err", err)
-			return found
-		}
-		if fresh.WithdrawAt != 0 {
-			s.log.Warn("a payer withdraws: claiming now", "channel", state.ID)
-			found = true
-		}
-	}
-	return found
-}
-
 // settleAll claims what all channels are due and settles it to the payout
-// address: claim, wait for the receipt, then settle.
-func (s *Seller) settleAll(ctx context.Context) settleResult {
+// address: claim, wait for the receipt, then settle. If it is not to be paid out,
+// only what the facilitator does not keep already is claimed.
+func (s *Seller) settleAll(ctx context.Context, pay bool) settleResult {
 	ctx, cancel := context.WithTimeout(ctx, settleTimeout)
 	defer cancel()
 	var r settleResult
-	var states []channel.State
-	for _, state := range s.payee.All() {
-		c, err := charged(state)
-		if err != nil { // of one channel: the others are claimed
-			s.log.Error("what is due cannot be told", "err", err)
-			continue
-		}
-		if c > state.Claimed {
-			states = append(states, state)
-		}
-	}
+	states := s.unclaimed(func(state channel.State, due channel.Amount) bool { return pay || due > s.kept(state.ID) })
 	for len(states) > 0 {
 		n := min(len(states), x402.MaxClaims)
 		claimed, err := s.claim(ctx, states[:n])
@@ -153,8 +119,26 @@ func (s *Seller) settleAll(ctx context.Context) settleResult {
 		}
 		states = states[n:]
 	}
-	r.err = errors.Join(r.err, s.payOut(ctx))
+	if pay {
+		r.err = errors.Join(r.err, s.payOut(ctx))
+	}
 	return r
+}
+
+// unclaimed are the channels of which something is due and not claimed: those that
+// are wanted, or with nil all.
+func (s *Seller) unclaimed(wanted func(channel.State, channel.Amount) bool) (states []channel.State) {
+	for _, state := range s.payee.All() {
+		due, err := charged(state)
+		if err != nil { // of one channel: the others are claimed
+			s.log.Error("what is due cannot be told", "err", err)
+			continue
+		}
+		if due > state.Claimed && (wanted == nil || wanted(state, due)) {
+			states = append(states, state)
+		}
+	}
+	return states
 }
 
 // claim claims what states are due and takes over what the ledger says then.
@@ -172,6 +156,7 @@ func (s *Seller) claim(ctx context.Context, states []channel.State) (channel.Amo
 	_, err := s.fac.Claim(ctx, s.cfg.Payment.Network, x402.SignClaim(s.key, s.domain, rows))
 	if facilitator.Pending(err) {
 		s.log.Info("the facilitator keeps a claim until it is worth its gas", "amount", sum, "channels", len(states))
+		s.keeps(rows)
 		return 0, nil
 	}
 	if err != nil {
@@ -424,7 +409,7 @@ func (s *Seller) finishFrozen(ctx context.Context) {
 func (s *Seller) lastSettle(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, drainTime)
 	defer cancel()
-	if r := s.settleAll(ctx); r.err != nil {
+	if r := s.settleAll(ctx, true); r.err != nil {
 		s.log.Warn("not settled; vouchers are kept and claimed after the next start", "err", r.err)
 	}
 }

@@ -100,6 +100,7 @@ type Earnings struct {
 	Owed     channel.Amount    `json:"owed"`
 	Paid     channel.Amount    `json:"paid"`    // by vouchers
 	Claimed  channel.Amount    `json:"claimed"` // on the ledger
+	Watched  channel.Amount    `json:"watched"` // not claimed, but by others if a payer withdraws
 	Lost     uint64            `json:"lost"`    // bytes that buyers never counted
 }
 
@@ -114,6 +115,7 @@ type ChannelEarnings struct {
 	Owed     channel.Amount  `json:"owed"`
 	Paid     channel.Amount  `json:"paid"`
 	Claimed  channel.Amount  `json:"claimed"`
+	Watched  channel.Amount  `json:"watched"`
 	Balance  channel.Amount  `json:"balance"`
 	Lost     uint64          `json:"lost"`
 }
@@ -211,6 +213,9 @@ func (s *Seller) earnings() Earnings {
 	for _, v := range s.sessionViews() {
 		live[v.Channel] = v
 	}
+	s.mu.Lock()
+	relays := s.relays
+	s.mu.Unlock()
 	e := Earnings{Channels: []ChannelEarnings{}}
 	for _, state := range s.payee.All() {
 		var t agent.Tally
@@ -227,13 +232,19 @@ func (s *Seller) earnings() Earnings {
 		c := ChannelEarnings{
 			SIM: s.cfg.Name, Channel: state.ID, Buyer: state.Config.Payer, Sessions: t.Session, Up: t.Up, Down: t.Down,
 			Owed: owed, Paid: state.Max, Claimed: state.Claimed, Balance: state.Balance, Lost: t.Lost,
+			Watched: max(s.kept(state.ID), state.Claimed),
 		}
+		for _, l := range relays {
+			c.Watched = max(c.Watched, l.keeps(state.ID))
+		}
+		c.Watched -= c.Claimed
 		e.Channels = append(e.Channels, c)
 		e.Up += c.Up
 		e.Down += c.Down
 		e.Owed += c.Owed
 		e.Paid += c.Paid
 		e.Claimed += c.Claimed
+		e.Watched += c.Watched
 		e.Lost += c.Lost
 	}
 	return e

@@ -210,7 +210,7 @@ func TestTokenLimit(t *testing.T) {
 	if _, why := u.update(time.Now().Add(useGrace + time.Second)); !errors.Is(why, errUsedUp) {
 		t.Errorf("ends with %v", why)
 	}
-	if r := s.settleAll(t.Context()); r.err != nil || f.info.TotalClaimed != 4_000 {
+	if r := s.settleAll(t.Context(), true); r.err != nil || f.info.TotalClaimed != 4_000 {
 		t.Errorf("claimed %d of 4,000, %v", f.info.TotalClaimed, r.err)
 	}
 }

@@ -228,7 +228,7 @@ func (u *tokenUse) store(now time.Time) error {
 		return err
 	}
 	u.stored, u.storedAt = t, now
-	u.s.noteDue(state)
+	u.s.noteDue(state, false)
 	return nil
 }
 

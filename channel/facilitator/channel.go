@@ -42,6 +42,10 @@ func (c *Client) Look(ctx context.Context, network string, v x402.VoucherPayment
 	return info, nil
 }
 
+// Plain says whether the facilitator was found to be one of others: it has none of
+// our calls, and sends each claim by a transaction of its own.
+func (c *Client) Plain() bool { return c.plain.Load() }
+
 // Deposit opens or tops up a channel; see x402.DepositRequest for how to sign
 // one. token is the asset, as Supported describes it. Sent again, it is answered
 // with the same transaction.

@@ -48,6 +48,9 @@ func TestLook(t *testing.T) {
 			t.Errorf("%+v, %v", info, err)
 		}
 	}
+	if !c.Plain() {
+		t.Error("not taken for one of others")
+	}
 	path := "/v1/channels/eip155:5/" + id.String()
 	if got, want := strings.Join(asked, " "), path+" "+path+" /verify /verify"; got != want {
 		t.Errorf("asked for %s, want %s", got, want)

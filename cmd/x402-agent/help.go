@@ -197,7 +197,9 @@ SYNOPSIS
 DESCRIPTION
     Shows whether the agent sells, and if something is wrong, what, and what to
     do first; modem, SIM and signal; the data plan; price and earnings; and who
-    is buying.
+    is buying. Of what is earned and not claimed, what is watched is claimed by
+    the facilitator or a relay when its payer takes his deposit back while the
+    agent is off.
 ` + controlHelp + `    x402-agent status
     x402-agent status --json
 `

@@ -58,7 +58,7 @@ func renderStatus(st seller.Status) string {
 		line("rotated", fmt.Sprintf("%d times, %d in vain; last %s", st.Rotation.Changed, st.Rotation.Failed, rotation(*r)))
 	}
 	e := st.Earnings
-	line("earned", fmt.Sprintf("%s USD, paid %s, claimed %s", e.Owed.USD(), e.Paid.USD(), e.Claimed.USD()))
+	line("earned", earned(e))
 	line("carried", fmt.Sprintf("%s up, %s down", size(e.Up), size(e.Down)))
 	line("flash", fmt.Sprintf("%s, %s", count(int(st.FlashWrites.Syncs), "write"), size(st.FlashWrites.Bytes)))
 	b.WriteByte('\n')
@@ -97,8 +97,11 @@ func renderSIMs(st seller.Status) string {
 		rows = append(rows, []string{printable(sim.Name), printable(operator), signal, strconv.Itoa(len(sim.Sessions)), size(rate) + "/s",
 			size(e.Up), size(e.Down), usd(e.Owed), state})
 	}
-	e := st.Earnings
-	return table(rows) + fmt.Sprintf("\nearned %s USD, paid %s, claimed %s\n\n", e.Owed.USD(), e.Paid.USD(), e.Claimed.USD()) + renderSessions(st.Sessions)
+	return table(rows) + "\nearned " + earned(st.Earnings) + "\n\n" + renderSessions(st.Sessions)
+}
+
+func earned(e seller.Earnings) string {
+	return fmt.Sprintf("%s USD, paid %s, claimed %s, watched %s", e.Owed.USD(), e.Paid.USD(), e.Claimed.USD(), e.Watched.USD())
 }
 
 // dBm is the received power for a table.

@@ -26,7 +26,7 @@ func fixedStatus() seller.Status {
 			{Buyer: channel.Address{4}, Owed: 100, Paid: 100},
 			{Buyer: channel.Address{5}, Flows: 1, Down: 999, Rate: 5, Owed: 1_234_567_899, Paid: 12, Blocked: true},
 		},
-		Earnings:    seller.Earnings{Up: 1_234_567, Down: 98_766_431, Owed: 1_234_968_000, Paid: 399_112, Claimed: 100_000},
+		Earnings:    seller.Earnings{Up: 1_234_567, Down: 98_766_431, Owed: 1_234_968_000, Paid: 399_112, Claimed: 100_000, Watched: 250_000},
 		FlashWrites: seller.FlashWrites{Syncs: 1, Bytes: 256},
 	}
 }
@@ -42,7 +42,7 @@ price     4.00 USD per GB
 listens   UDP [::]:4402, offer 17
 paid on   eip155:84532
 to        0x0200000000000000000000000000000000000000
-earned    1234.968 USD, paid 0.399112, claimed 0.10
+earned    1234.968 USD, paid 0.399112, claimed 0.10, watched 0.25
 carried   1.2 MB up, 98.7 MB down
 flash     1 write, 256 B
 
