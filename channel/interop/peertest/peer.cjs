@@ -99,6 +99,12 @@ const operations = {
 		return answers;
 	},
 
+	// post sends JSON to a URL.
+	async post({ name, url, body }) {
+		const headers = { "Content-Type": "application/json" };
+		return answerOf(await clients.get(name).fetch(url, { method: "POST", headers, body: JSON.stringify(body) }));
+	},
+
 	// both fetches a URL twice at once.
 	async both({ name, url }) {
 		const one = clients.get(name).fetch(url), other = clients.get(name).fetch(url);
