@@ -186,9 +186,10 @@ func newRigOn(t *testing.T, chain uint64, change func(*gateway.Config)) *rig {
 		}
 		return path
 	}
+	often := relayserver.Rate{N: 100_000, Per: time.Second} // who waits asks again and again
 	r.cfg = directory.Config{
 		Listen: netip.MustParseAddrPort(freePort(t)), Public: []netip.Addr{here}, KeyFile: filepath.Join(r.dir, "relay.key"), Metrics: "127.0.0.1:0", Logger: r.log.With("side", "relay"),
-		Limits: relayserver.Limits{Requests: relayserver.Rate{N: 100_000, Per: time.Second}},
+		Limits: relayserver.Limits{Requests: often, Handshakes: often},
 		Gateway: directory.GatewayConfig{
 			Wallet: write("wallet.json", keystore(r.wallet)), PassphraseFile: write("passphrase", passphrase),
 			Gateway: gateway.Config{
