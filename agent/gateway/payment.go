@@ -105,19 +105,13 @@ func payerOf(r *http.Request) (payer, error) {
 	if err != nil {
 		return payer{}, err
 	}
-	from := payer{by: p.Payload.Exact}
+	address := p.Payload.Payer()
+	if address == nil || p.Payload.Refund != nil { // which pays for nothing
+		return payer{}, errors.New("no payment")
+	}
+	from := payer{address: *address, by: p.Payload.Exact}
 	if name != "" {
 		from.name = sha256.Sum256([]byte(name))
-	}
-	switch m := p.Payload; {
-	case m.Exact != nil:
-		from.address = m.Exact.Authorization.From
-	case m.Deposit != nil:
-		from.address = m.Deposit.Config.Payer
-	case m.Voucher != nil:
-		from.address = m.Voucher.Config.Payer
-	default:
-		return payer{}, errors.New("no payment")
 	}
 	return from, nil
 }
