@@ -31,13 +31,18 @@ func (b *book) payment(key channel.Hash) (p payment, err error) {
 	return p, err
 }
 
-// payments are those that it is time to look into, and the accounts of all that
-// are open. It deletes what is long over.
-func (b *book) payments(now time.Time) (due []channel.Hash, held map[accountID]bool, err error) {
-	var over [][]byte
-	held = map[accountID]bool{}
+// stands is how the payments stand.
+type stands struct {
+	due  []channel.Hash     // open, and it is time to look into them
+	held map[accountID]bool // whose payments are open
+	over []channel.Hash     // ended, and long ago
+}
+
+// payments reads all payments.
+func (b *book) payments(now time.Time) (stands, error) {
+	s := stands{held: map[accountID]bool{}}
 	var errs []error
-	err = b.db.View(func(tx *bbolt.Tx) error {
+	err := b.db.View(func(tx *bbolt.Tx) error {
 		return tx.Bucket([]byte(bucketPayments)).ForEach(func(k, text []byte) error {
 			p, err := parsePayment(text)
 			switch {
@@ -45,28 +50,33 @@ func (b *book) payments(now time.Time) (due []channel.Hash, held map[accountID]b
 				err = errors.New("payments: a key that is no hash")
 			case err != nil:
 			case p.State == paymentOpen:
-				held[accountID(p.Account)] = true
+				s.held[accountID(p.Account)] = true
 				if p.due(now) {
-					due = append(due, channel.Hash(k))
+					s.due = append(s.due, channel.Hash(k))
 				}
 			case now.Unix()-p.Created > int64(forgetPending/time.Second):
-				over = append(over, append([]byte(nil), k...))
+				s.over = append(s.over, channel.Hash(k))
 			}
 			errs = append(errs, err) // the others are looked into all the same
 			return nil
 		})
 	})
-	if err == nil && over != nil {
-		err = b.db.Update(func(tx *bbolt.Tx) error {
-			for _, k := range over {
-				if err := tx.Bucket([]byte(bucketPayments)).Delete(k); err != nil {
-					return err
-				}
-			}
-			return nil
-		})
+	return s, errors.Join(append(errs, err)...)
+}
+
+// forgetPayments deletes payments.
+func (b *book) forgetPayments(keys []channel.Hash) error {
+	if len(keys) == 0 {
+		return nil
 	}
-	return due, held, errors.Join(append(errs, err)...)
+	return b.db.Update(func(tx *bbolt.Tx) error {
+		for _, k := range keys {
+			if err := tx.Bucket([]byte(bucketPayments)).Delete(k[:]); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
 }
 
 // begin stores a payment that is about to be made, and with rec the credit that

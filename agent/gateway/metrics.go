@@ -107,9 +107,9 @@ func (g *Gateway) sum(of func(*sums) float64) float64 {
 			s.unspent += r.left() // each has at most maxCredit
 		}
 	})
-	_, held, perr := g.book.payments(time.Now())
+	payments, perr := g.book.payments(time.Now())
 	ids, uerr := g.book.unended()
-	s.open, s.unpaid = len(held), len(ids)
+	s.open, s.unpaid = len(payments.held), len(ids)
 	if err := errors.Join(err, perr, uerr); err != nil {
 		g.log.Error("sum up the accounts", "err", err)
 	}

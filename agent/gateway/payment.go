@@ -282,19 +282,19 @@ func (g *Gateway) returnPayment(ctx context.Context, key channel.Hash) error {
 	return nil
 }
 
-// findPayments finds out what came of payments that nobody has asked for again.
-// It returns whose accounts wait for that.
+// findPayments finds out what came of payments that nobody has asked for again, and
+// forgets those that are long over. It returns whose accounts wait for that.
 func (g *Gateway) findPayments(ctx context.Context) (held map[accountID]bool, err error) {
-	due, held, err := g.book.payments(time.Now())
-	errs := []error{err}
-	for _, key := range due {
+	all, err := g.book.payments(time.Now())
+	errs := []error{err, g.book.forgetPayments(all.over)}
+	for _, key := range all.due {
 		if g.take(ctx, key) != nil {
 			break
 		}
 		errs = append(errs, g.findPayment(ctx, key))
 		g.release(key)
 	}
-	return held, errors.Join(errs...)
+	return all.held, errors.Join(errs...)
 }
 
 // findPayment is findPayments for one, which the caller has taken.
