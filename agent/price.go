@@ -137,6 +137,9 @@ func (t Tally) Owed() (channel.Amount, error) {
 	return t.Base.Add(cost)
 }
 
+// Empty reports whether nothing has passed in the session.
+func (t Tally) Empty() bool { return t.Up == t.BaseUp && t.Down == t.BaseDown }
+
 // Next is the tally of a new session at price p that goes on from t.
 func (t Tally) Next(p Price) (Tally, error) {
 	owed, err := t.Owed()

@@ -68,11 +68,6 @@ func receiptDigest(body []byte) channel.Hash {
 // Channel is the channel that r is of.
 func (r Receipt) Channel() channel.ID { return r.Domain.ID(r.Config) }
 
-// Empty reports whether nothing has passed in the session.
-func (r Receipt) Empty() bool {
-	return r.Total.Up == r.Total.BaseUp && r.Total.Down == r.Total.BaseDown
-}
-
 // Amounts are what the session's bytes cost, and what the channel owes by then
 // beyond the voucher.
 func (r Receipt) Amounts() (session, unpaid channel.Amount) {

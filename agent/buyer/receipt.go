@@ -50,7 +50,7 @@ func (x *session) hearReceipt(value []byte) {
 		b.log.Warn("the agent's receipt is worth nothing", "err", err)
 		return
 	}
-	if r.Empty() {
+	if r.Total.Empty() {
 		return // of a session that only ended the channel
 	}
 	note := x.differs(r)

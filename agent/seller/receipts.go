@@ -156,7 +156,7 @@ func (s *Seller) receipt(state channel.State, t agent.Tally) agent.Receipt {
 // keepReceipt keeps the receipt of a session through which something came, and
 // reports whether that need not be done again.
 func (s *Seller) keepReceipt(state channel.State, t agent.Tally) bool {
-	if t.Session == 0 || t.Up == t.BaseUp && t.Down == t.BaseDown {
+	if t.Session == 0 || t.Empty() {
 		return true
 	}
 	if err := s.receipts.add(s.receipt(state, t)); err != nil {
@@ -205,7 +205,7 @@ func formerOf(stored, proven agent.Tally) former {
 // came: he may never have had it.
 func (x *session) sayFormer() error {
 	t := x.former.tally
-	if t.Up > t.BaseUp || t.Down > t.BaseDown {
+	if !t.Empty() {
 		return x.sendReceipt(x.s.receipt(x.state, t))
 	}
 	if t.Session < 2 {
