@@ -110,10 +110,10 @@ func (b *receiptBook) read() (all []agent.KeptReceipt, damaged int, err error) {
 }
 
 // last returns the newest receipt of a channel, if one is there.
-func (b *receiptBook) last(id channel.ID) (r agent.Receipt, ok bool, err error) {
+func (b *receiptBook) last(s channel.State) (r agent.Receipt, ok bool, err error) {
 	all, _, err := b.read()
 	for _, kept := range all {
-		if kept.Channel() == id && (!ok || kept.Total.Session > r.Total.Session || kept.Total.Session == r.Total.Session && kept.Supersedes(r)) {
+		if kept.Config == s.Config && kept.Domain == s.Domain && (!ok || kept.Total.Session > r.Total.Session || kept.Total.Session == r.Total.Session && kept.Supersedes(r)) {
 			r, ok = kept.Receipt, true
 		}
 	}
@@ -211,7 +211,7 @@ func (x *session) sayFormer() error {
 	if t.Session < 2 {
 		return nil
 	}
-	r, ok, err := x.s.receipts.last(x.id)
+	r, ok, err := x.s.receipts.last(x.state)
 	if err != nil {
 		x.log.Warn("read the receipts", "err", err)
 	}
