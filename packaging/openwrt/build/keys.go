@@ -46,27 +46,24 @@ func makeKeys(name string) error {
 }
 
 func (j *job) readKeys(usign, apkKey string) error {
-	if usign != "" {
-		text, err := os.ReadFile(usign)
-		if err != nil {
-			return err
-		}
-		k, err := ipk.ParseKey(text)
-		if err != nil {
-			return fmt.Errorf("%s: %w", usign, err)
-		}
-		j.usign = &k
+	var err, aerr error
+	j.usign, err = readKey(usign, ipk.ParseKey)
+	j.apk, aerr = readKey(apkKey, apk.ParseKey)
+	return errors.Join(err, aerr)
+}
+
+// readKey reads a key from a file; without one there is none.
+func readKey[K any](file string, parse func([]byte) (K, error)) (*K, error) {
+	if file == "" {
+		return nil, nil
 	}
-	if apkKey != "" {
-		text, err := os.ReadFile(apkKey)
-		if err != nil {
-			return err
-		}
-		k, err := apk.ParseKey(text)
-		if err != nil {
-			return fmt.Errorf("%s: %w", apkKey, err)
-		}
-		j.apk = &k
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
 	}
-	return nil
+	k, err := parse(text)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", file, err)
+	}
+	return &k, nil
 }
