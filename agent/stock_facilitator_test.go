@@ -1,7 +1,6 @@
 package agent_test
 
 import (
-	"encoding/hex"
 	"errors"
 	"testing"
 
@@ -23,9 +22,7 @@ func TestStockFacilitator(t *testing.T) {
 	t.Parallel()
 	p := peertest.Start(t)
 	chain := evmtest.Anvil(t, evmtest.Config{})
-	key := must(channel.GenerateKey())
-	chain.Fund(key.Address())
-	url := p.Facilitate(t, chain.URL, "0x"+hex.EncodeToString(key.Bytes()))
+	url := p.Facilitate(t, chain)
 	m := newMarketOn(t, facilitatortest.OnChain(t, chain, nil), func(c *seller.Config) { c.Payment.Facilitator = url })
 	chain.Mint(m.wallet.Address(), wealth)
 	ours := func(c *buyer.Config) { c.Facilitator = m.fac }

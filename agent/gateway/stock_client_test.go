@@ -1,7 +1,6 @@
 package gateway_test
 
 import (
-	"encoding/hex"
 	"encoding/json"
 	"net/http"
 	"net/http/httptest"
@@ -31,7 +30,7 @@ func TestStockClient(t *testing.T) {
 	for _, scheme := range []string{x402.SchemeExact, x402.SchemeBatch} {
 		t.Run(scheme, func(t *testing.T) {
 			p.Must(t, "client", peertest.Object{
-				"name": scheme, "scheme": scheme, "key": "0x" + hex.EncodeToString(r.buyer.Bytes()), "network": r.params.Network(),
+				"name": scheme, "scheme": scheme, "key": peertest.Key(r.buyer), "network": r.params.Network(),
 				"spendControls": peertest.Object{"allowedAssets": []peertest.Object{{"network": r.params.Network(), "asset": r.params.Token.String()}}},
 			}, nil)
 			before := r.balance(r.buyer)

@@ -23,7 +23,7 @@ type answer struct {
 // theirs makes a client of theirs, who may pay in our ledger's asset.
 func (m *market) theirs(t *testing.T, p *peertest.Peer, name string, more peertest.Object) {
 	t.Helper()
-	args := peertest.Object{"name": name, "key": hexKey(m.payer), "network": m.network()}
+	args := peertest.Object{"name": name, "key": peertest.Key(m.payer), "network": m.network()}
 	if !m.known {
 		args["spendControls"] = peertest.Object{"allowedAssets": []peertest.Object{{"network": m.network(), "asset": m.asset()}}}
 	}

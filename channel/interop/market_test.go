@@ -5,7 +5,6 @@ package interop
 
 import (
 	"context"
-	"encoding/hex"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -103,9 +102,7 @@ func newChain(t *testing.T) (*market, *evmtest.Chain) {
 func onTheirs(t *testing.T, p *peertest.Peer) *market {
 	t.Helper()
 	m, chain := newChain(t)
-	key := newKey(t)
-	chain.Fund(key.Address())
-	m.url, m.many = p.Facilitate(t, chain.URL, hexKey(key)), 40
+	m.url, m.many = p.Facilitate(t, chain), 40
 	return m
 }
 
@@ -117,8 +114,6 @@ func newKey(t *testing.T) *channel.Key {
 	}
 	return k
 }
-
-func hexKey(k *channel.Key) string { return "0x" + hex.EncodeToString(k.Bytes()) }
 
 // network is the ledger's name, and asset what is paid in.
 func (m *market) network() string { return m.params.Network() }

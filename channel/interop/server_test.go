@@ -75,7 +75,7 @@ func (m *market) serve(t *testing.T, p *peertest.Peer, charge string) string {
 	t.Helper()
 	var out struct{ URL string }
 	p.Must(t, "serve", peertest.Object{
-		"name": "shop", "facilitator": m.url, "key": hexKey(m.seller), "network": m.network(), "asset": m.asset(),
+		"name": "shop", "facilitator": m.url, "key": peertest.Key(m.seller), "network": m.network(), "asset": m.asset(),
 		"payTo": m.payTo.String(), "price": "100", "charge": charge, "extra": peertest.Object{"name": m.params.Name, "version": m.params.Version},
 	}, &out)
 	return out.URL

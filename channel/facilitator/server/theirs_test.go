@@ -1,13 +1,11 @@
 package server_test
 
 import (
-	"encoding/hex"
 	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
 
-	"github.com/depinsim/x402/channel"
 	"github.com/depinsim/x402/channel/facilitator/nethttp"
 	"github.com/depinsim/x402/channel/interop/peertest"
 )
@@ -17,12 +15,7 @@ import (
 // should not: who serves for one has nothing to claim.
 func TestTheirs(t *testing.T) {
 	d, chain := onChain(t)
-	key, err := channel.GenerateKey()
-	if err != nil {
-		t.Fatal(err)
-	}
-	chain.Fund(key.Address())
-	url := peertest.Start(t).Facilitate(t, chain.URL, "0x"+hex.EncodeToString(key.Bytes()))
+	url := peertest.Start(t).Facilitate(t, chain)
 	c, err := nethttp.New(nethttp.Config{URL: url})
 	if err != nil {
 		t.Fatal(err)

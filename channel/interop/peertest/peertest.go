@@ -6,6 +6,7 @@ package peertest
 import (
 	"bufio"
 	"embed"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"io"
@@ -16,6 +17,8 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/depinsim/x402/channel"
+	"github.com/depinsim/x402/channel/ledger/evm/evmtest"
 	"github.com/depinsim/x402/channel/npmtest"
 )
 
@@ -125,11 +128,19 @@ func (p *Peer) Must(t *testing.T, op string, args Object, result any) {
 	}
 }
 
-// Facilitate starts their facilitator for the chain that a node at rpc has, and
-// returns its URL. Its account needs money for gas.
-func (p *Peer) Facilitate(t *testing.T, rpc, key string) string {
+// Key is a key as the packages want it.
+func Key(k *channel.Key) string { return "0x" + hex.EncodeToString(k.Bytes()) }
+
+// Facilitate starts their facilitator for a chain, by an account of its own that has
+// money for gas, and returns its URL.
+func (p *Peer) Facilitate(t *testing.T, chain *evmtest.Chain) string {
 	t.Helper()
+	key, err := channel.GenerateKey()
+	if err != nil {
+		t.Fatal(err)
+	}
+	chain.Fund(key.Address())
 	var out struct{ URL string }
-	p.Must(t, "facilitate", Object{"rpc": rpc, "key": key}, &out)
+	p.Must(t, "facilitate", Object{"rpc": chain.URL, "key": Key(key)}, &out)
 	return out.URL
 }
