@@ -204,8 +204,9 @@ func (r *rate) grow() {
 	}
 }
 
-// idle says that everything there was has been sent.
-func (r *rate) idle() { r.limited = max(1, r.delivered+uint64(r.inflight)) }
+// idle says that everything there was has been sent. What is sent next counts as
+// limited by that too, if nothing is under way.
+func (r *rate) idle() { r.limited = r.delivered + uint64(r.inflight) + 1 }
 
 // onSend is told of each data segment. It reports whether it may be sent:
 // retransmissions that exceed the rate are not, and KCP will try again.
