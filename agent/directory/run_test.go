@@ -97,7 +97,7 @@ func (r *running) sell(t *testing.T, n int, price channel.Amount) *seller {
 		t.Fatal(err)
 	}
 	s.control, err = relay.DialQUIC(t.Context(), transport, to, relay.AgentConfig{
-		Name: r.name, Agent: relay.Address(s.key.Address()), Offer: sign(t, s.key, o),
+		Name: r.name, Agent: relay.Address(s.key.Address()), Offer: func() []byte { return sign(t, s.key, o) },
 		Sign: func(e [32]byte) (relay.Signature, error) {
 			return relay.Signature(s.key.Sign(agent.RelayDigest(e))), nil
 		},

@@ -367,9 +367,7 @@ func (s *Seller) list(ctx context.Context, now time.Time, listed bool) {
 	if same {
 		return
 	}
-	for _, l := range s.relays {
-		l.publish(ctx, s.listedOffer())
-	}
+	s.tellRelays(ctx)
 }
 
 // listedOffer is what relays list: nothing while nothing is sold.

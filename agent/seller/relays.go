@@ -27,9 +27,9 @@ type relayLink struct {
 	// doubt has room for one token: the connection may be dead without knowing.
 	doubt chan struct{}
 	// renew likewise: our own address is another one, by our own doing.
-	renew chan struct{}
-	// rotating says that a rotation by link is under way.
-	rotating atomic.Bool
+	renew      chan struct{}
+	rotating   atomic.Bool // by a link
+	publishing sync.Mutex  // held by who publishes
 
 	mu     sync.Mutex
 	agent  *relay.Agent // nil: not connected
@@ -322,7 +322,7 @@ func (l *relayLink) dial(ctx, sctx context.Context, patience time.Duration) (*re
 	s := l.r.s
 	c := relay.AgentConfig{
 		Name: l.name, Agent: relay.Address(s.key.Address()), Sign: s.signRelay, Logger: s.log,
-		Offer:   s.listedOffer(),
+		Offer:   s.listedOffer,
 		Session: func(a relay.Allotment) { l.allot(sctx, a) },
 		Ended:   l.end,
 		Rotate:  func(id sessionID, link string) { l.rotate(sctx, id, link) },
@@ -459,13 +459,16 @@ func (l *relayLink) end(id sessionID) {
 	}
 }
 
-// publish hands the present offer to the relay; nil withdraws it.
-func (l *relayLink) publish(ctx context.Context, offer []byte) {
+// publish hands the present offer to the relay, or withdraws it. What is handed
+// over last is the present one, whoever else publishes.
+func (l *relayLink) publish(ctx context.Context) {
+	l.publishing.Lock()
+	defer l.publishing.Unlock()
 	l.mu.Lock()
 	a := l.agent
 	l.mu.Unlock()
 	if a != nil {
-		_ = a.Publish(ctx, offer) // else it is published at the next connection
+		_ = a.Publish(ctx, l.r.s.listedOffer()) // else it is published by the next connection
 	}
 }
 

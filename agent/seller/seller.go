@@ -305,10 +305,8 @@ func (s *Seller) publish(ctx context.Context) error {
 	s.mu.Lock()
 	s.offer, s.offerSeq = b, seq
 	s.mu.Unlock()
-	if listed := s.listedOffer(); listed != nil {
-		for _, l := range s.relays {
-			l.publish(ctx, listed)
-		}
+	if s.listedOffer() != nil {
+		s.tellRelays(ctx)
 	}
 	return s.writeOffer(b)
 }
@@ -318,10 +316,15 @@ func (s *Seller) withdraw(ctx context.Context) error {
 	s.mu.Lock()
 	s.offer = nil
 	s.mu.Unlock()
-	for _, l := range s.relays {
-		l.publish(ctx, nil)
-	}
+	s.tellRelays(ctx)
 	return s.removeOffer()
+}
+
+// tellRelays publishes the present offer at all relays, or withdraws it.
+func (s *Seller) tellRelays(ctx context.Context) {
+	for _, l := range s.relays {
+		l.publish(ctx)
+	}
 }
 
 func relayNames(relays []relay.Name) []string {

@@ -173,7 +173,7 @@ func (v *victim) use(c *market.Client) {
 	key := must(channel.GenerateKey())
 	sessions := make(chan relay.Allotment, 1)
 	a, err := relay.DialTCP(v.t.Context(), must(net.Dial("tcp", v.name.Address())), relay.AgentConfig{
-		Name: v.name, Agent: relay.Address(key.Address()), Offer: []byte(`"none"`),
+		Name: v.name, Agent: relay.Address(key.Address()), Offer: func() []byte { return []byte(`"none"`) },
 		Sign: func(e [32]byte) (relay.Signature, error) {
 			return relay.Signature(key.Sign(agent.RelayDigest(e))), nil
 		},

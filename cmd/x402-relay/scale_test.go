@@ -97,7 +97,7 @@ func connect(ctx context.Context, wg *sync.WaitGroup, t *quicgo.Transport, n int
 		return err
 	}
 	c := relay.AgentConfig{
-		Name: name, Agent: relay.Address(k.Address()), Offer: offer,
+		Name: name, Agent: relay.Address(k.Address()), Offer: func() []byte { return offer },
 		Sign:    func(e [32]byte) (relay.Signature, error) { return relay.Signature(k.Sign(agent.RelayDigest(e))), nil },
 		Session: func(relay.Allotment) {},
 	}

@@ -73,7 +73,7 @@ func (h *hub) ghost(o agent.Offer) (channel.Address, error) {
 		return channel.Address{}, err
 	}
 	a, err := relay.DialTCP(ctx, conn, relay.AgentConfig{
-		Name: h.name, Agent: relay.Address(key.Address()), Offer: signed,
+		Name: h.name, Agent: relay.Address(key.Address()), Offer: func() []byte { return signed },
 		Sign:    func(e [32]byte) (relay.Signature, error) { return relay.Signature(key.Sign(agent.RelayDigest(e))), nil },
 		Session: func(relay.Allotment) {},
 		Ended:   func(relay.SessionID) {},

@@ -57,9 +57,10 @@ type AgentConfig struct {
 	// TLS connection with this exporter.
 	Agent Address
 	Sign  func(exporter [32]byte) (Signature, error)
-	// Offer is the signed offer to publish first; nil: none. Publish replaces
-	// it.
-	Offer []byte
+	// Offer is asked by Run for the signed offer to publish first, so that one
+	// that changed meanwhile is not lost. Nil, or what returns nil: none. Publish
+	// replaces it.
+	Offer func() []byte
 	// Session is told of a session that a buyer asked for; it has been
 	// checked. Ended is told of one that is over. Both are called by Run, one
 	// call at a time, and must not block.
@@ -272,7 +273,11 @@ func (a *Agent) Run(ctx context.Context) error {
 
 // writeAll owns the writing half of the link.
 func (a *Agent) writeAll(ctx context.Context) error {
-	if err := a.write(Message{Type: TypeOffer, Offer: a.config.Offer}); err != nil {
+	first := Message{Type: TypeOffer}
+	if a.config.Offer != nil {
+		first.Offer = a.config.Offer()
+	}
+	if err := a.write(first); err != nil {
 		return told(err)
 	}
 	ping := time.NewTicker(KeepAlive)

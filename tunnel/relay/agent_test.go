@@ -56,7 +56,7 @@ func (s script) config(alpn string) *tls.Config {
 
 func (s script) agent() AgentConfig {
 	return AgentConfig{
-		Name: s.name, Agent: Address{1}, Offer: []byte(`"offer"`),
+		Name: s.name, Agent: Address{1}, Offer: func() []byte { return []byte(`"offer"`) },
 		Sign:    func(e [32]byte) (Signature, error) { return Signature(append(e[:], make([]byte, 33)...)), nil },
 		Session: func(Allotment) {},
 	}

@@ -451,6 +451,21 @@ func TestDrain(t *testing.T) {
 	again.dir.until(t, "the offer", func() bool { return again.dir.offers[testAgent(2)] != "" })
 }
 
+// TestChangedOffer: an offer that changes while the agent is let in is not lost.
+func TestChangedOffer(t *testing.T) {
+	r := startRelay(t, nil)
+	offer := `"old"`
+	c := r.config(testAgent(1), nil)
+	c.Offer = func() []byte { return []byte(offer) }
+	a, err := relay.DialQUIC(t.Context(), newParty(t, path.Config{}).transport, r.addr(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	offer = `"new"`
+	runAgent(t, a)
+	r.dir.until(t, "the new offer", func() bool { return r.dir.offers[testAgent(1)] == offer })
+}
+
 // TestOffersReach: what agents publish is handed to the directory, and what it
 // refuses is told.
 func TestOffersReach(t *testing.T) {

@@ -179,7 +179,7 @@ func testAgent(n byte) (a relay.Address) {
 // config is an agent's; sessions are put into the channel.
 func (r *rig) config(a relay.Address, sessions chan relay.Allotment) relay.AgentConfig {
 	return relay.AgentConfig{
-		Name: r.name, Agent: a, Offer: []byte(`"offer"`),
+		Name: r.name, Agent: a, Offer: func() []byte { return []byte(`"offer"`) },
 		Sign:    func(e [32]byte) (relay.Signature, error) { return fakeSignature(a, e), nil },
 		Session: func(s relay.Allotment) { sessions <- s },
 	}
