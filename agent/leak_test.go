@@ -276,6 +276,7 @@ func TestIMSIStays(t *testing.T) {
 	m, sim := withModem(t, modemtest.Config{USSD: words, Card: modemtest.Card{IMSI: first, ICCID: "8926201" + first[5:] + "08", PIN: "4711"}, Faults: modemtest.Faults{
 		URCs: []string{"+CREG: 1", "^RSSI:17", "^IMSI:" + first, `+CUSD: 0,"` + first + `",15`},
 	}}, func(cfg *seller.Config) {
+		alsoTCP(t, cfg)
 		cfg.Logger = log.With("side", "agent")
 		cfg.Modem.Logger, cfg.Modem.PINGuard, cfg.Modem.PIN = cfg.Logger, filepath.Join(cfg.StateDir, "pins"), must(modem.ParsePIN("4711"))
 		tapped := cfg.Socket
@@ -286,7 +287,7 @@ func TestIMSIStays(t *testing.T) {
 		cfg.Payment.Facilitator = "http://" + tapTCP(t, strings.TrimPrefix(cfg.Payment.Facilitator, "http://"), c.to("HTTP to the facilitator"))
 		cfg.Relays = []relay.Name{hub}
 		cfg.Endpoints = []string{cfg.Listen}
-		cfg.ListenTCP, cfg.KCP = "127.0.0.1:0", true
+		cfg.KCP = true
 	})
 	control := seller.DialControl(m.cfg.ControlPath())
 	ask := func(commands ...string) (st seller.Status) {

@@ -140,7 +140,7 @@ func TestRotationLink(t *testing.T) {
 	if status != 200 || body != `{"changed":true,"old":"203.0.113.0","new":"203.0.113.1"}`+"\n" {
 		t.Errorf("%d %s", status, body)
 	}
-	if status, body = post(link.URLs[0]); status != http.StatusConflict || !strings.Contains(body, "the link was used a moment ago: again in ") || leases.Load() != 1 {
+	if status, body = post(link.URLs[0]); status != http.StatusConflict || !strings.Contains(body, " a moment ago: again in ") || leases.Load() != 1 {
 		t.Errorf("at once again: %d %s", status, body)
 	}
 	until(t, "for the next use", func() bool {
