@@ -219,7 +219,7 @@ func (s *Seller) use(id channel.ID) (*tokenUse, <-chan struct{}, error) {
 		return nil, nil, &tunnel.PassError{Status: tunnel.StatusTooManyRequests, Kind: kindDenied, Text: "too many flows by this token"}
 	}
 	if left := u.left(); left < leastLeft {
-		return nil, nil, s.used("the token is used up: %d of %d bytes", u.stored.Prepaid-left, u.stored.Prepaid)
+		return nil, nil, s.used("the token is used up: %d of %d bytes", u.began.Prepaid-left, u.began.Prepaid)
 	}
 	u.flows++
 	return u, nil, nil
