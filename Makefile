@@ -127,10 +127,11 @@ fuzz: ## run every fuzz target for FUZZTIME (1m)
 soak: export X402_KILLS = 100
 soak: export X402_SOAK = 1
 soak: FUZZTIME = 5m
-soak: deps build ## the long run: race tests 20 times, 100 kills, 5,000 agents, long fuzzing
+soak: deps build ## the long run: race tests in full length and 20 times, 100 kills, 5,000 agents, long fuzzing
 	@$(STEP) kills $(GO) test -run Kill -count=1 -timeout 2h ./...
 	@X402_AGENTS=5000 $(STEP) scale $(GO) test -run 'Scale|HalfOpen' -v -count=1 -timeout 1h ./cmd/x402-relay ./tunnel/relay/server
-	@X402_KILLS=1 $(STEP) repeats $(GO) test $(RACE) -count=$(REPEATS) -timeout 5h ./...
+	@X402_KILLS=1 $(STEP) length $(GO) test $(RACE) -timeout 5h ./...
+	@X402_KILLS=1 X402_SOAK= $(STEP) repeats $(GO) test $(RACE) -count=$(REPEATS) -timeout 5h ./...
 	@$(STEP) fuzz scripts/fuzz.sh $(FUZZTIME)
 
 .PHONY: deps
