@@ -74,11 +74,15 @@ func (h *handler) giveBack(ctx context.Context, b bill, state channel.State) (*x
 	}, nil
 }
 
-// forget has the facilitator asked about a channel before it is used again.
+// forget has the facilitator asked about a channel before it is used again, also
+// if who works on it now has an answer from before.
 func (s *Server) forget(id channel.ID) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	delete(s.synced, id)
+	if _, busy := s.busy[id]; busy {
+		s.busy[id] = true
+	}
 }
 
 // claimable is how much of what was charged can be claimed: what vouchers and

@@ -94,7 +94,7 @@ type Server struct {
 	due     chan struct{} // one token: settle now; dropped when there is one
 
 	mu     sync.Mutex
-	busy   map[any]bool             // channels and exact payments in work
+	busy   map[any]bool             // channels and exact payments in work; true: to be forgotten afterwards
 	synced map[channel.ID]time.Time // when the facilitator was heard last
 }
 
@@ -209,16 +209,19 @@ func (s *Server) Handler(route Route, next http.Handler) (http.Handler, error) {
 func (s *Server) take(what any) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.busy[what] {
+	if _, busy := s.busy[what]; busy {
 		return false
 	}
-	s.busy[what] = true
+	s.busy[what] = false
 	return true
 }
 
 func (s *Server) release(what any) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if id, ok := what.(channel.ID); ok && s.busy[what] {
+		delete(s.synced, id)
+	}
 	delete(s.busy, what)
 }
 

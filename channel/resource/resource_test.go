@@ -60,6 +60,7 @@ func (d direct) RoundTrip(r *http.Request) (*http.Response, error) {
 // A watched facilitator can be out of order, and counts what is asked of it.
 type watched struct {
 	Facilitator
+	answered func() // called when a payment was verified; nil: nothing
 
 	mu       sync.Mutex // guards all below
 	down     error
@@ -90,7 +91,11 @@ func (f *watched) Verify(ctx context.Context, p x402.PaymentPayload, r x402.Requ
 	if err := f.ask(""); err != nil {
 		return x402.VerifyResponse{}, err
 	}
-	return f.Facilitator.Verify(ctx, p, r)
+	v, err := f.Facilitator.Verify(ctx, p, r)
+	if f.answered != nil {
+		f.answered()
+	}
+	return v, err
 }
 
 func (f *watched) Settle(ctx context.Context, p x402.PaymentPayload, r x402.Requirements) (x402.SettlementResponse, error) {
@@ -476,6 +481,22 @@ func TestOutage(t *testing.T) {
 	}
 	s.fac.outage(nil)
 	s.want(s.pay(s.voucher(300)), 100, 300)
+}
+
+// TestClaimMeanwhile: what is claimed while a request is paid for is known to the
+// next one, though the facilitator was asked before the claim.
+func TestClaimMeanwhile(t *testing.T) {
+	s := newShop(t)
+	s.want(s.pay(s.deposit(1_000, 100)), 100, 100)
+	s.server.forget(s.id)
+	s.fac.answered = func() {
+		s.fac.answered = nil
+		noErr(t, s.server.Settle(t.Context()))
+	}
+	s.want(s.pay(s.voucher(200)), 100, 200)
+	if a := s.pay(s.voucher(300)); a.status != 200 || a.settled.Extra.ChannelState.TotalClaimed != 100 {
+		t.Errorf("the next payer is told %+v", a.settled.Extra)
+	}
 }
 
 // TestDisk: what cannot be stored is not served, and the same voucher is good
