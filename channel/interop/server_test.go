@@ -14,6 +14,7 @@ import (
 	"github.com/depinsim/x402/channel/bolt"
 	"github.com/depinsim/x402/channel/interop/peertest"
 	"github.com/depinsim/x402/channel/spend"
+	"github.com/depinsim/x402/channel/x402"
 )
 
 // A wallet is our client with its store.
@@ -63,7 +64,9 @@ func (w *wallet) get(t *testing.T, url string, count int) (last string) {
 		b, err := io.ReadAll(resp.Body)
 		resp.Body.Close()
 		if err != nil || resp.StatusCode != 200 {
-			t.Fatalf("%s: status %d, %v: %s", url, resp.StatusCode, err, b)
+			var why x402.PaymentRequired
+			_ = x402.DecodeHeader(resp.Header.Get(x402.HeaderRequired), &why) // there may be none
+			t.Fatalf("%s: status %d, %v: %s, %s after %d payments", url, resp.StatusCode, err, b, why.Error, len(w.payments))
 		}
 		last = string(b)
 	}
