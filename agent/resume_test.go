@@ -46,6 +46,15 @@ func (d *deaf) ReadFrom(b []byte) (int, net.Addr, error) {
 	return d.PacketConn.ReadFrom(b)
 }
 
+// SetReadDeadline ends the silence too, for a transport that closes waits for who
+// reads.
+func (d *deaf) SetReadDeadline(t time.Time) error {
+	if !t.IsZero() {
+		d.listen()
+	}
+	return d.PacketConn.SetReadDeadline(t)
+}
+
 func (d *deaf) WriteTo(b []byte, to net.Addr) (int, error) {
 	d.mu.Lock()
 	d.sent = append(d.sent, bytes.Clone(b))
@@ -234,9 +243,11 @@ func TestComeBackUnheard(t *testing.T) {
 	m.leave(p, false)
 	d := newDeaf(t)
 	p = m.back(func(c *buyer.Config) { c.Reach.Early, c.Socket = 50*time.Millisecond, borrowed(d) })
-	c := p.dial(t, strings.TrimPrefix(site.URL, "http://"))
-	io.WriteString(c, "GET /1000 HTTP/1.0\r\n\r\n") // the buyer may have given up by now
-	io.Copy(io.Discard, c)                          // until it does
+	if c, err := dialSOCKS(p.socks, strings.TrimPrefix(site.URL, "http://")); err == nil { // the buyer may have given up by now
+		io.WriteString(c, "GET /1000 HTTP/1.0\r\n\r\n")
+		io.Copy(io.Discard, c) // until it does
+		c.Close()
+	}
 	d.listen()
 	fetch(t, p.through(), site.URL+"/1000", 1000)
 	if hits := site.hits.Load(); hits > 3 {
