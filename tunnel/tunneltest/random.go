@@ -188,11 +188,16 @@ func (p plan) packetBuyer(f *tunnel.PacketFlow) {
 		}
 	})
 	b := make([]byte, 1<<16)
+	silence := 200 * time.Millisecond
+	if p.down > 0 { // the first may be late
+		silence *= 10
+	}
 	for {
-		f.SetReadDeadline(time.Now().Add(200 * time.Millisecond))
+		f.SetReadDeadline(time.Now().Add(silence))
 		if _, err := f.Read(b); err != nil {
 			break
 		}
+		silence = 200 * time.Millisecond
 	}
 	wg.Wait()
 }
