@@ -194,7 +194,9 @@ func scriptAwait(ts *testscript.TestScript, _ bool, args []string) {
 		line, err := p.stdout.ReadString('\n')
 		p.read.WriteString(line)
 		if err != nil {
-			ts.Fatalf("it ended before it said %q: %s%s", args[0], p.read.String(), p.stderr.String())
+			_ = p.cmd.Wait() // that it was killed is no news; its stderr is whole then
+			log, _ := os.ReadFile(ts.MkAbs("agent.log"))
+			ts.Fatalf("it ended before it said %q: %s%sthe agent: %s", args[0], p.read.String(), p.stderr.String(), log)
 		}
 		if want.MatchString(line) {
 			return
