@@ -380,7 +380,10 @@ func (x *session) accept(t agent.Terms) error {
 			return err
 		}
 	}
-	b.status.set(func(s *Status) { s.State, s.Error, s.Session = "connected", "", t.Session })
+	b.status.set(func(s *Status) {
+		s.State, s.Error, s.Session = "connected", "", t.Session
+		x.purse.show(s) // at once: nobody shall see a budget of nothing
+	})
 	b.log.Info("connected", "session", t.Session, "price_up", t.Price.Up, "price_down", t.Price.Down, "owed", t.Base, "balance", t.Balance)
 	return nil
 }

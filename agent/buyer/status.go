@@ -74,15 +74,18 @@ func (x *session) measure(now time.Time) {
 }
 
 func (x *session) show() {
-	p := x.purse
-	owed, _ := p.tally.Owed() // shown only
 	x.b.status.set(func(s *Status) {
 		s.Rate, s.Flows = x.rate, x.client.Flows()
-		if !p.known {
-			return
+		if x.purse.known {
+			x.purse.show(s)
+			s.Relays = x.b.reach.fares.status()
 		}
-		s.Up, s.Down, s.Owed, s.Signed, s.Accepted = p.tally.Up, p.tally.Down, owed, p.signed, p.agent.Paid
-		s.BudgetLeft, s.Balance = p.most-min(p.most, max(owed, p.signed)), p.balance
-		s.Relays = x.b.reach.fares.status()
 	})
+}
+
+// show puts the amounts of a session whose terms are known into s.
+func (p *purse) show(s *Status) {
+	owed, _ := p.tally.Owed() // shown only
+	s.Up, s.Down, s.Owed, s.Signed, s.Accepted = p.tally.Up, p.tally.Down, owed, p.signed, p.agent.Paid
+	s.BudgetLeft, s.Balance = p.most-min(p.most, max(owed, p.signed)), p.balance
 }
