@@ -87,10 +87,19 @@ func makeDir(dir string) error {
 	return SyncDir(parent)
 }
 
-// lockDir takes the directory for this process until the file is closed,
+// A dirLock is a directory that is taken. It is given back in so many words: a
+// process that is being started has the file too until it runs its program.
+type dirLock struct{ *os.File }
+
+// Close gives the directory back.
+func (l dirLock) Close() error {
+	return errors.Join(unix.Flock(int(l.Fd()), unix.LOCK_UN), l.File.Close())
+}
+
+// lockDir takes the directory for this process until the lock is closed,
 // which the kernel does when the process dies. The journal itself cannot carry
 // the lock, since it is replaced by renames.
-func lockDir(dir string) (*os.File, error) {
+func lockDir(dir string) (io.Closer, error) {
 	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, err
@@ -102,7 +111,7 @@ func lockDir(dir string) (*os.File, error) {
 		}
 	}
 	if err == nil {
-		return f, nil
+		return dirLock{f}, nil
 	}
 	f.Close()
 	if errors.Is(err, unix.EWOULDBLOCK) {

@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 )
 
 func mustOpen(t testing.TB, dir string) *Journal {
@@ -107,6 +108,30 @@ func TestJournalIsLocked(t *testing.T) {
 		t.Fatal(err)
 	}
 	mustOpen(t, dir).Close()
+}
+
+// TestLockGivenBack: a directory is free when its lock is closed, though a process
+// that was being started meanwhile has the file too.
+func TestLockGivenBack(t *testing.T) {
+	dir := t.TempDir()
+	lock, err := lockDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	copied, err := unix.Dup(int(lock.(dirLock).Fd()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(copied)
+	if err := lock.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if lock, err = lockDir(dir); err != nil {
+		t.Fatal(err)
+	}
+	if err := lock.Close(); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func TestJournalClosed(t *testing.T) {
