@@ -207,6 +207,9 @@ func (d *device) script(name string, env ...string) error {
 	place := "usr/lib/opkg/info/x402-agent." + name
 	d.must(os.Chmod(d.path(place), 0o755))
 	out, err := d.sh("/"+place, env...)
+	for busy := 0; busy < 100 && strings.Contains(out, "Text file busy"); busy++ { // a test beside this one has it open, between fork and exec
+		out, err = d.sh("/"+place, env...)
+	}
 	if err != nil {
 		d.t.Errorf("%s failed: %v\n%s", name, err, out)
 	}
