@@ -15,7 +15,9 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
+	"time"
 
 	"github.com/depinsim/x402/agent"
 	"github.com/depinsim/x402/agent/buyer"
@@ -33,6 +35,9 @@ import (
 
 // gatewayKills is how often TestGatewayKilled kills the relay.
 const gatewayKills = 3
+
+// least is how many bytes come before each.
+const least = 1_000_000
 
 // A resold is a relay with a gateway, as a process that is killed, an agent, and a
 // site that sends for ever.
@@ -130,8 +135,9 @@ func (g *resold) look() (c gateway.Credit) {
 	return c
 }
 
-// use downloads, kills the relay after so many bytes, and returns how many came.
-func (g *resold) use(kill int64) uint64 {
+// use downloads, kills the relay after so long, but not before some of it has
+// come, and returns how many bytes came.
+func (g *resold) use(kill time.Duration) uint64 {
 	g.t.Helper()
 	client := &http.Client{Transport: &http.Transport{
 		DisableKeepAlives: true,
@@ -145,12 +151,15 @@ func (g *resold) use(kill int64) uint64 {
 	if resp.StatusCode != http.StatusOK {
 		g.t.Fatalf("%s: %s", resp.Status, must(io.ReadAll(resp.Body)))
 	}
-	n, err := io.CopyN(io.Discard, resp.Body, kill)
+	began := time.Now()
+	n, err := io.CopyN(io.Discard, resp.Body, least)
 	if err != nil {
 		g.t.Error(err)
 	}
-	g.kill()
+	timer := time.AfterFunc(kill-time.Since(began), func() { _ = g.cmd.Process.Signal(syscall.SIGKILL) })
+	defer timer.Stop()
 	rest, _ := io.Copy(io.Discard, resp.Body) // it was cut
+	g.kill()
 	return uint64(n + rest)
 }
 
@@ -183,7 +192,7 @@ func TestGatewayKilled(t *testing.T) {
 	var came, counted uint64
 	for range gatewayKills {
 		g.listed()
-		got := g.use(10_000_000 + rand.N[int64](40_000_000))
+		got := g.use(time.Second + rand.N(time.Second))
 		came += got
 		g.start()
 		now := g.look()
