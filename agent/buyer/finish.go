@@ -197,7 +197,8 @@ const (
 func (b *Buyer) lastSession(ctx context.Context, cause error) error {
 	owed, err := b.mem.tally.Owed()
 	state, _ := b.payer.Get(b.id)
-	if b.cfg.CloseOnly || b.cfg.Keep && err == nil && owed <= state.Max {
+	paid := b.cfg.Keep && err == nil && owed <= state.Max
+	if b.cfg.CloseOnly || paid && !errors.Is(cause, errUpgrade) { // after which it is there, in another way
 		return b.endWithoutAgent(cause) // it was looked for all the time, or need not be
 	}
 	return b.endAgain(ctx, cause)
