@@ -22,8 +22,9 @@ type Path struct {
 	Buyer bool
 	// Moved is called when the connection goes another way, which has its own
 	// bandwidth and delay. Lost is called when nothing answered for 3 s after a
-	// silence of 2 s; the buyer may then name another relay by Use, and the
-	// search goes on either way. Both are called by Run and must not block.
+	// silence of 2 s, and again after 6 s more, 12, and so on; the buyer may then
+	// name another relay by Use, and the search goes on either way. Both are
+	// called by Run and must not block.
 	Moved func(to netip.AddrPort, direct bool)
 	Lost  func()
 }

@@ -30,7 +30,7 @@ type search struct {
 	next    time.Time // when to probe all candidates again
 	n       int       // how often that was done
 	doubted bool      // the socket was, and is another one
-	lost    bool      // the owner was told
+	lost    int       // how often the owner was told
 }
 
 // tick lets time pass. It is called several times a second.
@@ -120,8 +120,8 @@ func (m *mover) seek(now time.Time) {
 		s.doubted = true
 		m.events = append(m.events, eventDoubt)
 	}
-	if age >= patience && !s.lost {
-		s.lost = true
+	if age >= patience*(2<<min(s.lost, 5)-1) { // what he named may not lead there either
+		s.lost++
 		m.events = append(m.events, eventLost)
 	}
 	if now.Before(s.next) {

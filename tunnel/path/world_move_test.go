@@ -167,6 +167,35 @@ func TestRelayDies(t *testing.T) {
 	})
 }
 
+// TestRelayLeadsNowhere asks the owner again when the agent does not come to the
+// relay that he named.
+func TestRelayLeadsNowhere(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := setScene(t, symmetric, symmetric)
+		defer s.close()
+		s.mustRally(100_000)
+		s.relay.close()
+		done := make(chan error, 1)
+		s.wg.Go(func() { done <- s.rally(1_000_000) })
+		<-s.buyer.lost
+		second := newRelay(s.w.host("198.51.100.2"), ID{2}, false)
+		s.closers = append(s.closers, second.close)
+		s.buyer.mover.Use(must[*Binding](t)(s.buyer.sock.Bind(s.ctx, second.side(0))).Addr())
+		named := time.Now()
+		<-s.buyer.lost
+		if d := time.Since(named); d < time.Second || d > 7*time.Second {
+			t.Errorf("lost again after %v", d)
+		}
+		third := newRelay(s.w.host("198.51.100.3"), ID{3}, true)
+		s.closers = append(s.closers, third.close)
+		s.buyer.mover.Use(s.bind(third).Addr())
+		s.within(time.Second, false)
+		if err := <-done; err != nil {
+			t.Fatal(err)
+		}
+	})
+}
+
 // TestLateAgent has the agent come to the next relay a moment after the buyer.
 func TestLateAgent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
