@@ -86,12 +86,14 @@ func (t *Toll) open(ctx context.Context, body []byte) (toll.Opened, *agent.Notic
 		return toll.Opened{}, n
 	}
 	voucher, _ := state.Voucher() // zero when there is none
-	tally := s.sum.tally
+	s.turn.Lock()                 // it is looked after by now
+	tally, trust := s.sum.tally, s.sum.trust()
+	s.turn.Unlock()
 	t.log.Info("account opened", "buyer", h.Config.Payer, "channel", id.String()[:10], "session", tally.Session, "balance", state.Balance)
 	return toll.Opened{Account: s.credential, Terms: agent.Terms{
 		Version: agent.ProtocolVersion, Session: tally.Session, Price: tally.Price,
 		Base: tally.Base, BaseUp: tally.BaseUp, BaseDown: tally.BaseDown,
-		Balance: state.Balance, Credit: s.sum.trust(), Voucher: voucher,
+		Balance: state.Balance, Credit: trust, Voucher: voucher,
 	}}, nil
 }
 
