@@ -120,7 +120,7 @@ func (m *mover) seek(now time.Time) {
 		s.doubted = true
 		m.events = append(m.events, eventDoubt)
 	}
-	if age >= patience*(2<<min(s.lost, 5)-1) { // what he named may not lead there either
+	if age >= patience*(2<<s.lost-1) { // what he named may not lead there either
 		s.lost++
 		m.events = append(m.events, eventLost)
 	}
