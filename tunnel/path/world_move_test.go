@@ -140,23 +140,36 @@ func TestUplinkDies(t *testing.T) {
 	}
 }
 
+// strand has the relay die under two ends that have no other way, and returns when
+// the buyer's owner is told. What they were about to exchange ends by done.
+func strand(t *testing.T) (s *scene, done chan error) {
+	t.Helper()
+	s = setScene(t, symmetric, symmetric)
+	s.mustRally(100_000)
+	s.relay.close()
+	died := time.Now()
+	done = make(chan error, 1)
+	s.wg.Go(func() { done <- s.rally(1_000_000) })
+	<-s.buyer.lost
+	if d := time.Since(died); d > 6*time.Second {
+		t.Errorf("lost after %v", d)
+	}
+	return s, done
+}
+
+// another is one more relay, which closes with the scene.
+func (s *scene) another(n byte, direct bool) *relay {
+	r := newRelay(s.w.host(fmt.Sprintf("198.51.100.%d", n)), ID{n}, direct)
+	s.closers = append(s.closers, r.close)
+	return r
+}
+
 // TestRelayDies asks the owner for another relay, and goes on there.
 func TestRelayDies(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := setScene(t, symmetric, symmetric)
+		s, done := strand(t)
 		defer s.close()
-		s.mustRally(100_000)
-		s.relay.close()
-		died := time.Now()
-		done := make(chan error, 1)
-		s.wg.Go(func() { done <- s.rally(1_000_000) })
-		<-s.buyer.lost
-		if d := time.Since(died); d > 6*time.Second {
-			t.Errorf("lost after %v", d)
-		}
-		second := newRelay(s.w.host("198.51.100.2"), ID{2}, true)
-		s.closers = append(s.closers, second.close)
-		b := s.bind(second)
+		b := s.bind(s.another(2, true))
 		named := time.Now()
 		s.buyer.mover.Use(b.Addr())
 		s.within(time.Second, false)
@@ -171,24 +184,16 @@ func TestRelayDies(t *testing.T) {
 // relay that he named.
 func TestRelayLeadsNowhere(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := setScene(t, symmetric, symmetric)
+		s, done := strand(t)
 		defer s.close()
-		s.mustRally(100_000)
-		s.relay.close()
-		done := make(chan error, 1)
-		s.wg.Go(func() { done <- s.rally(1_000_000) })
-		<-s.buyer.lost
-		second := newRelay(s.w.host("198.51.100.2"), ID{2}, false)
-		s.closers = append(s.closers, second.close)
+		second := s.another(2, false)
 		s.buyer.mover.Use(must[*Binding](t)(s.buyer.sock.Bind(s.ctx, second.side(0))).Addr())
 		named := time.Now()
 		<-s.buyer.lost
 		if d := time.Since(named); d < time.Second || d > 7*time.Second {
 			t.Errorf("lost again after %v", d)
 		}
-		third := newRelay(s.w.host("198.51.100.3"), ID{3}, true)
-		s.closers = append(s.closers, third.close)
-		s.buyer.mover.Use(s.bind(third).Addr())
+		s.buyer.mover.Use(s.bind(s.another(3, true)).Addr())
 		s.within(time.Second, false)
 		if err := <-done; err != nil {
 			t.Fatal(err)
@@ -199,15 +204,9 @@ func TestRelayLeadsNowhere(t *testing.T) {
 // TestLateAgent has the agent come to the next relay a moment after the buyer.
 func TestLateAgent(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s := setScene(t, symmetric, symmetric)
+		s, done := strand(t)
 		defer s.close()
-		s.mustRally(100_000)
-		s.relay.close()
-		done := make(chan error, 1)
-		s.wg.Go(func() { done <- s.rally(1_000_000) })
-		<-s.buyer.lost
-		second := newRelay(s.w.host("198.51.100.2"), ID{2}, false)
-		s.closers = append(s.closers, second.close)
+		second := s.another(2, false)
 		b := must[*Binding](t)(s.buyer.sock.Bind(s.ctx, second.side(0)))
 		s.buyer.mover.Use(b.Addr())
 		time.Sleep(300 * time.Millisecond)
