@@ -37,7 +37,7 @@ import (
 const gatewayKills = 3
 
 // least is how many bytes come before each.
-const least = 1_000_000
+const least = 4_000_000
 
 // A resold is a relay with a gateway, as a process that is killed, an agent, and a
 // site that sends for ever.
@@ -157,8 +157,8 @@ func (g *resold) use(kill time.Duration) uint64 {
 		g.t.Error(err)
 	}
 	timer := time.AfterFunc(kill-time.Since(began), func() { _ = g.cmd.Process.Signal(syscall.SIGKILL) })
-	defer timer.Stop()
 	rest, _ := io.Copy(io.Discard, resp.Body) // it was cut
+	timer.Stop()
 	g.kill()
 	return uint64(n + rest)
 }

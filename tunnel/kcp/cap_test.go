@@ -42,7 +42,7 @@ func TestCap(t *testing.T) {
 				return float64(l.wire.bytes(agent)-before) / d.Seconds()
 			}
 			tunneltest.Pass(time.Second)
-			for _, rate := range []uint64{500_000, 20_000, 1_000_000} {
+			for _, rate := range []uint64{500_000, 100_000, 20_000, 1_000_000} {
 				all.Set(rate)
 				tunneltest.Pass(500 * time.Millisecond)
 				if got := passed(4 * time.Second); got < 0.93*float64(rate) || got > 1.02*float64(rate) {

@@ -188,16 +188,17 @@ func (p plan) packetBuyer(f *tunnel.PacketFlow) {
 		}
 	})
 	b := make([]byte, 1<<16)
-	silence := 200 * time.Millisecond
+	const silence = 200 * time.Millisecond
+	wait := silence
 	if p.down > 0 { // the first may be late
-		silence *= 10
+		wait *= 10
 	}
 	for {
-		f.SetReadDeadline(time.Now().Add(silence))
+		f.SetReadDeadline(time.Now().Add(wait))
 		if _, err := f.Read(b); err != nil {
 			break
 		}
-		silence = 200 * time.Millisecond
+		wait = silence
 	}
 	wg.Wait()
 }
