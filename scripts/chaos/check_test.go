@@ -249,7 +249,8 @@ func cost(bytes uint64) channel.Amount {
 }
 
 // exposure is what the agent may have lost so far: what is on trust now, and as
-// much for each time that its last counts were lost, or a buyer's last voucher.
+// much for each time that its last counts were lost, or a buyer's last voucher;
+// and what it forgives of datagrams, which may be late rather than lost.
 func (m *market) exposure() channel.Amount {
 	times := 1 + m.agentKills
 	for _, w := range m.wallets {
@@ -257,7 +258,8 @@ func (m *market) exposure() channel.Amount {
 			times++
 		}
 	}
-	return channel.Amount(times) * creditA
+	policy := agent.CreditPolicy{}.WithDefaults()
+	return channel.Amount(times)*creditA + cost(policy.Forgiven(^uint64(0), m.traffic.echoed.Load()))
 }
 
 // compare asks the agent, while all three run, how it sees the channels.

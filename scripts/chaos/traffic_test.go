@@ -30,7 +30,7 @@ type traffic struct {
 	socks, http      *net.TCPListener // the buyer's; nobody accepts here
 	upSent, upGot    atomic.Uint64
 	downSent         atomic.Uint64
-	downGot          atomic.Uint64
+	downGot, echoed  atomic.Uint64 // the second: of the first, what came in datagrams
 	flows, broken    atomic.Uint64
 	packets, answers atomic.Uint64
 }
@@ -357,6 +357,7 @@ func (tr *traffic) exchange(s *net.UDPConn, rng *rand.Rand) error {
 			return err
 		}
 		tr.downGot.Add(uint64(k-header) + packetOverhead)
+		tr.echoed.Add(uint64(k-header) + packetOverhead)
 		tr.hub.carried(k)
 		if bytes.Equal(in[header:k], b[header:]) {
 			tr.answers.Add(1)
