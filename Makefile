@@ -24,9 +24,10 @@ PACKAGES = $(GO) run ./packaging/openwrt/build -version $(VERSION) -date $(SOURC
 PARTS = $$($(GO) list $(patsubst %,./%/...,$(wildcard modem tunnel meter channel)) | grep -v -e /ledger/evm -e /facilitatortest -e /interop)
 
 # The race tests wait more than they compute, so more of them run at once than
-# there are cores; and what makes keys of passwords takes four times as long when
-# it is watched, though nothing in it is shared.
-RACE := -race -shuffle=on -parallel 4 -gcflags=golang.org/x/crypto/scrypt=-race=false -gcflags=golang.org/x/crypto/pbkdf2=-race=false
+# there are cores; and what computes keys, signatures and hashes takes four times
+# as long when it is watched, though nothing in it is shared.
+UNWATCHED := golang.org/x/crypto/scrypt golang.org/x/crypto/pbkdf2 golang.org/x/crypto/sha3 github.com/decred/dcrd/dcrec/secp256k1/v4
+RACE := -race -shuffle=on -parallel 4 $(UNWATCHED:%=-gcflags=%=-race=false)
 
 BYTES ?= 50MB
 FUZZTIME ?= 1m
