@@ -254,8 +254,8 @@ func TestKilled(t *testing.T) {
 	c := market.New(market.Config{Name: v.name})
 	defer c.Close()
 	v.hello(c)
-	if v.acked.Owed < 100 {
-		t.Errorf("only %d were owed", v.acked.Owed)
+	if v.acked.Owed == 0 {
+		t.Error("nothing was owed")
 	}
 	var closed toll.Closed
 	for closed.Pending = true; closed.Pending; {
