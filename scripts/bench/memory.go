@@ -86,13 +86,13 @@ func (b *bench) busyAgent(ctx context.Context, name string, program []string, fl
 		return 0, 0, err
 	}
 	j := job{Op: "busy", Dial: m.ready.Target, SOCKS: socks, Lasts: b.length, Flows: flows}
-	most, y, err := m.highest(ctx, loader, j)
-	for range 2 {
-		if !errors.Is(err, errNothing) {
+	var most int64
+	var y yield
+	for range 3 {
+		if most, y, err = m.highest(ctx, loader, j); !errors.Is(err, errNothing) {
 			break
 		}
 		j.Lasts *= 4 // the machine had no time even to begin
-		most, y, err = m.highest(ctx, loader, j)
 	}
 	return mebibytes(most), y.Moved, err
 }
