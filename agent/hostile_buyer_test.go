@@ -306,7 +306,9 @@ func TestBuyersBadVouchers(t *testing.T) {
 	c.pay(good)
 	until(t, "the good voucher is taken", func() bool { x, ok := m.session(c.id); return ok && x.Paid == owed })
 	more = c.download(site.URL, 10_000_000)
-	if more < 64<<10 || more > stranger+1000 {
+	// It pays for 64 KiB, less what the next buffer does not fit into: one of 64
+	// KiB comes behind smaller ones that held 60.
+	if more < 32<<10 || more > stranger+1000 {
 		t.Errorf("a good voucher bought %d bytes", more)
 	}
 	m.agent.stop(t)
