@@ -16,8 +16,9 @@ import (
 
 // TestCrashBehindHello kills a buyer when his hello has been sent, and nothing
 // that comes after it: the agent may have served him for its credit by then. When he
-// comes back he takes that for what it is, whether it was his first session or one
-// behind another that had ended in order; and a debt beyond it for an overcount.
+// comes back he says so, and takes that for what it is, whether it was his first
+// session or one behind another that had ended in order; and a debt beyond it for an
+// overcount.
 func TestCrashBehindHello(t *testing.T) {
 	t.Parallel()
 	m := newMarket(t)
@@ -36,11 +37,15 @@ func TestCrashBehindHello(t *testing.T) {
 			dir := t.TempDir()
 			live, left := filepath.Join(dir, "live.db"), filepath.Join(dir, "left.db")
 			var mu sync.Mutex
-			n, back := uint64(0), false
+			n, back, again := uint64(0), false, false
 			c := &crook{lie: func(*agent.Reading) {}}
 			c.terms = func(h agent.Hello) agent.Terms {
 				mu.Lock()
 				defer mu.Unlock()
+				if h.Own.Cut != (back && !again) {
+					t.Errorf("says that a crash cut it off: %t", h.Own.Cut)
+				}
+				again = back
 				terms := honest(h)
 				if n++; n == tt.session { // the hello has come: this is what a power cut would leave
 					if err := os.WriteFile(left, must(os.ReadFile(live)), 0o600); err != nil {

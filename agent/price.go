@@ -166,6 +166,27 @@ func (t Tally) Merge(o Tally) Tally {
 	return t
 }
 
+// TakeOver bills what was lost to a buyer whose counts a crash has cut off, and
+// who cannot say what came: as far as he pays for it, which is up to the largest
+// credit above his own counts (docs/PROTOCOL.md, section 6). paid is what he has
+// signed for.
+func (t Tally) TakeOver(own Counts, paid channel.Amount) Tally {
+	if !own.Cut || own.Session != t.Session || t.Session == 0 || t.Price.Down == 0 {
+		return t
+	}
+	his := t
+	his.Up, his.Down = max(own.Up, t.BaseUp), max(own.Down, t.BaseDown)
+	known, err := his.Owed()
+	owed, oerr := t.Owed()
+	most, merr := known.Add(CreditPolicy{}.WithDefaults().Credit(t.Price, paid, ^uint64(0)))
+	if err != nil || oerr != nil || merr != nil || owed >= most {
+		return t
+	}
+	n := min(t.Lost, Price{Down: t.Price.Down}.Limit(most-owed))
+	t.Down, t.Lost = t.Down+n, t.Lost-n
+	return t
+}
+
 const (
 	tallyVersion = 1
 	tallySize    = 1 + 9*8 + 1

@@ -194,3 +194,47 @@ func FuzzTally(f *testing.F) {
 		}
 	})
 }
+
+// TestTakeOver: who was cut off by a crash pays for what was lost, up to the
+// credit above its own counts, and nobody else pays for any of it.
+func TestTakeOver(t *testing.T) {
+	own := Tally{
+		Session: 3, Price: Price{Up: 4_000_000, Down: 4_000_000}, // 250 bytes a unit
+		Base: 10_000, BaseUp: 500_000, BaseDown: 2_000_000, Up: 500_000, Down: 2_100_000, Lost: 20_000_000,
+	}
+	for name, tt := range map[string]struct {
+		counts Counts
+		paid   channel.Amount
+		want   uint64
+	}{
+		"all that it counted is stored": {Counts{3, 500_000, 2_100_000, true}, 10_400, 2_600_000},
+		"the agent has heard of more":   {Counts{3, 500_000, 2_050_000, true}, 10_200, 2_500_000},
+		"much more":                     {Counts{3, 0, 0, true}, 100, 31_250},
+		"no more than the most":         {Counts{3, 500_000, 2_100_000, true}, 1 << 62, 12_500_000},
+		"it admits more uploads":        {Counts{3, 600_000, 2_100_000, true}, 10_400, 2_700_000},
+		"no more than was lost":         {Counts{3, 1 << 40, 1 << 40, true}, 10_400, 20_000_000},
+		"counts that are worth no sum":  {Counts{3, 1<<64 - 1, 1<<64 - 1, true}, 10_400, 20_000_000},
+		"another session":               {Counts{2, 500_000, 2_100_000, true}, 10_400, 0},
+		"no crash":                      {Counts{3, 500_000, 2_100_000, false}, 10_400, 0},
+	} {
+		got := own.TakeOver(tt.counts, tt.paid)
+		if got.Down-own.Down != tt.want || own.Lost-got.Lost != tt.want {
+			t.Errorf("%s: %d of %d bytes are taken over, want %d", name, got.Down-own.Down, own.Lost, tt.want)
+		}
+		if tt.counts.Up > 1<<20 {
+			continue
+		}
+		his := own
+		his.Up, his.Down = max(tt.counts.Up, own.BaseUp), max(tt.counts.Down, own.BaseDown)
+		known, _ := his.Owed()
+		credit := CreditPolicy{}.WithDefaults().Credit(own.Price, tt.paid, 1<<60)
+		if owed, _ := got.Owed(); owed > known+credit && tt.want > 0 {
+			t.Errorf("%s: %d are owed, by the buyer's counts %d", name, owed, known)
+		}
+	}
+	free := own
+	free.Price.Down = 0
+	if got := free.TakeOver(Counts{3, 0, 0, true}, 10_400); got != free {
+		t.Errorf("of bytes that cost nothing %d are taken over", got.Down-free.Down)
+	}
+}

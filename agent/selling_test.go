@@ -116,7 +116,8 @@ func TestLastDeliveryCounts(t *testing.T) {
 }
 
 // TestTooMuchIsHeld: a buyer who cannot pay as much in advance as is held
-// against it is told so.
+// against it is told so. One who says that a crash cut it off pays for a part of
+// that, and is served.
 func TestTooMuchIsHeld(t *testing.T) {
 	t.Parallel()
 	m := newMarket(t)
@@ -153,6 +154,19 @@ func TestTooMuchIsHeld(t *testing.T) {
 	}
 	if n := c.notice(); n.Code != agent.NoticeHeld || !strings.Contains(n.Text, "more than can be paid in advance") {
 		t.Errorf("notice %+v", n)
+	}
+	c.connect(func(h *agent.Hello) { h.Own = agent.Counts{Session: 2, Cut: true} })
+	terms := c.terms()
+	if credit := channel.Amount(128 << 10 * 40 / 1000); terms.Base < credit || terms.Base > credit+2 || terms.Credit != 0 {
+		t.Errorf("%d are owed after a crash, with %d of credit", terms.Base, terms.Credit)
+	}
+	c.pay(c.domain.SignVoucher(c.key, c.id, terms.Base+5_000))
+	until(t, "for the payment", func() bool {
+		x, _ := m.session(c.id)
+		return x.Paid > 800
+	})
+	if got := c.download(site.URL, 10_000_000); got < 32<<10 {
+		t.Errorf("5,000 in advance bought %d bytes", got)
 	}
 	c.conn.Close(tunnel.ReasonDone, "")
 	m.agent.stop(t)

@@ -70,6 +70,9 @@ type Counts struct {
 	Session uint64 `json:"session,string"`
 	Up      uint64 `json:"up,string"`
 	Down    uint64 `json:"down,string"`
+	// Cut says that a crash cut the session off: the counts may be short of what
+	// came by then.
+	Cut bool `json:"cut,omitempty"`
 }
 
 // What a hello's signature begins with: one that is signed over the exporter of

@@ -190,7 +190,7 @@ func (f *fare) enter(ctx context.Context) (account string, err error) {
 
 // hello opens an account. The caller has the turn.
 func (f *fare) hello(ctx context.Context) error {
-	own := agent.Counts{Session: f.mem.tally.Session, Up: f.mem.tally.Up, Down: f.mem.tally.Down}
+	own := agent.Counts{Session: f.mem.tally.Session, Up: f.mem.tally.Up, Down: f.mem.tally.Down, Cut: f.mem.cut()}
 	b, err := toll.Seal(f.cfg.Key, f.domain, agent.Hello{
 		Versions: []int{agent.ProtocolVersion}, Network: f.tariff.Payment.Network,
 		Config: f.cfg.channel(), Price: f.tariff.PriceOf(), Own: own,

@@ -71,7 +71,7 @@ func (x *session) sayHello(typ uint64, secret [32]byte, seal func(*channel.Key, 
 	hello := agent.Hello{
 		Versions: []int{agent.ProtocolVersion}, Network: b.cfg.Offer.Payment.Network,
 		Config: b.cfg.channel(), Price: b.price,
-		Own:   agent.Counts{Session: b.mem.tally.Session, Up: b.mem.ceiling, Down: b.mem.tally.Down},
+		Own:   agent.Counts{Session: b.mem.tally.Session, Up: b.mem.ceiling, Down: b.mem.tally.Down, Cut: b.mem.cut()},
 		Proof: b.proof, Closing: b.cfg.CloseOnly,
 	}
 	if typ == agent.CapsuleHello { // to one who comes back the agent does not ask the ledger first

@@ -97,15 +97,17 @@ func (a *account) trust() channel.Amount {
 const leastTrust = 64 << 10
 
 // overdrawn says whether even what a buyer pays in advance to one who gives no
-// credit (docs/PROTOCOL.md §5) does not cover what is held against him.
+// credit (docs/PROTOCOL.md §5) leaves no use of the account beside what is held
+// against him.
 func (a *account) overdrawn() bool {
 	owed, err := a.tally.Owed()
 	held, herr := agent.Tally{Price: a.tally.Price, Down: a.held()}.Owed()
-	if err != nil || herr != nil {
+	least, lerr := agent.Tally{Price: a.tally.Price, Down: leastTrust}.Owed()
+	if err != nil || herr != nil || lerr != nil {
 		return true
 	}
 	ahead := agent.CreditPolicy{}.WithDefaults().Credit(a.tally.Price, owed, ^uint64(0))
-	return satSum(owed, held) >= satSum(max(a.paid, satSum(owed, ahead)), a.credit())
+	return satSum(owed, satSum(held, least)) > satSum(max(a.paid, satSum(owed, ahead)), a.credit())
 }
 
 // exposed is what the relay loses if the buyer leaves now and denies what it can.

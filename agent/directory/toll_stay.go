@@ -205,8 +205,12 @@ func (t *Toll) enlist(s *stay, state channel.State, h agent.Hello) (channel.Stat
 	if err := own.UnmarshalBinary(state.Note); err != nil {
 		return refuse(err)
 	}
+	own = resume(own, h, state.Claimed)
 	var err error
-	if s.sum.tally, err = resume(own, h, state.Claimed).Next(t.tariff.PriceOf()); err != nil {
+	if s.sum.tally, err = own.Next(t.tariff.PriceOf()); err == nil && s.sum.overdrawn() {
+		s.sum.tally, err = own.TakeOver(h.Own, s.sum.paid).Next(t.tariff.PriceOf())
+	}
+	if err != nil {
 		return refuse(err)
 	}
 	s.earned = s.sum.tally.Base

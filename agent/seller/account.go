@@ -63,17 +63,18 @@ func (a *account) held() uint64 { return held(a.policy, a.tally) }
 func held(p agent.CreditPolicy, t agent.Tally) uint64 { return t.Lost - p.Forgiven(t.Lost, t.Down) }
 
 // overdrawn says what is wrong when even what a buyer pays in advance to an
-// agent that gives no credit (docs/PROTOCOL.md, section 5) does not cover what
-// is held against it; "" when it does.
+// agent that gives no credit (docs/PROTOCOL.md, section 5) leaves no use of the
+// session beside what is held against it; "" when it does.
 func (a *account) overdrawn() string {
 	t := a.tally
 	owed, err := t.Owed()
 	price, perr := agent.Tally{Price: t.Price, Down: a.held()}.Owed()
-	if err != nil || perr != nil {
+	least, lerr := leastOf(t.Price)
+	if err != nil || perr != nil || lerr != nil {
 		return ""
 	}
 	ahead := agent.CreditPolicy{}.WithDefaults().Credit(t.Price, owed, ^uint64(0))
-	if most := satSum(max(a.paid, satSum(owed, ahead)), a.credit()); satSum(t.Base, price) < most {
+	if most := satSum(max(a.paid, satSum(owed, ahead)), a.credit()); satSum(t.Base, satSum(price, least)) <= most {
 		return ""
 	}
 	return fmt.Sprintf("earlier sessions of this channel lost %d bytes that were sent and never acknowledged, worth %s USD: "+
@@ -104,13 +105,18 @@ func (a *account) exposed() channel.Amount {
 // a few flows. What is less would hold flows up for good, unsaid.
 const leastTrust = 64 << 10
 
+// leastOf is the price of that.
+func leastOf(p agent.Price) (channel.Amount, error) {
+	return agent.Tally{Price: agent.Price{Down: p.Max()}, Down: leastTrust}.Owed()
+}
+
 // trust is what the buyer is told of the credit: what is left of it beside the
 // price of what is held against him. At zero, which is what too little counts
 // as, he is served what he pays for in advance.
 func (a *account) trust() channel.Amount {
 	p := a.tally.Price
 	price, err := agent.Tally{Price: p, Down: a.held()}.Owed()
-	least, lerr := agent.Tally{Price: agent.Price{Down: p.Max()}, Down: leastTrust}.Owed()
+	least, lerr := leastOf(p)
 	credit := a.credit()
 	if err != nil || lerr != nil || price > credit || credit-price < least {
 		return 0

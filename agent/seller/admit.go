@@ -311,18 +311,22 @@ func (s *Seller) enlist(id channel.ID, h greeting, conn tunnel.ServerConn) (*ses
 	if own.Prepaid == 0 { // a token's totals are the agent's alone
 		own = resume(own, s.secret, state.ID, h.Hello)
 	}
-	tally, err := own.Next(h.Price)
+	sum := account{policy: s.cfg.Credit, paid: max(state.Max, state.Claimed), balance: state.Balance, total: s.cfg.TotalCredit}
+	var err error
+	if sum.tally, err = own.Next(h.Price); err == nil && sum.overdrawn() != "" && own.Prepaid == 0 {
+		own = own.TakeOver(h.Own, sum.paid)
+		sum.tally, err = own.Next(h.Price)
+	}
 	if err != nil {
 		return nil, err
 	}
-	up, down := tally.Price.Weights()
+	up, down := sum.tally.Price.Weights()
 	now, leaving := time.Now(), make(chan struct{})
 	x := &session{
 		s: s, conn: conn, id: state.ID, state: state, prepaid: own.Prepaid > 0, closing: h.Closing, resumed: h.resumed != nil,
-		former:  formerOf(stored, own),
-		account: account{policy: s.cfg.Credit, tally: tally, paid: max(state.Max, state.Claimed), balance: state.Balance, total: s.cfg.TotalCredit},
-		meter:   meter.New(meter.Config{WeightUp: up, WeightDown: down}),
-		inbox:   make(chan tunnel.Capsule), rotated: make(chan rotatedFor, 1), leaving: leaving, done: make(chan struct{}),
+		former: formerOf(stored, own), account: sum,
+		meter: meter.New(meter.Config{WeightUp: up, WeightDown: down}),
+		inbox: make(chan tunnel.Capsule), rotated: make(chan rotatedFor, 1), leaving: leaving, done: make(chan struct{}),
 		saidAt: now, progress: now, sampled: now,
 	}
 	var once sync.Once

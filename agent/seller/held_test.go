@@ -43,11 +43,11 @@ func TestOverdrawn(t *testing.T) {
 		want string
 	}{
 		"nothing lost":          {0, 0, ""},
-		"a stranger's":          {262_000, 0, ""}, // twice 525 units
-		"more than a stranger":  {263_000, 0, "lost 263000 bytes that were sent and never acknowledged, worth 0.001052 USD"},
+		"a stranger's":          {196_750, 0, ""}, // twice 525 units, less 64 KiB
+		"more than a stranger":  {196_751, 0, "lost 196751 bytes that were sent and never acknowledged, worth 0.000788 USD"},
 		"one who paid":          {263_000, 10_000, ""},
-		"one who is ahead":      {263_000, 0, ""},
-		"the most in advance":   {12_600_000, 1_000_000, ""}, // 50,000 and 525 units, less than 10% forgiven
+		"one who is ahead":      {215_500, 0, ""},
+		"the most in advance":   {12_565_500, 1_000_000, ""}, // 50,000 and 525 units, less 64 KiB
 		"more than the most":    {12_700_000, 1_000_000, "lost 12700000 bytes"},
 		"what 10% do not cover": {1 << 40, 1_000_000, "worth 4398.04"},
 	} {
