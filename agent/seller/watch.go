@@ -66,11 +66,22 @@ func (s *Seller) noteDue(state channel.State, ended bool) {
 	}
 }
 
-// duly has the settle loop claim now, and pay out.
+// duly has the settle loop claim now, and pay out if anybody wants that by the
+// time that it comes to it.
 func (s *Seller) duly(pay bool) {
-	select {
-	case s.due <- pay:
-	default:
+	for {
+		select {
+		case s.due <- pay:
+			return
+		default:
+		}
+		if !pay {
+			return
+		}
+		select {
+		case <-s.due: // it may not have been to pay out
+		default:
+		}
 	}
 }
 

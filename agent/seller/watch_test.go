@@ -475,3 +475,16 @@ func TestAlarm(t *testing.T) {
 		}
 	})
 }
+
+// TestDuly: of what waits for the settle loop, one wish to be paid out is enough.
+func TestDuly(t *testing.T) {
+	for name, wishes := range map[string][]bool{"first": {true, false}, "last": {false, true}, "twice": {true, true}} {
+		s := &Seller{due: make(chan bool, 1)}
+		for _, pay := range wishes {
+			s.duly(pay)
+		}
+		if pay := <-s.due; !pay || len(s.due) > 0 {
+			t.Errorf("%s: pays out %t, and %d more wait", name, pay, len(s.due))
+		}
+	}
+}
