@@ -167,6 +167,19 @@ func (v *victim) hello(c *market.Client) {
 	v.account = v.terms.Account
 }
 
+// join takes one side's place in a session.
+func join(a relay.Allotment) (net.Conn, error) {
+	conn, err := net.Dial("tcp", a.Address.String())
+	if err != nil {
+		return nil, err
+	}
+	if _, err := conn.Write(relay.Preamble(a.ID, a.Token)); err != nil {
+		conn.Close()
+		return nil, err
+	}
+	return conn, nil
+}
+
 // use sends bytes down through the relay and pays for them, until it is killed:
 // a moment after at least so much is owed.
 func (v *victim) use(c *market.Client, least channel.Amount) {
@@ -179,7 +192,11 @@ func (v *victim) use(c *market.Client, least channel.Amount) {
 	}
 	key := must(channel.GenerateKey())
 	sessions := make(chan relay.Allotment, 1)
-	a, err := relay.DialTCP(v.t.Context(), must(net.Dial("tcp", v.name.Address())), relay.AgentConfig{
+	conn, err := net.Dial("tcp", v.name.Address())
+	if err != nil {
+		return
+	}
+	a, err := relay.DialTCP(v.t.Context(), conn, relay.AgentConfig{
 		Name: v.name, Agent: relay.Address(key.Address()), Offer: func() []byte { return []byte(`"none"`) },
 		Sign: func(e [32]byte) (relay.Signature, error) {
 			return relay.Signature(key.Sign(agent.RelayDigest(e))), nil
@@ -193,18 +210,30 @@ func (v *victim) use(c *market.Client, least channel.Amount) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer cancel()
-	wg.Go(func() { _ = a.Run(ctx) })
+	over := make(chan struct{})
+	wg.Go(func() {
+		defer close(over)
+		_ = a.Run(ctx) // it ends with the relay
+	})
 	mine, err := c.Session(v.t.Context(), market.Request{Agent: relay.Address(key.Address()), Transport: "tcp", Account: v.account})
 	if err != nil {
 		return
 	}
-	join := func(a relay.Allotment) net.Conn {
-		conn := must(net.Dial("tcp", a.Address.String()))
-		must(conn.Write(relay.Preamble(a.ID, a.Token)))
-		return conn
+	var theirs relay.Allotment
+	select {
+	case theirs = <-sessions:
+	case <-over: // killed between the two
+		return
 	}
-	buyer, seller := join(mine), join(<-sessions)
+	buyer, err := join(mine)
+	if err != nil {
+		return
+	}
 	defer buyer.Close()
+	seller, err := join(theirs)
+	if err != nil {
+		return
+	}
 	defer seller.Close()
 	base := v.terms.Base
 	for received := uint64(0); ; {
