@@ -169,8 +169,8 @@ func (t Tally) Merge(o Tally) Tally {
 // TakeOver bills what was lost to a buyer whose counts a crash has cut off, and
 // who cannot say what came: as far as he pays for it, which is up to the largest
 // credit above his own counts (docs/PROTOCOL.md, section 6). paid is what he has
-// signed for.
-func (t Tally) TakeOver(own Counts, paid channel.Amount) Tally {
+// signed for, deposit what there is to pay from.
+func (t Tally) TakeOver(own Counts, paid, deposit channel.Amount) Tally {
 	if !own.Cut || own.Session != t.Session || t.Session == 0 || t.Price.Down == 0 {
 		return t
 	}
@@ -179,6 +179,7 @@ func (t Tally) TakeOver(own Counts, paid channel.Amount) Tally {
 	known, err := his.Owed()
 	owed, oerr := t.Owed()
 	most, merr := known.Add(CreditPolicy{}.WithDefaults().Credit(t.Price, paid, ^uint64(0)))
+	most = min(most, deposit)
 	if err != nil || oerr != nil || merr != nil || owed >= most {
 		return t
 	}

@@ -217,7 +217,7 @@ func TestTakeOver(t *testing.T) {
 		"another session":               {Counts{2, 500_000, 2_100_000, true}, 10_400, 0},
 		"no crash":                      {Counts{3, 500_000, 2_100_000, false}, 10_400, 0},
 	} {
-		got := own.TakeOver(tt.counts, tt.paid)
+		got := own.TakeOver(tt.counts, tt.paid, 1<<62)
 		if got.Down-own.Down != tt.want || own.Lost-got.Lost != tt.want {
 			t.Errorf("%s: %d of %d bytes are taken over, want %d", name, got.Down-own.Down, own.Lost, tt.want)
 		}
@@ -232,9 +232,12 @@ func TestTakeOver(t *testing.T) {
 			t.Errorf("%s: %d are owed, by the buyer's counts %d", name, owed, known)
 		}
 	}
+	if got := own.TakeOver(Counts{3, 0, 0, true}, 10_400, 10_500); got.Down-own.Down != 25_000 {
+		t.Errorf("of a deposit that covers 100 more, %d bytes are taken over", got.Down-own.Down)
+	}
 	free := own
 	free.Price.Down = 0
-	if got := free.TakeOver(Counts{3, 0, 0, true}, 10_400); got != free {
+	if got := free.TakeOver(Counts{3, 0, 0, true}, 10_400, 1<<62); got != free {
 		t.Errorf("of bytes that cost nothing %d are taken over", got.Down-free.Down)
 	}
 }

@@ -208,7 +208,7 @@ func (t *Toll) enlist(s *stay, state channel.State, h agent.Hello) (channel.Stat
 	own = resume(own, h, state.Claimed)
 	var err error
 	if s.sum.tally, err = own.Next(t.tariff.PriceOf()); err == nil && s.sum.overdrawn() {
-		s.sum.tally, err = own.TakeOver(h.Own, s.sum.paid).Next(t.tariff.PriceOf())
+		s.sum.tally, err = own.TakeOver(h.Own, s.sum.paid, ^channel.Amount(0)).Next(t.tariff.PriceOf())
 	}
 	if err != nil {
 		return refuse(err)

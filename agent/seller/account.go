@@ -24,6 +24,23 @@ type account struct {
 	total   channel.Amount // what it may lose by all
 }
 
+// begin makes the tally that of the session behind own, which it returns as it came
+// to be: if it leaves no use of the session, a buyer whom a crash has cut off is
+// billed what was lost by that.
+func (a *account) begin(own agent.Tally, h agent.Hello) (_ agent.Tally, err error) {
+	a.tally, err = own.Next(h.Price)
+	if err != nil || own.Prepaid > 0 || a.overdrawn() == "" {
+		return own, err
+	}
+	deposit := ^channel.Amount(0) // he is asked for more
+	if h.Closing {
+		deposit = a.balance - min(a.balance, 1)
+	}
+	own = own.TakeOver(h.Own, a.paid, deposit)
+	a.tally, err = own.Next(h.Price)
+	return own, err
+}
+
 // hear takes over the buyer's reading, whose totals may only rise.
 func (a *account) hear(r agent.Reading) error {
 	if r.ReceivedTCP < a.buyer.ReceivedTCP || r.ReceivedUDP < a.buyer.ReceivedUDP {

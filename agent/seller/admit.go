@@ -312,11 +312,7 @@ func (s *Seller) enlist(id channel.ID, h greeting, conn tunnel.ServerConn) (*ses
 		own = resume(own, s.secret, state.ID, h.Hello)
 	}
 	sum := account{policy: s.cfg.Credit, paid: max(state.Max, state.Claimed), balance: state.Balance, total: s.cfg.TotalCredit}
-	var err error
-	if sum.tally, err = own.Next(h.Price); err == nil && sum.overdrawn() != "" && own.Prepaid == 0 {
-		own = own.TakeOver(h.Own, sum.paid)
-		sum.tally, err = own.Next(h.Price)
-	}
+	own, err := sum.begin(own, h.Hello)
 	if err != nil {
 		return nil, err
 	}
