@@ -165,18 +165,10 @@ func TestScale(t *testing.T) {
 		return
 	}
 	n := agentsWanted(t)
-	u, err := net.ListenPacket("udp", "127.0.0.1:0") // a port that is free
-	if err != nil {
-		t.Fatal(err)
-	}
-	port := u.LocalAddr().(*net.UDPAddr).Port
-	if err := u.Close(); err != nil {
-		t.Fatal(err)
-	}
 	config := filepath.Join(t.TempDir(), "relay.toml")
-	text := fmt.Sprintf("listen = \"127.0.0.1:%d\"\npublic = \"127.0.0.1:%d\"\nkey_file = \"relay.key\"\ndrain = \"1s\"\n[limits]\nagents = %d\nsource_agents = %d\n"+
+	text := fmt.Sprintf("listen = \"127.0.0.1:0\"\nkey_file = \"relay.key\"\ndrain = \"1s\"\n[limits]\nagents = %d\nsource_agents = %d\n"+
 		"source_hellos = 100000\nsource_requests = 100000\nsource_session_requests = 100000\nsessions = %d\nsource_sessions = %d\n[metrics]\nlisten = \"none\"\n",
-		port, port, 2*n, 2*n, n, n)
+		2*n, 2*n, n, n)
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
