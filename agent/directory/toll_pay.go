@@ -16,6 +16,7 @@ import (
 func (t *Toll) pay(ctx context.Context, s *stay, p toll.Payment) (toll.Reading, error) {
 	if p.Drain {
 		s.meter.End()
+		s.meter.Rest(ctx) // the reading is the last
 		s.drained = true
 	}
 	if err := s.sum.hear(p.Received); err != nil {

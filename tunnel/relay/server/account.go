@@ -1,8 +1,10 @@
 package server
 
 import (
+	"context"
 	"net/http"
 	"sync/atomic"
+	"time"
 )
 
 // A Toll charges for what sessions pass on. It is safe for concurrent use.
@@ -48,6 +50,22 @@ func (a *Account) Sessions() int { return int(a.sessions.Load()) }
 func (a *Account) End() {
 	a.ended.Store(true)
 	a.limit.Store(0)
+}
+
+// restTime is when the sessions of an account that has ended are over for sure.
+const restTime = 1500 * time.Millisecond
+
+// Rest waits until what was on its way when the account ended has been counted.
+func (a *Account) Rest(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, restTime)
+	defer cancel()
+	for up, down := a.Passed(); a.taken.Load() > up+down; up, down = a.Passed() {
+		select {
+		case <-time.After(time.Millisecond):
+		case <-ctx.Done():
+			return
+		}
+	}
 }
 
 // reserve takes up to n bytes.

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	quicgo "github.com/apernet/quic-go"
@@ -145,4 +146,32 @@ func TestTollSplice(t *testing.T) {
 	if up, down := a.Passed(); up != uint64(len(text)) || down != 4 {
 		t.Errorf("counted %d up, %d down", up, down)
 	}
+}
+
+// TestAccountRest: who waits for an account that has ended to rest finds all that
+// was on its way counted, and does not wait for ever for what never comes.
+func TestAccountRest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := new(Account)
+		a.Extend(1_000)
+		a.settle(buyerSide, a.reserve(300), 300)
+		late, never := a.reserve(500), a.reserve(100)
+		a.End()
+		time.AfterFunc(time.Second/4, func() { a.settle(agentSide, never, 0) })
+		time.AfterFunc(time.Second/2, func() { a.settle(agentSide, late, 400) })
+		began := time.Now()
+		a.Rest(t.Context())
+		if up, down := a.Passed(); up != 300 || down != 400 {
+			t.Errorf("%d up and %d down at rest", up, down)
+		}
+		if took := time.Since(began); took < time.Second/2 || took > time.Second/2+2*time.Millisecond {
+			t.Errorf("at rest after %v", took)
+		}
+		a.taken.Add(1)
+		began = time.Now()
+		a.Rest(t.Context())
+		if took := time.Since(began); took != restTime {
+			t.Errorf("waited %v for what does not come", took)
+		}
+	})
 }
