@@ -45,7 +45,7 @@ func (b *bench) blackout(ctx context.Context) error {
 		return context.Cause(ctx)
 	}
 	for i, w := range c.ways {
-		if errs[i] != nil {
+		if errs[i] != nil && !errors.Is(errs[i], errNothing) { // it has not recovered then
 			return fmt.Errorf("%s: %w", w.name, errs[i])
 		}
 		c.did(w, "down", yields[i].Bytes)
