@@ -160,13 +160,13 @@ func TestTooMuchIsHeld(t *testing.T) {
 	if credit := channel.Amount(128 << 10 * 40 / 1000); terms.Base < credit || terms.Base > credit+2 || terms.Credit != 0 {
 		t.Errorf("%d are owed after a crash, with %d of credit", terms.Base, terms.Credit)
 	}
-	c.pay(c.domain.SignVoucher(c.key, c.id, terms.Base+5_000))
+	c.pay(c.domain.SignVoucher(c.key, c.id, terms.Base+20_000))
 	until(t, "for the payment", func() bool {
 		x, _ := m.session(c.id)
 		return x.Paid > 800
 	})
 	if got := c.download(site.URL, 10_000_000); got < 32<<10 {
-		t.Errorf("5,000 in advance bought %d bytes", got)
+		t.Errorf("20,000 in advance bought %d bytes", got)
 	}
 	c.conn.Close(tunnel.ReasonDone, "")
 	m.agent.stop(t)
