@@ -359,6 +359,9 @@ func (x *session) accept(t agent.Terms) error {
 	if err := b.mem.check(t, b.price, known, shown); err != nil {
 		return &overError{fmt.Errorf("%w: %w", errOvercount, err)}
 	}
+	if own, err := b.mem.tally.Owed(); err == nil && b.mem.cut() && t.Base > own {
+		b.log.Warn("a crash cut the last session off; the agent bills more than was counted before it", "usd", (t.Base - own).USD())
+	}
 	if _, err := b.payer.Thaw(b.id); err != nil { // it was not closed after all
 		return &overError{err}
 	}
