@@ -202,6 +202,7 @@ func (c *cheat) download(site string, size int) uint64 {
 	if _, err := io.WriteString(f, "GET /"+strconv.Itoa(size)+" HTTP/1.0\r\n\r\n"); err != nil {
 		c.t.Fatal(err)
 	}
+	c.wg.Go(func() { _, _ = io.Copy(io.Discard, f) }) // until it is closed
 	until(c.t, "for the agent to wait for money", func() bool {
 		x, ok := c.m.session(c.id)
 		sent := x.Gap + x.Down - c.base
