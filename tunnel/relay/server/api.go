@@ -222,8 +222,15 @@ func (s *Server) allot(n *session, m *member, from netip.AddrPort) (relay.Allotm
 			Address: netip.AddrPortFrom(s.public(to), ports[side]),
 		}
 	}
-	agents := part(agentSide, m.from.Addr())
-	if !m.send(relay.Message{Type: relay.TypeSession, Allotment: &agents}) {
+	tell := func(m *member) bool {
+		agents := part(agentSide, m.from.Addr())
+		return m.send(relay.Message{Type: relay.TypeSession, Allotment: &agents})
+	}
+	told := tell(m)
+	if now := s.members.get(n.agent); now != nil && now != m { // it has come by another connection meanwhile
+		told = tell(now)
+	}
+	if !told {
 		s.endSession(n, false)
 		return relay.Allotment{}, limitError("too many ask for the agent at once")
 	}

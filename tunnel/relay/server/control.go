@@ -246,6 +246,9 @@ func (s *Server) say(l link, m relay.Message) error {
 	return err
 }
 
+// partTime is how long an agent has to end a connection that it has replaced.
+const partTime = time.Second
+
 // write owns the writing half of a member's link. Whatever ends the connection
 // is the last thing said.
 func (s *Server) write(ctx context.Context, m *member, l link) error {
@@ -258,6 +261,12 @@ func (s *Server) write(ctx context.Context, m *member, l link) error {
 				return err
 			}
 			if msg.Type == relay.TypeNotice && msg.Code != relay.CodeOffer {
+				if msg.Code == relay.CodeReplaced { // the agent ends it when it has read all; a close of ours may overtake that
+					select {
+					case <-ctx.Done():
+					case <-time.After(partTime):
+					}
+				}
 				return &relay.NoticeError{Code: msg.Code, Text: msg.Text}
 			}
 		}
