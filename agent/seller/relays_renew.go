@@ -15,6 +15,8 @@ import (
 func (l *relayLink) visit(ctx, sctx context.Context, patience time.Duration) error {
 	var running sync.WaitGroup
 	defer running.Wait()
+	ctx, leave := context.WithCancel(ctx)
+	defer leave()
 	a, err := l.dial(ctx, sctx, patience)
 	for renewals := (renewals{}); err == nil; {
 		l.set(a, nil)
@@ -33,15 +35,21 @@ func (l *relayLink) visit(ctx, sctx context.Context, patience time.Duration) err
 // is replaced is read to its end: a buyer may have been told of by it.
 func (l *relayLink) serve(ctx, sctx context.Context, running *sync.WaitGroup, a *relay.Agent, r *renewals) (next *relay.Agent, err error) {
 	actx, stop := context.WithCancel(context.WithoutCancel(ctx))
+	ended := make(chan error, 1)
 	defer func() {
 		if next == nil {
 			stop()
 			return
 		}
-		context.AfterFunc(ctx, stop)
-		time.AfterFunc(farewell, stop) // a relay that was started anew does not end it
+		running.Go(func() {
+			defer stop()
+			select {
+			case <-ended:
+			case <-ctx.Done():
+			case <-time.After(farewell): // a relay that was started anew does not end it
+			}
+		})
 	}()
-	ended := make(chan error, 1)
 	running.Go(func() { ended <- a.Run(actx) })
 	for {
 		var due <-chan time.Time
