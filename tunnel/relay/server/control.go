@@ -260,15 +260,16 @@ func (s *Server) write(ctx context.Context, m *member, l link) error {
 			if err := s.say(l, msg); err != nil {
 				return err
 			}
-			if msg.Type == relay.TypeNotice && msg.Code != relay.CodeOffer {
-				if msg.Code == relay.CodeReplaced { // the agent ends it when it has read all; a close of ours may overtake that
-					select {
-					case <-ctx.Done():
-					case <-time.After(partTime):
-					}
-				}
-				return &relay.NoticeError{Code: msg.Code, Text: msg.Text}
+			if msg.Type != relay.TypeNotice || msg.Code == relay.CodeOffer {
+				continue
 			}
+			if msg.Code == relay.CodeReplaced { // the agent ends it when it has read all; a close of ours may overtake that
+				select {
+				case <-ctx.Done():
+				case <-time.After(partTime):
+				}
+			}
+			return &relay.NoticeError{Code: msg.Code, Text: msg.Text}
 		}
 	}
 }
