@@ -56,6 +56,39 @@ func (c CreditPolicy) Credit(p Price, paid channel.Amount, rate uint64) channel.
 	return min(max(first, grown), max(c.Cap, firstAmount))
 }
 
+// MostCredit is what one side may at most be trusted with at a price by one who
+// has signed so much, whatever he takes.
+func MostCredit(p Price, signed channel.Amount) channel.Amount {
+	return CreditPolicy{}.WithDefaults().Credit(p, signed, ^uint64(0))
+}
+
+// Trust is what is left of a credit at a price beside held bytes, which count
+// against it: 0, at which a buyer is served what he pays for in advance, if that
+// is worth too little. It would hold flows up for good, unsaid.
+func (p Price) Trust(credit channel.Amount, held uint64) channel.Amount {
+	price, err := p.cost(0, held)
+	if err != nil || price > credit || credit-price < worth(p, leastBytes) {
+		return 0
+	}
+	return credit - price
+}
+
+// Overdrawn says whether even what a buyer pays in advance to one who gives no
+// credit (docs/PROTOCOL.md, section 5) leaves nothing of use beside held bytes,
+// which count against the session.
+func (t Tally) Overdrawn(credit, paid channel.Amount, held uint64) (bool, error) {
+	owed, err := t.Owed()
+	if err != nil {
+		return false, err
+	}
+	price, err := t.Price.cost(0, held)
+	if err != nil {
+		return false, err
+	}
+	most := max(paid, owed.Plus(MostCredit(t.Price, owed))).Plus(credit)
+	return t.Base.Plus(price).Plus(worth(t.Price, leastBytes)) > most, nil
+}
+
 // worth is the cost of n bytes in the dearer direction; too much is capped by
 // the caller.
 func worth(p Price, n uint64) channel.Amount {

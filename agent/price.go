@@ -178,7 +178,7 @@ func (t Tally) TakeOver(own Counts, paid, deposit channel.Amount) Tally {
 	his.Up, his.Down = max(own.Up, t.BaseUp), max(own.Down, t.BaseDown)
 	known, err := his.Owed()
 	owed, oerr := t.Owed()
-	most, merr := known.Add(CreditPolicy{}.WithDefaults().Credit(t.Price, paid, ^uint64(0)))
+	most, merr := known.Add(MostCredit(t.Price, paid))
 	most = min(most, deposit)
 	if err != nil || oerr != nil || merr != nil || owed >= most {
 		return t

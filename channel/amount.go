@@ -39,6 +39,14 @@ func (a Amount) Add(b Amount) (Amount, error) {
 	return a + b, nil
 }
 
+// Plus returns a+b, or the largest amount if that is more.
+func (a Amount) Plus(b Amount) Amount {
+	if a+b < a {
+		return ^Amount(0)
+	}
+	return a + b
+}
+
 // Sub returns a-b, or ErrOverflow when b is larger.
 func (a Amount) Sub(b Amount) (Amount, error) {
 	if b > a {

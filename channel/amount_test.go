@@ -60,6 +60,9 @@ func TestAmountArithmetic(t *testing.T) {
 	if _, err := max.Add(max); !errors.Is(err, ErrOverflow) {
 		t.Errorf("max+max: %v", err)
 	}
+	if a, b, c := Amount(2).Plus(3), (max - 1).Plus(1), max.Plus(1); a != 5 || b != max || c != max {
+		t.Errorf("2+3 = %d, max-1+1 = %d, at most %d", a, b, c)
+	}
 	if got, err := Amount(3).Sub(3); got != 0 || err != nil {
 		t.Errorf("3-3 = %d, %v", got, err)
 	}

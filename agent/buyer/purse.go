@@ -55,7 +55,7 @@ func (p *purse) pay(now, wanting bool) (channel.Amount, error) {
 		return 0, err
 	}
 	ahead := p.advance(owed, wanting)
-	if owed, err = owed.Add(satSum(ahead, p.pending)); err != nil {
+	if owed, err = owed.Add(ahead.Plus(p.pending)); err != nil {
 		return 0, err
 	}
 	amount := min(owed, p.most, p.balance)
@@ -73,13 +73,7 @@ func (p *purse) advance(owed channel.Amount, wanting bool) channel.Amount {
 	if p.credit > 0 || !wanting {
 		return 0
 	}
-	return mostCredit(p.tally.Price, owed) // not by what is signed, which it raises
-}
-
-// mostCredit is what one side may at most be trusted with at a price by one
-// who has signed so much.
-func mostCredit(p agent.Price, signed channel.Amount) channel.Amount {
-	return agent.CreditPolicy{}.WithDefaults().Credit(p, signed, ^uint64(0))
+	return agent.MostCredit(p.tally.Price, owed) // not by what is signed, which it raises
 }
 
 // spent reports whether the budget is used up, but for a margin that the
@@ -135,16 +129,8 @@ const noteSize = 1 + 9*8 + 1 + 8
 func (p *purse) memory(ended bool) memory {
 	m := memory{tally: p.tally, ceiling: p.tally.BaseUp + p.counted.Up()}
 	m.tally.Ended = ended
-	m.tally.Base = satSum(m.tally.Base, p.pending)
+	m.tally.Base = m.tally.Base.Plus(p.pending)
 	return m
-}
-
-// satSum is a sum that stops at the largest amount.
-func satSum(a, b channel.Amount) channel.Amount {
-	if sum, err := a.Add(b); err == nil {
-		return sum
-	}
-	return ^channel.Amount(0)
 }
 
 // begun is what to store before a hello: of a session that has no end yet, though
@@ -209,7 +195,7 @@ func (m memory) check(t agent.Terms, offered agent.Price, signed channel.Amount,
 	}
 	if m.cut() {
 		dearer := agent.Price{Up: max(own.Price.Up, offered.Up), Down: max(own.Price.Down, offered.Down)}
-		bound, err = bound.Add(mostCredit(dearer, signed))
+		bound, err = bound.Add(agent.MostCredit(dearer, signed))
 		if err != nil {
 			return err
 		}

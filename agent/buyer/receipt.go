@@ -78,7 +78,7 @@ func (x *session) differs(r agent.Receipt) string {
 		return ""
 	case t.Session != own.Session:
 		return fmt.Sprintf("it is of session %d, this is session %d", t.Session, own.Session)
-	case t.Price != own.Price || t.BaseUp != own.BaseUp || t.BaseDown != own.BaseDown || t.Base < own.Base || t.Base > satSum(own.Base, x.purse.pending):
+	case t.Price != own.Price || t.BaseUp != own.BaseUp || t.BaseDown != own.BaseDown || t.Base < own.Base || t.Base > own.Base.Plus(x.purse.pending):
 		return fmt.Sprintf("the price or the beginning of session %d is not that of its terms", t.Session)
 	case t.Up != own.Up || t.Down != own.Down:
 		return fmt.Sprintf("it says %d bytes up and %d down, counted were %d and %d", t.Up, t.Down, own.Up, own.Down)

@@ -69,7 +69,7 @@ func (x *session) obey(now time.Time, o RotationOrder) error {
 		report.Error = "the address is changing already"
 	case *x.rotate > *o.Most:
 		report.Error = fmt.Sprintf("the agent asks %s USD for another address, at most %s are allowed", x.rotate.USD(), o.Most.USD())
-	case err != nil || satSum(max(owed, p.signed), *x.rotate) > p.most:
+	case err != nil || max(owed, p.signed).Plus(*x.rotate) > p.most:
 		report.Error = fmt.Sprintf("the budget has less than %s USD left, which the agent asks for another address", x.rotate.USD())
 	default:
 		x.ordered = o.Done
@@ -106,7 +106,7 @@ func (x *session) rotatedNow(r agent.Rotated) error {
 		b.rotateAt = time.Now().Add(max(b.cfg.RotateEvery, rotateAgain))
 		return x.notRotated(r.Error)
 	}
-	p.tally.Base = satSum(p.tally.Base, r.Price)
+	p.tally.Base = p.tally.Base.Plus(r.Price)
 	b.log.Info("the agent has another address", "old", r.Old, "new", r.New, "amount", r.Price)
 	if err := b.remember(x.memory()); err != nil {
 		return &overError{err}

@@ -303,7 +303,7 @@ func (t *Toll) countLeft() {
 			continue
 		}
 		gone := account{policy: t.cfg.Credit, tally: tally, paid: max(state.Max, state.Claimed)}
-		t.left = satSum(t.left, gone.exposed())
+		t.left = t.left.Plus(gone.exposed())
 	}
 }
 

@@ -79,35 +79,15 @@ func (a *account) limit() uint64 {
 // bytesFor is how many bytes an amount pays for, rounded down.
 func bytesFor(price, amount channel.Amount) uint64 { return agent.Price{Up: price}.Limit(amount) }
 
-// trust is what the buyer is told of the credit: what is left of it beside what
-// is held against him; 0, at which he pays in advance, if that is less than some
-// packets' worth.
-func (a *account) trust() channel.Amount {
-	held, err := agent.Tally{Price: a.tally.Price, Down: a.held()}.Owed()
-	least, lerr := agent.Tally{Price: a.tally.Price, Down: leastTrust}.Owed()
-	credit := a.credit()
-	if err != nil || lerr != nil || held > credit || credit-held < least {
-		return 0
-	}
-	return credit - held
-}
+// trust is what the buyer is told of the credit: what is left of it beside what is
+// held against him.
+func (a *account) trust() channel.Amount { return a.tally.Price.Trust(a.credit(), a.held()) }
 
-// leastTrust is what a credit must be worth to be of use: the packets of a
-// moment.
-const leastTrust = 64 << 10
-
-// overdrawn says whether even what a buyer pays in advance to one who gives no
-// credit (docs/PROTOCOL.md §5) leaves no use of the account beside what is held
-// against him.
+// overdrawn says whether more is held against the account than can be paid in
+// advance.
 func (a *account) overdrawn() bool {
-	owed, err := a.tally.Owed()
-	held, herr := agent.Tally{Price: a.tally.Price, Down: a.held()}.Owed()
-	least, lerr := agent.Tally{Price: a.tally.Price, Down: leastTrust}.Owed()
-	if err != nil || herr != nil || lerr != nil {
-		return true
-	}
-	ahead := agent.CreditPolicy{}.WithDefaults().Credit(a.tally.Price, owed, ^uint64(0))
-	return satSum(owed, satSum(held, least)) > satSum(max(a.paid, satSum(owed, ahead)), a.credit())
+	over, err := a.tally.Overdrawn(a.credit(), a.paid, a.held())
+	return err != nil || over
 }
 
 // exposed is what the relay loses if the buyer leaves now and denies what it can.
@@ -165,5 +145,3 @@ func satAdd(a, b uint64) uint64 {
 	}
 	return a + b
 }
-
-func satSum(a, b channel.Amount) channel.Amount { return channel.Amount(satAdd(uint64(a), uint64(b))) }

@@ -79,21 +79,14 @@ func (a *account) held() uint64 { return held(a.policy, a.tally) }
 // held is what a channel's sessions lost over the rate that is forgiven.
 func held(p agent.CreditPolicy, t agent.Tally) uint64 { return t.Lost - p.Forgiven(t.Lost, t.Down) }
 
-// overdrawn says what is wrong when even what a buyer pays in advance to an
-// agent that gives no credit (docs/PROTOCOL.md, section 5) leaves no use of the
-// session beside what is held against it; "" when it does.
+// overdrawn says what is wrong when more is held against the session than can be
+// paid in advance; "" when it is not.
 func (a *account) overdrawn() string {
-	t := a.tally
-	owed, err := t.Owed()
-	price, perr := agent.Tally{Price: t.Price, Down: a.held()}.Owed()
-	least, lerr := leastOf(t.Price)
-	if err != nil || perr != nil || lerr != nil {
+	over, err := a.tally.Overdrawn(a.credit(), a.paid, a.held())
+	if err != nil || !over {
 		return ""
 	}
-	ahead := agent.CreditPolicy{}.WithDefaults().Credit(t.Price, owed, ^uint64(0))
-	if most := satSum(max(a.paid, satSum(owed, ahead)), a.credit()); satSum(t.Base, satSum(price, least)) <= most {
-		return ""
-	}
+	price, _ := agent.Tally{Price: a.tally.Price, Down: a.held()}.Owed() // fits: it was compared
 	return fmt.Sprintf("earlier sessions of this channel lost %d bytes that were sent and never acknowledged, worth %s USD: "+
 		"more than can be paid in advance; end the channel, and begin another", a.held(), price.USD())
 }
@@ -118,28 +111,9 @@ func (a *account) exposed() channel.Amount {
 	return owed - min(owed, a.paid)
 }
 
-// leastTrust is how many bytes the credit must be worth: the largest packets of
-// a few flows. What is less would hold flows up for good, unsaid.
-const leastTrust = 64 << 10
-
-// leastOf is the price of that.
-func leastOf(p agent.Price) (channel.Amount, error) {
-	return agent.Tally{Price: agent.Price{Down: p.Max()}, Down: leastTrust}.Owed()
-}
-
-// trust is what the buyer is told of the credit: what is left of it beside the
-// price of what is held against him. At zero, which is what too little counts
-// as, he is served what he pays for in advance.
-func (a *account) trust() channel.Amount {
-	p := a.tally.Price
-	price, err := agent.Tally{Price: p, Down: a.held()}.Owed()
-	least, lerr := leastOf(p)
-	credit := a.credit()
-	if err != nil || lerr != nil || price > credit || credit-price < least {
-		return 0
-	}
-	return credit - price
-}
+// trust is what the buyer is told of the credit: what is left of it beside what is
+// held against him.
+func (a *account) trust() channel.Amount { return a.tally.Price.Trust(a.credit(), a.held()) }
 
 // debt is what is owed and not paid.
 func (a *account) debt() (channel.Amount, error) {
@@ -184,8 +158,6 @@ func (a *account) close() agent.Tally {
 	t.Ended = true
 	return t
 }
-
-func satSum(a, b channel.Amount) channel.Amount { return channel.Amount(satAdd(uint64(a), uint64(b))) }
 
 func satAdd(a, b uint64) uint64 {
 	if a+b < a {

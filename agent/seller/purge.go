@@ -68,7 +68,7 @@ func (e *UnclaimedError) add(journal *channel.Journal) error {
 		}
 		if due > s.Claimed {
 			e.Channels++
-			e.Amount = satSum(e.Amount, due-s.Claimed)
+			e.Amount = e.Amount.Plus(due - s.Claimed)
 		}
 	}
 	return nil

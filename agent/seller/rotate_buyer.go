@@ -76,7 +76,7 @@ func (x *session) admitRotation(most channel.Amount) (channel.Amount, error) {
 	if err != nil {
 		return 0, err
 	}
-	if due := satSum(owed, *price); due > satSum(x.account.paid, x.account.credit()) || due > x.account.balance {
+	if due := owed.Plus(*price); due > x.account.paid.Plus(x.account.credit()) || due > x.account.balance {
 		return 0, fmt.Errorf("another address costs %s USD, which is to be paid first: by a voucher for %s USD", price.USD(), due.USD())
 	}
 	return *price, x.s.claimRotation(time.Now())

@@ -424,7 +424,7 @@ func (s *Seller) exposedToOthers(x *session) channel.Amount {
 	sum := min(s.leftBehind, s.cfg.TotalCredit/2)
 	for _, o := range s.sessions {
 		if v := o.view.Load(); o != x && v != nil {
-			sum = satSum(sum, v.Exposed)
+			sum = sum.Plus(v.Exposed)
 		}
 	}
 	return sum
@@ -442,6 +442,6 @@ func (s *Seller) countLeftBehind() {
 			continue
 		}
 		gone := account{policy: s.cfg.Credit, tally: t, paid: max(state.Max, state.Claimed)}
-		s.leftBehind = satSum(s.leftBehind, gone.exposed())
+		s.leftBehind = s.leftBehind.Plus(gone.exposed())
 	}
 }
