@@ -88,7 +88,26 @@ func welcomer(ctx context.Context, t *testing.T, conn net.PacketConn, key *ecdsa
 // say. Nil says nothing.
 type host struct {
 	key    *ecdsa.PrivateKey
-	answer func(*quicgo.Conn, relay.Message) []relay.Message
+	answer func(visit, relay.Message) []relay.Message
+}
+
+// A visit is an agent's connection to a relay.
+type visit struct {
+	*quicgo.Conn
+	stream *quicgo.Stream
+}
+
+func (v visit) say(messages ...relay.Message) error {
+	for _, m := range messages {
+		b, err := m.Append(nil)
+		if err != nil {
+			return err
+		}
+		if _, err := v.stream.Write(b); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // serve serves until ctx ends or the function that it returns is called.
@@ -130,14 +149,9 @@ func (h host) welcome(ctx context.Context, c *quicgo.Conn) {
 			say = append(say, relay.Message{Type: relay.TypeWelcome, Version: relay.Version, Observed: netip.MustParseAddrPort("192.0.2.7:7")})
 		}
 		if h.answer != nil {
-			say = append(say, h.answer(c, m)...)
+			say = append(say, h.answer(visit{c, s}, m)...)
 		}
-		for _, m := range say {
-			var b []byte
-			if b, err = m.Append(nil); err == nil {
-				_, err = s.Write(b)
-			}
-		}
+		err = visit{c, s}.say(say...)
 	}
 }
 

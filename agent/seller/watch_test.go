@@ -11,7 +11,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	quicgo "github.com/apernet/quic-go"
 	"github.com/apernet/quic-go/testutils/simnet"
 
 	"github.com/depinsim/x402/agent"
@@ -30,12 +29,12 @@ type tower struct {
 	has    int                                   // as it says when the agent comes
 
 	mu    sync.Mutex
-	conns []*quicgo.Conn
+	came  []visit
 	at    []time.Time // claims that it was handed
 	total map[channel.ID]channel.Amount
 }
 
-func (w *tower) answer(c *quicgo.Conn, m relay.Message) (say []relay.Message) {
+func (w *tower) answer(v visit, m relay.Message) (say []relay.Message) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	watch := func(said agent.Watched) {
@@ -47,7 +46,7 @@ func (w *tower) answer(c *quicgo.Conn, m relay.Message) (say []relay.Message) {
 	}
 	switch m.Type {
 	case relay.TypeHello:
-		w.conns = append(w.conns, c)
+		w.came = append(w.came, v)
 		if w.greets {
 			watch(agent.Watched{Networks: []string{"eip155:1", "eip155:84532"}, Kept: w.has})
 		}
@@ -81,7 +80,7 @@ func (w *tower) handed() int {
 func (w *tower) cut() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	_ = w.conns[len(w.conns)-1].CloseWithError(0, "")
+	_ = w.came[len(w.came)-1].CloseWithError(0, "")
 }
 
 func all(h agent.HandedClaim) agent.Watched {
@@ -152,8 +151,8 @@ func TestHandedToRelay(t *testing.T) {
 				w.cut()
 				after(10 * time.Minute)
 			}
-			if len(w.conns) != 4 || w.handed() != owed {
-				t.Errorf("%d claims by %d connections", w.handed(), len(w.conns))
+			if len(w.came) != 4 || w.handed() != owed {
+				t.Errorf("%d claims by %d connections", w.handed(), len(w.came))
 			}
 			w.has-- // it has lost one, and does not say which
 			w.cut()
@@ -198,7 +197,7 @@ func TestHandedToRelay(t *testing.T) {
 		atTower(t, w, 3, func(s *Seller, _ *meteredNet) {
 			s.handSoon()
 			after(time.Hour)
-			if w.handed() != 0 || len(w.conns) != 1 {
+			if w.handed() != 0 || len(w.came) != 1 {
 				t.Errorf("%d handed over", w.handed())
 			}
 		})
