@@ -10,6 +10,10 @@ SHELL := /bin/bash
 export GOTOOLCHAIN := local
 GO ?= go
 export GO
+# All steps compile as releases are compiled, so that one has what another compiled.
+# Only the race detector needs C.
+export CGO_ENABLED := 0
+export GOFLAGS += -trimpath
 
 VERSION := $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 export LDFLAGS := -s -w -X main.version=$(VERSION)
@@ -27,7 +31,8 @@ PARTS = $$($(GO) list $(patsubst %,./%/...,$(wildcard modem tunnel meter channel
 # there are cores; and what computes keys, signatures and hashes takes four times
 # as long when it is watched, though nothing in it is shared.
 UNWATCHED := golang.org/x/crypto/scrypt golang.org/x/crypto/pbkdf2 golang.org/x/crypto/sha3 github.com/decred/dcrd/dcrec/secp256k1/v4
-RACE := -race -shuffle=on -parallel 4 $(UNWATCHED:%=-gcflags=%=-race=false)
+AT_ONCE := $(shell echo $$(($$(nproc 2>/dev/null || echo 2) * 3 / 2)))
+RACE := env CGO_ENABLED=1 $(GO) test -race -vet=off -shuffle=on -p $(AT_ONCE) -parallel 4 $(UNWATCHED:%=-gcflags=%=-race=false)
 
 BYTES ?= 50MB
 FUZZTIME ?= 1m
@@ -66,7 +71,7 @@ demo-evm: ## the same with a facilitator that settles on a local chain (Anvil, f
 
 .PHONY: build
 build: ## build every command for this machine into bin/
-	CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -ldflags "$(LDFLAGS)" -o bin/ ./cmd/...
+	$(GO) build -buildvcs=false -ldflags "$(LDFLAGS)" -o bin/ ./cmd/...
 
 .PHONY: cross $(ROUTERS)
 cross: $(ROUTERS) ## build x402-agent for every router target into dist/
@@ -92,7 +97,7 @@ reproduce: ## build the release twice in different places, and compare
 	@scripts/release/reproduce.sh
 
 .PHONY: budgets
-budgets: deps cross ## check sizes, and what is reachable from x402-agent
+budgets: deps $(if $(CROSSED),,cross) ## check sizes, and what is reachable from x402-agent
 	@$(GO) run ./scripts/budgets -dist dist $(ROUTERS)
 	@$(PACKAGES) mipsel_24kc
 
@@ -100,7 +105,7 @@ budgets: deps cross ## check sizes, and what is reachable from x402-agent
 test: deps ## everything that CI runs: check, build, budgets, demo
 	@$(MAKE) --no-print-directory check
 	@$(STEP) build $(MAKE) --no-print-directory build
-	@$(STEP) budgets $(MAKE) --no-print-directory budgets
+	@$(STEP) budgets $(MAKE) --no-print-directory budgets CROSSED=by-check
 	@$(STEP) demo $(MAKE) --no-print-directory demo
 
 .PHONY: check
@@ -111,8 +116,8 @@ check: ## the gate: format, vet, lint, tidy, rules, race tests, short fuzzing, c
 	@$(STEP) tidy $(GO) mod tidy -diff
 	@$(STEP) fix $(GO) fix -diff ./...
 	@$(STEP) rules $(GO) test .
-	@$(STEP) race $(GO) test $(RACE) -timeout 20m ./...
-	@$(STEP) 32-bit env CGO_ENABLED=0 GOARCH=386 $(GO) test -timeout 15m $(PARTS)
+	@$(STEP) race $(RACE) -timeout 20m ./...
+	@$(STEP) 32-bit env GOARCH=386 $(GO) test -vet=off -timeout 15m $(PARTS)
 	@$(STEP) fuzz scripts/fuzz.sh $(CHECK_FUZZTIME)
 	@$(STEP) cross $(MAKE) --no-print-directory cross
 
@@ -131,8 +136,8 @@ soak: FUZZTIME = 5m
 soak: deps build ## the long run: race tests in full length and 20 times, 100 kills, 5,000 agents, long fuzzing
 	@$(STEP) kills $(GO) test -run Kill -count=1 -timeout 2h ./...
 	@X402_AGENTS=5000 $(STEP) scale $(GO) test -run 'Scale|HalfOpen' -v -count=1 -timeout 1h ./cmd/x402-relay ./tunnel/relay/server
-	@X402_KILLS=1 $(STEP) length $(GO) test $(RACE) -timeout 5h ./...
-	@X402_KILLS=1 X402_SOAK= $(STEP) repeats $(GO) test $(RACE) -count=$(REPEATS) -timeout 5h ./...
+	@X402_KILLS=1 $(STEP) length $(RACE) -timeout 5h ./...
+	@X402_KILLS=1 X402_SOAK= $(STEP) repeats $(RACE) -count=$(REPEATS) -timeout 5h ./...
 	@$(STEP) fuzz scripts/fuzz.sh $(FUZZTIME)
 
 .PHONY: deps

@@ -59,7 +59,7 @@ func newFleet(t *testing.T) *fleet {
 	debs, netns, dir := packages(t), newNamespace(t), t.TempDir()
 	network, asset := ledgerIn(t, netns, debs["x402-facilitator"])
 	f := &fleet{hubs: map[string]*hub{}, deb: debs["x402-agent"], tool: filepath.Join(dir, "release"), key: filepath.Join(dir, "test"), inventory: filepath.Join(dir, "hubs.json"), retries: 30}
-	run(t, "go", "build", "-o", f.tool, top+"/scripts/release")
+	run(t, "env", "CGO_ENABLED=0", "go", "build", "-o", f.tool, top+"/scripts/release")
 	run(t, f.tool, "key", f.key)
 	began := time.Now()
 	for _, name := range hubNames(t) {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -29,8 +30,12 @@ func TestMain(m *testing.M) {
 }
 
 var built = sync.OnceValue(func() error {
-	_, err := exec.Command("go", "build", "-o", scratch+"/bin/", "../../cmd/...").CombinedOutput()
-	return err
+	cmd := exec.Command("go", "build", "-o", scratch+"/bin/", "../../cmd/...")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("%w: %s", err, out)
+	}
+	return nil
 })
 
 // pagesOf are the help texts of a program that is built for this.
