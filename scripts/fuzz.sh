@@ -32,7 +32,9 @@ fuzz() { # folder package target
 count=0 failed=''
 for folder in $(grep -rlE "^func Fuzz" --include="*_test.go" . | xargs -r -n 1 dirname | sort -u); do
 	package=$("$go" list "$folder")
+	rm -f "$program"
 	"$go" test -c -fuzz '^Fuzz' -o "$program" "$folder"
+	[ -e "$program" ] || continue # its tests are another system's
 	listed=$(cd "$folder" && "$program" -test.list '^Fuzz')
 	for target in $(echo "$listed" | grep '^Fuzz'); do
 		count=$((count + 1))
