@@ -139,6 +139,7 @@ func (h host) serve(ctx context.Context, t *testing.T, conn net.PacketConn) func
 
 func (h host) welcome(ctx context.Context, c *quicgo.Conn) {
 	s, err := c.AcceptStream(ctx)
+	v := visit{c, s}
 	for err == nil {
 		var m relay.Message
 		if m, err = relay.ReadMessage(s); err != nil {
@@ -149,9 +150,9 @@ func (h host) welcome(ctx context.Context, c *quicgo.Conn) {
 			say = append(say, relay.Message{Type: relay.TypeWelcome, Version: relay.Version, Observed: netip.MustParseAddrPort("192.0.2.7:7")})
 		}
 		if h.answer != nil {
-			say = append(say, h.answer(visit{c, s}, m)...)
+			say = append(say, h.answer(v, m)...)
 		}
-		err = visit{c, s}.say(say...)
+		err = v.say(say...)
 	}
 }
 

@@ -15,14 +15,9 @@ func TestRenewedIsRead(t *testing.T) {
 	w := &tower{}
 	atTower(t, w, 0, func(s *Seller, _ *meteredNet) {
 		after(time.Minute)
-		visits := func() []visit {
-			w.mu.Lock()
-			defer w.mu.Unlock()
-			return w.came
-		}
 		l := s.relays[0]
 		l.renews()
-		for began := time.Now(); len(visits()) < 2; after(time.Millisecond) {
+		for began := time.Now(); len(w.visits()) < 2; after(time.Millisecond) {
 			if time.Since(began) > dialTime {
 				t.Error("it is not replaced")
 				return
@@ -31,7 +26,7 @@ func TestRenewedIsRead(t *testing.T) {
 		const buyers = 100 // one every 5 ms; a welcome takes 20
 		for i := range buyers {
 			session := relay.Allotment{ID: relay.SessionID{byte(i + 1)}, Token: relay.Token{1}, Address: netip.MustParseAddrPort("10.0.0.9:444")}
-			if err := visits()[0].say(relay.Message{Type: relay.TypeSession, Allotment: &session}); err != nil {
+			if err := w.visits()[0].say(relay.Message{Type: relay.TypeSession, Allotment: &session}); err != nil {
 				t.Errorf("buyer %d: %v", i+1, err)
 				break
 			}
@@ -42,10 +37,10 @@ func TestRenewedIsRead(t *testing.T) {
 			t.Errorf("the agent comes to %d of %d buyers", got, buyers)
 		}
 		after(farewell)
-		if visits()[0].Context().Err() == nil {
+		if w.visits()[0].Context().Err() == nil {
 			t.Error("the connection that was replaced is still there")
 		}
-		if err := visits()[1].Context().Err(); err != nil || !l.status().Connected {
+		if err := w.visits()[1].Context().Err(); err != nil || !l.status().Connected {
 			t.Errorf("and the one in its place is not: %v", err)
 		}
 	})

@@ -76,6 +76,13 @@ func (w *tower) handed() int {
 	return len(w.at)
 }
 
+// visits are all connections so far.
+func (w *tower) visits() []visit {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.came
+}
+
 // cut ends the newest connection.
 func (w *tower) cut() {
 	w.mu.Lock()
@@ -151,8 +158,8 @@ func TestHandedToRelay(t *testing.T) {
 				w.cut()
 				after(10 * time.Minute)
 			}
-			if len(w.came) != 4 || w.handed() != owed {
-				t.Errorf("%d claims by %d connections", w.handed(), len(w.came))
+			if len(w.visits()) != 4 || w.handed() != owed {
+				t.Errorf("%d claims by %d connections", w.handed(), len(w.visits()))
 			}
 			w.has-- // it has lost one, and does not say which
 			w.cut()
@@ -197,7 +204,7 @@ func TestHandedToRelay(t *testing.T) {
 		atTower(t, w, 3, func(s *Seller, _ *meteredNet) {
 			s.handSoon()
 			after(time.Hour)
-			if w.handed() != 0 || len(w.came) != 1 {
+			if w.handed() != 0 || len(w.visits()) != 1 {
 				t.Errorf("%d handed over", w.handed())
 			}
 		})
